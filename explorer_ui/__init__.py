@@ -1,0 +1,1 @@
+"""The HTML face of a node: the explorer."""

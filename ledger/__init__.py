@@ -1,0 +1,1 @@
+"""The ledger: formats, rules, proofs and storage of the chain of receipts."""

@@ -1,0 +1,1 @@
+"""The three SQLite files of a node, each behind one writing thread."""

@@ -1,0 +1,1 @@
+"""The reference miner: runs jobs on ONNX Runtime and signs receipts."""

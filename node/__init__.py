@@ -1,0 +1,1 @@
+"""The node process: configuration, clock, sockets, wiring."""
