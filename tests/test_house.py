@@ -33,7 +33,7 @@ FORBIDDEN = {
     ),
 }
 REQUIREMENT = re.compile(
-    r"[a-z0-9][a-z0-9.-]*==[\w.]+(?: ; [\w .'<>=()]+?)?(?: +--hash=sha256:[0-9a-f]{64})+"
+    r"[a-z0-9][a-z0-9.-]*==[\w.]+(?: ; [\w .'!<>=()]+?)?(?: +--hash=sha256:[0-9a-f]{64})+"
 )
 
 # Texts of others, kept byte for byte.
