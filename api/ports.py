@@ -69,7 +69,7 @@ class Market(Protocol):
         """Give up an attempt, or the whole job."""
 
     async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
-        """Store the result and its receipt in one transaction; the same report again is harmless."""
+        """Store result and receipt in one transaction; the same report again is harmless."""
 
     async def register_miner(self, caller: Caller, registration: Registration) -> Miner:
         """Store or replace a miner's description."""
