@@ -72,9 +72,7 @@ class BlockDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A header and its body as one document, for the wire and for `votes.db`."""
 
     header: Header
-    transactions: Annotated[
-        tuple[Envelope, ...], msgspec.Meta(max_length=MAX_BLOCK_TRANSACTIONS)
-    ]
+    transactions: Annotated[tuple[Envelope, ...], msgspec.Meta(max_length=MAX_BLOCK_TRANSACTIONS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
