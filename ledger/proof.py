@@ -325,6 +325,6 @@ def _check_digest(name: str, expected: str, salt: str, digest: Callable[[bytes],
             raise InvalidProofError(f"{name}: {error}") from error
         if got != expected:
             raise InvalidProofError(f"{name}_digest: expected {expected}, the text gives {got}")
-        return f"the {name} is the one that was signed"
+        return f"matches what was disclosed ({name})"
 
     return _check(f"{name}_digest", check)
