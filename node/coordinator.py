@@ -101,6 +101,12 @@ class Coordinator:
         self._genesis_hash = chain.tip().genesis_hash
         self._views = LedgerViews(chain, store)
         self.job_waiting = Signal()
+        self._closing = False
+
+    def close(self) -> None:
+        """Answer everybody who waits for a job, now and later, with none."""
+        self._closing = True
+        self.job_waiting.fire()
 
     # --- clients --------------------------------------------------------------------------------
 
@@ -229,7 +235,7 @@ class Coordinator:
         while True:
             job = market.find_available(self._store.reader, miner)
             left_s = deadline - loop.time()
-            if job is not None or left_s <= 0:
+            if job is not None or left_s <= 0 or self._closing:
                 return job
             await self.job_waiting.wait(left_s)
 
