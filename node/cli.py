@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import click
 import msgspec
+from miner.errors import MinerError
 
 from ledger.block import hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
@@ -19,7 +20,6 @@ from ledger.jobs import KeyRole
 from ledger.proof import parse_disclosure, verify_bundle
 from ledger.store.fsck import verify_chain
 from ledger.store.market import list_keys, open_market, revoke_key
-from miner.errors import MinerError
 from node.apikeys import create_key
 from node.assembly import RELEASE, read_clock_ms
 from node.config import (
@@ -44,11 +44,11 @@ MAX_FILE_BYTES = 32 << 20
 """Largest bundle or genesis file that is read."""
 
 
-def option(name: str, **attributes: Any) -> Callable[[F], F]:
+def option(name: str, *names: str, **attributes: Any) -> Callable[[F], F]:
     """Declare an option that `AITBC_<NAME>` sets too."""
     variable = "AITBC_" + name.lstrip("-").replace("-", "_").upper()
     attributes = {"show_default": True, "show_envvar": True, **attributes}
-    return click.option(name, envvar=variable, **attributes)
+    return click.option(name, *names, envvar=variable, **attributes)
 
 
 data_option = option(

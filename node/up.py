@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,13 +21,14 @@ from typing import Any
 
 import click
 import msgspec
+from miner.models.embedded import default_cache, prepare_embedded_model
 
+from ledger.block import hash_genesis
 from ledger.errors import LedgerError, StoreError
 from ledger.jobs import KeyRole
 from ledger.proof import Disclosure, verify_bundle
+from ledger.store.database import Database
 from ledger.store.market import open_market
-from ledger.block import hash_genesis
-from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key
 from node.assembly import read_clock_ms
 from node.config import EMBEDDED_MODEL
@@ -55,7 +57,7 @@ class UpSettings:
     threads: int
 
 
-class Interrupted(BaseException):  # noqa: N818 - like KeyboardInterrupt, it is no error
+class Interrupted(BaseException):
     """SIGTERM or SIGINT arrived."""
 
 
@@ -112,24 +114,29 @@ def prepare_keys(data: DataDirectory) -> dict[str, str]:
     with data.lock():
         store = open_market(data.market, genesis_hash)
         try:
-            for role in _ROLES:
-                name = f"{role}_key"
-                caller = authenticate(
-                    store.reader, str(kept.get(name, "")), genesis_hash=genesis_hash
-                )
-                if caller is None or caller.role != role:
-                    kept[name] = store.write(
-                        lambda connection, role=role: create_key(
-                            connection,
-                            genesis_hash=genesis_hash,
-                            role=role,
-                            client="local" if role == "client" else None,
-                            now_ms=read_clock_ms(),
-                        )
-                    ).result()
+            return {
+                f"{role}_key": _prepare_key(store, str(kept.get(f"{role}_key", "")), role, genesis_hash)
+                for role in _ROLES
+            }
         finally:
             store.close()
-    return {f"{role}_key": str(kept[f"{role}_key"]) for role in _ROLES}
+
+
+def _prepare_key(store: Database, kept: str, role: KeyRole, genesis_hash: bytes) -> str:
+    caller = authenticate(store.reader, kept, genesis_hash=genesis_hash)
+    if caller is not None and caller.role == role:
+        return kept
+
+    def create(connection: sqlite3.Connection) -> str:
+        return create_key(
+            connection,
+            genesis_hash=genesis_hash,
+            role=role,
+            client="local" if role == "client" else None,
+            now_ms=read_clock_ms(),
+        )
+
+    return store.write(create).result()
 
 
 def run_sample_job(url: str, key: str, data: DataDirectory) -> None:
