@@ -1,0 +1,90 @@
+# The two-command house: `make run` starts everything, `make test` checks everything.
+# Recipes are silent so that what a tool prints, its closing line above all, is what a person reads.
+
+PYTHON   ?= python3
+CHROMIUM ?= /usr/bin/chromium
+VENV     := .venv
+PY       := $(VENV)/bin/python
+LOCKED   := base cpu gpu cuda dev
+# onnxruntime-gpu runs without a GPU too, but is built for Linux x86-64 only.
+RUNTIME  := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
+CUDA     := $(if $(filter gpu,$(RUNTIME)),cuda,$(if $(GPU),$(error GPU=1 needs Linux on x86-64)))
+SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
+
+export CHROMIUM
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help run setup dev test lint types check format bench vectors lock browser clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: setup  ## set up, then ./aitbc up $(ARGS)
+	@./aitbc up $(ARGS)
+
+setup: $(SETS:%=$(VENV)/installed-%)  ## create .venv; GPU=1 adds NVIDIA's CUDA 13 and cuDNN 9
+	@:
+
+dev: setup $(VENV)/installed-dev
+	@:
+
+test: dev browser  ## everything CI runs: lint, types, layers and tests; ARGS go to pytest
+	@$(PY) -m pytest $(ARGS)
+
+check: lint types  ## lint and types without the tests
+
+lint: dev  ## ruff, its formatter's check, and the layer contracts
+	@$(PY) -m ruff check
+	@$(PY) -m ruff format --check
+	@$(VENV)/bin/lint-imports --no-logo
+
+types: dev  ## mypy --strict
+	@$(PY) -m mypy
+
+format: dev  ## rewrite the code as lint wants it
+	@$(PY) -m ruff check --fix
+	@$(PY) -m ruff format
+
+bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
+	@$(PY) -m scripts.bench $(ARGS)
+
+vectors: dev  ## rewrite the golden vectors: a diff in them is a protocol change
+	@$(PY) -m scripts.vectors $(ARGS)
+
+lock: dev  ## rewrite requirements/*.txt, keeping pins that still fit; ARGS=--upgrade takes newer ones
+	@for set in $(LOCKED); do \
+	    $(PY) -m uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	        --fork-strategy fewest --generate-hashes --only-binary :all: --no-annotate \
+	        --custom-compile-command "make lock" $(ARGS) \
+	        requirements/$$set.in --output-file requirements/$$set.txt || exit 1; \
+	done
+
+browser:  ## install Debian's Chromium if $(CHROMIUM) is missing
+	@[ -x "$(CHROMIUM)" ] || { \
+	    command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	        echo "The page tests need a browser at $(CHROMIUM): run \"apt-get install chromium\" as root" \
+	            "(Debian), or name one: make test CHROMIUM=/path/to/chromium" >&2; exit 1; }; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qqy install --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+
+clean:  ## remove .venv, caches and build output; never a data directory
+	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage \
+	    .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "Python 3.11 or newer is needed: install it, or name one: make PYTHON=/path/to/python3" >&2; \
+	    exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or newer is needed, this is $$($(PYTHON) --version): name another one:" \
+	        "make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+# One stamp a set: a second call is instant, and a changed lock reinstalls only its own set.
+# Wheels only: building from source would run code that no hash here covers.
+$(VENV)/installed-%: requirements/%.txt $(PY)
+	@echo "Installing requirements/$*.txt"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+	    --requirement $<
+	@touch $@

@@ -1,0 +1,63 @@
+"""Every error of the ledger, and whose fault it is.
+
+    LedgerError
+    ├── EncodingError               bytes that are not the one canonical form of a value
+    ├── InvalidKeyError             an account string or key file that is not one
+    ├── InvalidTransactionError     an envelope that breaks a rule of its type
+    │   └── InvalidSignatureError   a signature that does not verify, or the wrong signers
+    ├── InvalidBlockError           a header or body that does not extend the chain
+    │   └── InvalidCertificateError a certificate without a quorum of valid votes
+    ├── InvalidProofError           a proof bundle in which a claim fails
+    ├── JobError                    a job that is not in the state a request needs
+    └── StoreError                  our side: a database file that is missing, foreign or damaged
+
+All but StoreError blame the bytes or the caller and carry a sentence of the form "rule: expected
+…, got …" that is safe to show. Only the faces turn these into HTTP statuses or exit codes.
+"""
+
+
+class LedgerError(Exception):
+    """Root of the tree. Never raised itself."""
+
+
+class EncodingError(LedgerError):
+    """Bytes are not canonical, or a value has no canonical form."""
+
+
+class InvalidKeyError(LedgerError):
+    """Not an `ait1…` account, or not a key file."""
+
+
+class InvalidTransactionError(LedgerError):
+    """An envelope breaks a rule of its transaction type."""
+
+
+class InvalidSignatureError(InvalidTransactionError):
+    """A signature does not verify, is missing, or comes from somebody without the role."""
+
+
+class InvalidBlockError(LedgerError):
+    """A header or body does not extend the chain it claims to extend."""
+
+
+class InvalidCertificateError(InvalidBlockError):
+    """A finality certificate lacks a quorum of valid, distinct votes."""
+
+
+class InvalidProofError(LedgerError):
+    """A Merkle path or proof bundle does not show what it claims."""
+
+
+class JobError(LedgerError):
+    """A job is not in the state that a request needs.
+
+    `code` is one of the REST API's closed set of error codes, such as JOB_ALREADY_CLAIMED.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class StoreError(LedgerError):
+    """A database file is missing, belongs to another network, or fails its checks."""

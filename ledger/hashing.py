@@ -1,0 +1,56 @@
+"""BLAKE3-256 identities, each under its own domain.
+
+Every object of the chain is named by BLAKE3(domain ‖ bytes), where the domain is an ASCII line
+that ends in a newline; so no object of one kind can be passed off as another. SHA-256 lives in
+`merkle.py` alone, because transparency-log tools fix it there.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+from blake3 import blake3
+
+HASH_BYTES = 32
+SALT_BYTES = 32
+
+GENESIS_DOMAIN = b"aitbc/genesis/v1\n"
+TRANSACTION_DOMAIN = b"aitbc/tx/v1\n"
+BLOCK_DOMAIN = b"aitbc/block/v1\n"
+AUTHORITY_SET_DOMAIN = b"aitbc/set/v1\n"
+TEXT_DOMAIN = b"aitbc/text/v1\n"
+TOKENS_DOMAIN = b"aitbc/tokens/v1\n"
+RECEIPT_ID_DOMAIN = b"aitbc/receipt-id/v1\n"
+
+_RECEIPT_ID_BYTES = 16
+_TOKEN_ID_BYTES = 4
+
+
+def hash_object(domain: bytes, data: bytes) -> bytes:
+    """Return the 32-byte identity of `data` as an object of kind `domain`."""
+    return blake3(domain + data).digest()
+
+
+def hash_text(salt: bytes, text: str) -> bytes:
+    """Digest of a prompt or result under its owner's 32-byte salt.
+
+    Without the salt a short prompt could be guessed from its digest on the public chain.
+    """
+    return blake3(TEXT_DOMAIN + salt + text.encode()).digest()
+
+
+def hash_tokens(salt: bytes, token_ids: Iterable[int]) -> bytes:
+    """Digest of output token ids (unsigned 32-bit little-endian) under the result's salt."""
+    ids = b"".join(token.to_bytes(_TOKEN_ID_BYTES, "little") for token in token_ids)
+    return blake3(TOKENS_DOMAIN + salt + ids).digest()
+
+
+def build_receipt_id(*, genesis: str, coordinator: str, job_id: str) -> str:
+    """Return `rcp_` + 26 lower-case base32 characters, fixed before anybody signs.
+
+    It names the coordinator, so no other coordinator can occupy a job's receipt id first.
+    """
+    data = RECEIPT_ID_DOMAIN + f"{genesis}\n{coordinator}\n{job_id}\n".encode()
+    digest = blake3(data).digest(length=_RECEIPT_ID_BYTES)
+    return "rcp_" + base64.b32encode(digest).decode().rstrip("=").lower()

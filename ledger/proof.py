@@ -1,0 +1,313 @@
+"""Proof bundles: one receipt with everything that proves it, for offline checking.
+
+A bundle is canonical JSON. It never carries what the verifier must trust: the genesis document is
+the verifier's own. The verdict is given claim by claim, so that a reader learns *what* failed.
+
+    envelope --leaf hash, path--> header.tree_root
+    header   --block hash, votes--> quorum of the authority set
+    set      --epochs, each certified by the set before--> genesis
+
+`scripts/verify_receipt.py` is a second, independent implementation of the same checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from ledger import merkle
+from ledger.block import (
+    AuthoritySet,
+    Certificate,
+    Genesis,
+    Header,
+    hash_authority_set,
+    hash_genesis,
+    hash_header,
+    validate_authority_set,
+    verify_certificate,
+)
+from ledger.encoding import Count, Hex32, decode, decode_base64url, encode
+from ledger.errors import EncodingError, InvalidProofError, InvalidSignatureError, LedgerError
+from ledger.hashing import SALT_BYTES, hash_text, hash_tokens
+from ledger.keys import is_account, verify_signature
+from ledger.rules import list_signers, validate_receipt
+from ledger.transaction import (
+    Envelope,
+    ReceiptPayload,
+    Role,
+    Transaction,
+    build_signed_message,
+    parse_transaction,
+)
+
+MAX_BUNDLE_BYTES = 16 << 20
+MAX_EPOCHS = 10_000
+
+Status = Literal["failed", "not_applicable", "verified"]
+
+
+class Epoch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One change of the authority set: the certified header that names the next set."""
+
+    header: Header
+    certificate: Certificate
+    authority_set: AuthoritySet
+
+
+class ProofBundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a user keeps. About 2 KB; it grows with the logarithm of the chain."""
+
+    v: Literal[1] = 1
+    envelope: Envelope
+    index: Count
+    """Leaf index of the envelope in the global tree."""
+    path: Annotated[tuple[Hex32, ...], msgspec.Meta(max_length=merkle.MAX_PATH_LENGTH)]
+    """Inclusion path to `header.tree_root`, leaf side first."""
+    header: Header
+    certificate: Certificate
+    epochs: Annotated[tuple[Epoch, ...], msgspec.Meta(max_length=MAX_EPOCHS)]
+    """Every set change from genesis up to `header`, oldest first."""
+
+
+class Disclosure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The private texts behind a receipt's digests, which its owner may show."""
+
+    prompt: str | None = None
+    prompt_salt: str = ""
+    """32 bytes, base64url."""
+    result: str | None = None
+    result_salt: str = ""
+    output_token_ids: tuple[int, ...] | None = None
+    """Salted with `result_salt`, as the result is."""
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing a bundle says, and whether it holds."""
+
+    name: str
+    status: Status
+    detail: str
+    """One sentence for people."""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """All claims of a bundle. `verified` means that none of them failed."""
+
+    verified: bool
+    receipt_id: str
+    transaction_id: str
+    genesis: str
+    block_height: int
+    block_hash: str
+    claims: tuple[Claim, ...]
+    not_proved: tuple[str, ...]
+
+
+NOT_PROVED = (
+    "That the answer is good, or that the named model really produced it (see audits).",
+    "That the times are exact: they are the coordinator's and the provider's clocks.",
+    "That a payment was made: the receipt states a price, settlement happens elsewhere.",
+)
+
+
+def parse_bundle(data: bytes) -> ProofBundle:
+    """Parse a bundle file: canonical JSON with one optional line feed at its end.
+
+    Raises:
+        InvalidProofError: not a bundle, or not in its canonical spelling.
+    """
+    try:
+        return decode(data.removesuffix(b"\n"), ProofBundle, max_bytes=MAX_BUNDLE_BYTES)
+    except EncodingError as error:
+        raise InvalidProofError(f"bundle: {error}") from error
+
+
+def parse_disclosure(data: bytes) -> Disclosure:
+    """Parse a disclosure file; any JSON spelling will do, nothing in it is signed.
+
+    Raises:
+        InvalidProofError: not a disclosure.
+    """
+    try:
+        return msgspec.json.decode(data, type=Disclosure)
+    except (ValueError, RecursionError) as error:
+        raise InvalidProofError(f"disclosure: {error}") from error
+
+
+def verify_bundle(
+    data: bytes, *, genesis: Genesis, disclosure: Disclosure | None = None
+) -> Verdict:
+    """Check every claim of a bundle against the verifier's own genesis.
+
+    Raises:
+        InvalidProofError: `data` is not a bundle at all; otherwise failures are in the verdict.
+    """
+    bundle = parse_bundle(data)
+    payload = bundle.envelope.payload
+    transaction = parse_transaction(encode(bundle.envelope))
+    digest = hash_genesis(genesis)
+    claims = [
+        _check("receipt", lambda: _check_receipt(transaction, digest)),
+        _check_signature(transaction, "provider", payload.provider),
+        _check_signature(transaction, "coordinator", payload.coordinator),
+        _check("inclusion", lambda: _check_inclusion(bundle, transaction)),
+        _check("header", lambda: _check_header(bundle, digest)),
+    ]
+    claims += _check_authorities(bundle, genesis, payload)
+    claims += _check_disclosure(payload, disclosure or Disclosure())
+    return Verdict(
+        verified=all(claim.status != "failed" for claim in claims),
+        receipt_id=payload.receipt_id,
+        transaction_id=transaction.id.hex(),
+        genesis=digest.hex(),
+        block_height=bundle.header.height,
+        block_hash=hash_header(bundle.header).hex(),
+        claims=tuple(claims),
+        not_proved=NOT_PROVED,
+    )
+
+
+def _check(name: str, check: Callable[[], str]) -> Claim:
+    try:
+        return Claim(name=name, status="verified", detail=check())
+    except LedgerError as error:
+        return Claim(name=name, status="failed", detail=str(error))
+
+
+def _check_receipt(transaction: Transaction, genesis_hash: bytes) -> str:
+    validate_receipt(transaction.payload, genesis_hash=genesis_hash)
+    given = [(signature.role, signature.key_id) for signature in transaction.signatures]
+    expected = list_signers(transaction.payload)
+    if given != expected:
+        raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
+    return f"canonical bytes, consistent fields, transaction {transaction.id.hex()}"
+
+
+def _check_signature(transaction: Transaction, role: Role, account: str) -> Claim:
+    name = f"{role}_signature"
+    if role == "provider" and not is_account(account):
+        detail = f"{account} has no key: only the coordinator vouches for this receipt"
+        return Claim(name=name, status="not_applicable", detail=detail)
+    return _check(name, lambda: _verify_role(transaction, role, account))
+
+
+def _verify_role(transaction: Transaction, role: Role, account: str) -> str:
+    message = build_signed_message(transaction.payload)
+    for signature in transaction.signatures:
+        if (signature.role, signature.key_id) == (role, account):
+            verify_signature(account, message, signature.sig)
+            return f"signed by {account}"
+    raise InvalidSignatureError(f"no signature by {account} as {role}")
+
+
+def _check_inclusion(bundle: ProofBundle, transaction: Transaction) -> str:
+    merkle.verify_inclusion(
+        leaf=merkle.hash_leaf(transaction.envelope),
+        index=bundle.index,
+        size=bundle.header.tree_size,
+        path=[bytes.fromhex(node) for node in bundle.path],
+        root=bytes.fromhex(bundle.header.tree_root),
+    )
+    return f"leaf {bundle.index} of {bundle.header.tree_size} under root {bundle.header.tree_root}"
+
+
+def _check_header(bundle: ProofBundle, genesis_hash: bytes) -> str:
+    if bundle.header.genesis != genesis_hash.hex():
+        raise InvalidProofError(
+            f"header genesis: expected {genesis_hash.hex()}, got {bundle.header.genesis}"
+        )
+    return f"block {bundle.header.height} is {hash_header(bundle.header).hex()}"
+
+
+def _check_authorities(
+    bundle: ProofBundle, genesis: Genesis, payload: ReceiptPayload
+) -> Sequence[Claim]:
+    """Walk the sets from genesis to the header, then count its votes under the last one."""
+    try:
+        authority_set = _walk_epochs(bundle, genesis)
+        detail = f"{len(bundle.epochs)} changes since genesis lead to epoch {authority_set.epoch}"
+        chain = Claim(name="authority_chain", status="verified", detail=detail)
+    except LedgerError as error:
+        authority_set = bundle.epochs[-1].authority_set if bundle.epochs else genesis.authority_set
+        chain = Claim(name="authority_chain", status="failed", detail=str(error))
+    return [
+        _check("quorum", lambda: _check_quorum(bundle, authority_set)),
+        chain,
+        _check("coordinator", lambda: _check_coordinator(payload, authority_set)),
+    ]
+
+
+def _walk_epochs(bundle: ProofBundle, genesis: Genesis) -> AuthoritySet:
+    current, height = genesis.authority_set, 0
+    genesis_hash = hash_genesis(genesis).hex()
+    for epoch in bundle.epochs:
+        header, following = epoch.header, epoch.authority_set
+        if header.genesis != genesis_hash or not height < header.height < bundle.header.height:
+            raise InvalidProofError(f"epoch {following.epoch}: its header is out of place")
+        verify_certificate(epoch.certificate, header=header, authority_set=current)
+        validate_authority_set(following)
+        if hash_authority_set(following).hex() != header.next_set_hash:
+            raise InvalidProofError(f"epoch {following.epoch}: the header names another set")
+        if following.epoch != current.epoch + 1:
+            raise InvalidProofError(f"epoch: expected {current.epoch + 1}, got {following.epoch}")
+        current, height = following, header.height
+    if hash_authority_set(current).hex() != bundle.header.set_hash:
+        raise InvalidProofError(
+            f"authority set: expected {bundle.header.set_hash}, "
+            f"genesis leads to {hash_authority_set(current).hex()}"
+        )
+    return current
+
+
+def _check_quorum(bundle: ProofBundle, authority_set: AuthoritySet) -> str:
+    verify_certificate(bundle.certificate, header=bundle.header, authority_set=authority_set)
+    votes, members = len(bundle.certificate.votes), len(authority_set.members)
+    return f"{votes} of {members} authorities signed, {authority_set.quorum} are needed"
+
+
+def _check_coordinator(payload: ReceiptPayload, authority_set: AuthoritySet) -> str:
+    if not authority_set.allows_coordinator(payload.coordinator):
+        raise InvalidProofError(f"{payload.coordinator} is not a coordinator of this network")
+    return f"{payload.coordinator} may issue receipts"
+
+
+def _check_disclosure(payload: ReceiptPayload, shown: Disclosure) -> list[Claim]:
+    claims = []
+    if shown.prompt is not None:
+        prompt = shown.prompt
+        claims.append(
+            _check_digest(
+                "prompt", payload.prompt_digest, shown.prompt_salt, lambda s: hash_text(s, prompt)
+            )
+        )
+    if shown.result is not None:
+        result = shown.result
+        claims.append(
+            _check_digest(
+                "result", payload.result_digest, shown.result_salt, lambda s: hash_text(s, result)
+            )
+        )
+    if shown.output_token_ids is not None:
+        ids = shown.output_token_ids
+        claims.append(
+            _check_digest(
+                "tokens", payload.tokens_digest, shown.result_salt, lambda s: hash_tokens(s, ids)
+            )
+        )
+    return claims
+
+
+def _check_digest(name: str, expected: str, salt: str, digest: Callable[[bytes], bytes]) -> Claim:
+    def check() -> str:
+        try:
+            got = digest(decode_base64url(salt, size_bytes=SALT_BYTES)).hex()
+        except (ValueError, OverflowError) as error:
+            raise InvalidProofError(f"{name}: {error}") from error
+        if got != expected:
+            raise InvalidProofError(f"{name}_digest: expected {expected}, the text gives {got}")
+        return f"the {name} is the one that was signed"
+
+    return _check(f"{name}_digest", check)

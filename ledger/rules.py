@@ -1,0 +1,180 @@
+"""When a transaction or a block is valid. Pure functions: the same answer on every node, for ever.
+
+A transaction is valid under an authority set; a block is valid on a tip. Uniqueness on the chain
+(one transaction id, one receipt id) is the store's part, since it needs the whole chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ledger import merkle
+from ledger.block import AuthoritySet, Block, Header, Tip, hash_authority_set, hash_header
+from ledger.errors import InvalidBlockError, InvalidSignatureError, InvalidTransactionError
+from ledger.hashing import build_receipt_id
+from ledger.keys import ACCOUNT_PREFIX, is_account, verify_signature
+from ledger.transaction import MICROS, ReceiptPayload, Role, Transaction, build_signed_message
+
+_MICROS_PER_MS = 1000
+"""Micro-seconds of one millisecond: `units_micros` of `gpu_seconds` are micro-seconds."""
+
+
+def verify_transaction(
+    transaction: Transaction, *, genesis_hash: bytes, authority_set: AuthoritySet
+) -> None:
+    """Check a transaction completely, apart from its uniqueness.
+
+    Raises:
+        InvalidTransactionError: a field breaks a rule.
+        InvalidSignatureError: a signature is missing, spare or wrong.
+    """
+    payload = transaction.payload
+    validate_receipt(payload, genesis_hash=genesis_hash)
+    if not authority_set.allows_coordinator(payload.coordinator):
+        raise InvalidSignatureError(f"{payload.coordinator} is not a coordinator of this network")
+    expected = list_signers(payload)
+    given = [(signature.role, signature.key_id) for signature in transaction.signatures]
+    if given != expected:
+        raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
+    message = build_signed_message(payload)
+    for signature in transaction.signatures:
+        verify_signature(signature.key_id, message, signature.sig)
+
+
+def list_signers(payload: ReceiptPayload) -> list[tuple[Role, str]]:
+    """Return who must sign, in envelope order. A provider without a key cannot."""
+    signers: list[tuple[Role, str]] = [("coordinator", payload.coordinator)]
+    if is_account(payload.provider):
+        signers.append(("provider", payload.provider))
+    return signers
+
+
+def validate_receipt(payload: ReceiptPayload, *, genesis_hash: bytes) -> None:
+    """Check the fields of a receipt against each other.
+
+    Raises:
+        InvalidTransactionError: they contradict each other or belong to another network.
+    """
+    genesis = genesis_hash.hex()
+    receipt_id = build_receipt_id(
+        genesis=genesis, coordinator=payload.coordinator, job_id=payload.job_id
+    )
+    _require(payload.genesis == genesis, "genesis", genesis, payload.genesis)
+    _require(payload.receipt_id == receipt_id, "receipt_id", receipt_id, payload.receipt_id)
+    _require(is_account(payload.coordinator), "coordinator", "an account", payload.coordinator)
+    _require(
+        is_account(payload.provider) or not payload.provider.startswith(ACCOUNT_PREFIX + "1"),
+        "provider",
+        "an account, or a name that does not look like one",
+        payload.provider,
+    )
+    _require(
+        payload.completed_at_ms >= payload.started_at_ms,
+        "completed_at_ms",
+        f"at least started_at_ms {payload.started_at_ms}",
+        payload.completed_at_ms,
+    )
+    _require(
+        payload.completion_tokens <= payload.max_tokens,
+        "completion_tokens",
+        f"at most max_tokens {payload.max_tokens}",
+        payload.completion_tokens,
+    )
+    _validate_units(payload)
+
+
+def _validate_units(payload: ReceiptPayload) -> None:
+    if payload.unit_type == "tokens":
+        tokens = payload.prompt_tokens + payload.completion_tokens
+        _require(
+            payload.units_micros == tokens * MICROS,
+            "units_micros",
+            tokens * MICROS,
+            payload.units_micros,
+        )
+    else:
+        elapsed = (payload.completed_at_ms - payload.started_at_ms) * _MICROS_PER_MS
+        _require(
+            payload.units_micros <= elapsed,
+            "units_micros",
+            f"at most the {elapsed} µs that the job took",
+            payload.units_micros,
+        )
+
+
+def build_block(
+    tip: Tip,
+    transactions: Sequence[Transaction],
+    *,
+    time_ms: int,
+    proposer: str,
+    read: merkle.NodeReader,
+) -> Block:
+    """Build the block of `transactions` on `tip`. The clock may stand still or go back."""
+    leaves = [merkle.hash_leaf(transaction.envelope) for transaction in transactions]
+    set_hash = hash_authority_set(tip.authority_set).hex()
+    header = Header(
+        genesis=tip.genesis_hash.hex(),
+        height=tip.height + 1,
+        prev_hash=tip.hash.hex(),
+        time_ms=max(time_ms, tip.time_ms + 1),
+        tree_size=tip.tree_size + len(leaves),
+        tree_root=_extend_root(tip.tree_size, leaves, read).hex(),
+        set_hash=set_hash,
+        next_set_hash=set_hash,
+        proposer=proposer,
+    )
+    return Block(hash=hash_header(header), header=header, transactions=tuple(transactions))
+
+
+def validate_block(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
+    """Check a block on `tip` completely, apart from its certificate and the proposer's clock.
+
+    Raises:
+        InvalidBlockError: it does not extend `tip`, or its body is not the one its header names.
+        InvalidTransactionError: one of its transactions is not valid.
+    """
+    header = block.header
+    if header.proposer not in {member.account for member in tip.authority_set.members}:
+        raise InvalidBlockError(f"proposer: {header.proposer} is not an authority")
+    if header.time_ms <= tip.time_ms:
+        raise InvalidBlockError(f"time_ms: expected above {tip.time_ms}, got {header.time_ms}")
+    _validate_size(block, tip)
+    for transaction in block.transactions:
+        verify_transaction(
+            transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
+        )
+    expected = build_block(
+        tip, block.transactions, time_ms=header.time_ms, proposer=header.proposer, read=read
+    )
+    if expected.header != header:
+        raise InvalidBlockError(f"header: expected {expected.header}, got {header}")
+    if block.hash != expected.hash:
+        raise InvalidBlockError("block hash: it is not the hash of the header")
+
+
+def _validate_size(block: Block, tip: Tip) -> None:
+    count = len(block.transactions)
+    size_bytes = sum(len(transaction.envelope) for transaction in block.transactions)
+    if not 1 <= count <= tip.limits.max_block_transactions:
+        raise InvalidBlockError(
+            f"transactions: expected 1 to {tip.limits.max_block_transactions}, got {count}"
+        )
+    if size_bytes > tip.limits.max_block_bytes:
+        raise InvalidBlockError(
+            f"block size: expected at most {tip.limits.max_block_bytes} bytes, got {size_bytes}"
+        )
+
+
+def _extend_root(size: int, leaves: Sequence[bytes], read: merkle.NodeReader) -> bytes:
+    added = merkle.append_leaves(size, leaves, read)
+
+    def read_extended(level: int, index: int) -> bytes:
+        return added[level, index] if (level, index) in added else read(level, index)
+
+    return merkle.compute_root(size + len(leaves), read_extended)
+
+
+def _require(holds: bool, field: str, expected: object, got: object) -> None:  # noqa: FBT001
+    if not holds:
+        raise InvalidTransactionError(f"receipt {field}: expected {expected}, got {got}")

@@ -1,0 +1,209 @@
+"""One SQLite file: one writing connection in one thread, readers that cannot write.
+
+Every write is a function that gets the connection. The writer runs all functions that wait in one
+transaction (group commit), each in a savepoint of its own, and answers them after the commit:
+what is answered is durable. One that raises is rolled back alone.
+
+The file is WAL with synchronous=FULL; both are read back when it is opened, since SQLite ignores
+a pragma it cannot honour without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlite_utils
+from sqlite_utils.migrations import Migrations
+
+from ledger.errors import StoreError
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+PAGE_SIZE_BYTES = 8192
+BUSY_TIMEOUT_MS = 5_000
+MAX_WAITING_WRITES = 10_000
+MAX_BATCH = 512
+_JOIN_TIMEOUT_S = 60
+_SYNCHRONOUS_FULL = 2
+
+_Item = tuple[Work[Any], "Future[Any]"]
+
+
+class DatabaseBusyError(StoreError):
+    """Too many writes wait for the disk; the caller should try again later."""
+
+
+def open_writer(path: Path, migrations: Migrations) -> sqlite3.Connection:
+    """Open or create a database file for its one writer, and bring its schema up to date.
+
+    Raises:
+        StoreError: not a database, not writable, newer than this release, or not durable.
+    """
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        database = sqlite_utils.Database(connection)
+        _refuse_newer_schema(path, database, migrations)
+        migrations.apply(database)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be opened as a database: {error}") from error
+    if mode != "wal" or synchronous != _SYNCHRONOUS_FULL:
+        raise StoreError(
+            f"{path}: expected journal_mode wal and synchronous {_SYNCHRONOUS_FULL}, "
+            f"got {mode} and {synchronous}; put the data directory on a local file system"
+        )
+    return connection
+
+
+def _refuse_newer_schema(
+    path: Path, database: sqlite_utils.Database, migrations: Migrations
+) -> None:
+    # All names the file has seen must be known here: an older release must not write a newer file.
+    known = {migration.name for migration in migrations.pending(sqlite_utils.Database(memory=True))}
+    unknown = sorted({migration.name for migration in migrations.applied(database)} - known)
+    if unknown:
+        raise StoreError(
+            f"{path}: was written by a newer release ({', '.join(unknown)}); upgrade this node"
+        )
+
+
+class Database:
+    """A database file with group commit. Close it to stop its thread."""
+
+    def __init__(self, path: Path, migrations: Migrations) -> None:
+        self.path = path
+        self._writer = open_writer(path, migrations)
+        self._waiting: queue.Queue[_Item | None] = queue.Queue(MAX_WAITING_WRITES)
+        self._readers = threading.local()
+        self._open_readers: list[sqlite3.Connection] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
+        self._thread.start()
+
+    def write(self, work: Work[T]) -> Future[T]:
+        """Queue one write. The future resolves after the commit, with what `work` returned.
+
+        Raises:
+            DatabaseBusyError: too many writes wait already.
+            StoreError: the database is closed.
+        """
+        if self._closed:
+            raise StoreError(f"{self.path}: is closed")
+        future: Future[T] = Future()
+        try:
+            self._waiting.put_nowait((work, future))
+        except queue.Full:
+            raise DatabaseBusyError(f"{self.path.name}: too many writes wait") from None
+        return future
+
+    @property
+    def reader(self) -> sqlite3.Connection:
+        """The calling thread's read-only connection."""
+        connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
+        if connection is None:
+            connection = open_reader(self.path)
+            self._readers.connection = connection
+            self._open_readers.append(connection)
+        return connection
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Let several reads of the calling thread see one state of the file."""
+        connection = self.reader
+        if connection.in_transaction:
+            yield connection
+            return
+        connection.execute("BEGIN")
+        try:
+            yield connection
+        finally:
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Finish the writes that wait, then close every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        self._waiting.put(None)
+        self._thread.join(_JOIN_TIMEOUT_S)
+        for connection in self._open_readers:
+            connection.close()
+        self._writer.close()
+
+    def _run(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            batch, last = [first], False
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < MAX_BATCH and not last:
+                    item = self._waiting.get_nowait()
+                    if item is None:
+                        last = True
+                    else:
+                        batch.append(item)
+            self._commit(batch)
+            if last:
+                return
+
+    def _commit(self, batch: list[_Item]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for work, future in batch:
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    done.append((future, self._run_one(work)))
+                except sqlite3.OperationalError:
+                    raise  # the file, not the work: disk full, I/O error
+                except Exception as error:  # it belongs to whoever waits for it
+                    future.set_exception(error)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            failure = StoreError(f"{self.path.name}: write failed, nothing was stored: {error}")
+            failure.__cause__ = error
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(failure)
+            return
+        for future, result in done:
+            future.set_result(result)
+
+    def _run_one(self, work: Work[T]) -> T:
+        self._writer.execute("SAVEPOINT work")
+        try:
+            result = work(self._writer)
+        except BaseException:
+            self._writer.execute("ROLLBACK TO work")
+            self._writer.execute("RELEASE work")
+            raise
+        self._writer.execute("RELEASE work")
+        return result
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write, for the calling thread or one that takes it over."""
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    return connection

@@ -1,0 +1,157 @@
+"""What the two faces show: read models over the public ledger and the node's own records.
+
+Everything here is public: no prompt, result, salt or key appears in a view. Times are integer
+Unix milliseconds, hashes are lower-case hex, money and units are integer micros. Lists are newest
+first and paged by key: pass the `cursor` of the last row as `before`. No list counts or skips rows.
+
+"Final" means that a certificate stands behind it; "pending" means durable on this node alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ledger.transaction import ReceiptPayload, Signature
+
+Finality = Literal["final", "pending"]
+
+MAX_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadView:
+    """Where the chain stands."""
+
+    network: str
+    genesis: str
+    height: int
+    """Height of the newest final block, 0 at genesis."""
+    hash: str
+    time_ms: int
+    votes: int
+    """Signatures on the newest block; 0 at genesis."""
+    authorities: int
+    pending_transactions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteView:
+    """One authority's place in a block's certificate."""
+
+    index: int
+    account: str
+    name: str
+    signature: str | None
+    """None where this member's vote is not part of the certificate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockView:
+    """One final block, without its transactions."""
+
+    height: int
+    hash: str
+    prev_hash: str
+    time_ms: int
+    transactions: int
+    first_leaf: int
+    tree_size: int
+    tree_root: str
+    set_hash: str
+    next_set_hash: str
+    proposer: str
+    proposer_name: str
+    size_bytes: int
+    """Sum of its envelopes."""
+    view: int
+    votes: tuple[VoteView, ...]
+    quorum: int
+
+    @property
+    def signed(self) -> int:
+        """Votes in the certificate."""
+        return sum(vote.signature is not None for vote in self.votes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionView:
+    """One transaction, final or pending."""
+
+    id: str
+    type: str
+    finality: Finality
+    cursor: int
+    """Order key: the leaf index of a final one, above all leaves for a pending one."""
+    leaf: int | None
+    height: int | None
+    time_ms: int
+    """Block time if final, else when this node accepted it."""
+    size_bytes: int
+    payload: ReceiptPayload
+    signatures: tuple[Signature, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptView:
+    """One receipt, final or pending."""
+
+    transaction: TransactionView
+    miner_id: str | None
+    """The provider's name on this node, where it is known here."""
+
+    @property
+    def payload(self) -> ReceiptPayload:
+        """The signed facts."""
+        return self.transaction.payload
+
+    @property
+    def provider_signature(self) -> Signature | None:
+        """The provider's signature, None for a provider without a key."""
+        return next((s for s in self.transaction.signatures if s.role == "provider"), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InclusionView:
+    """Where a final transaction stands in the tree."""
+
+    leaf: int
+    leaf_hash: str
+    path: tuple[str, ...]
+    tree_size: int
+    tree_root: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatsView:
+    """The figures of the home page and of `/explorer/stats`."""
+
+    total_jobs: int
+    jobs_24h: int
+    active_miners: int
+    total_receipts: int
+    """Final receipts."""
+    block_height: int
+    median_price_micros: int | None
+    """Median price of the latest receipts (at most 100); None without any."""
+    block_time_ms: int | None
+    """Median distance of the latest blocks (at most 100); None below two blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiptFilter:
+    """Narrows a list of receipts; None leaves a field open."""
+
+    client: str | None = None
+    provider: str | None = None
+    """An account, or a miner's name."""
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchHit:
+    """Something a search found exactly."""
+
+    kind: Literal["account", "block", "receipt", "transaction"]
+    key: str
+    """What its page's address ends in: height, id or account."""

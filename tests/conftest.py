@@ -1,0 +1,23 @@
+"""What every test shares: how hard hypothesis looks.
+
+`dev` looks a little at everything. `ci`, chosen where CI is set, looks at the same examples each
+time, so that a change never fails for what another one did. `deep` looks long:
+`HYPOTHESIS_PROFILE=deep make test`. No profile has a deadline: a busy machine is not a bug.
+"""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+SLOW_MACHINE = [HealthCheck.too_slow]
+
+settings.register_profile("dev", deadline=None, suppress_health_check=SLOW_MACHINE)
+settings.register_profile(
+    "ci", deadline=None, suppress_health_check=SLOW_MACHINE, derandomize=True, database=None
+)
+settings.register_profile(
+    "deep", deadline=None, suppress_health_check=SLOW_MACHINE, max_examples=5000
+)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+)
