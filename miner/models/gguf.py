@@ -12,7 +12,7 @@ import math
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class Tensor:
     kind: TensorKind
     shape: tuple[int, ...]
     """Slowest dimension first, in weights (not blocks)."""
-    blocks: NDArray[np.generic]
+    blocks: NDArray[Any]
     """Shape: as `shape`, the last dimension divided by the block size."""
 
 
@@ -86,7 +86,9 @@ class GgufFile:
         """The metadata under `key`, which must be there and of that type."""
         found = self.metadata.get(key)
         if type(found) is not kind:
-            raise ModelFormatError(f"GGUF metadata {key!r}: expected {kind.__name__}, got {found!r:.80}")
+            raise ModelFormatError(
+                f"GGUF metadata {key!r}: expected {kind.__name__}, got {found!r:.80}"
+            )
         return found
 
     def items(self, key: str, kind: type[T]) -> list[T]:
@@ -97,7 +99,7 @@ class GgufFile:
             raise ModelFormatError(f"GGUF metadata {key!r}: not all items are {kind.__name__}")
         return checked
 
-    def tensor(self, name: str, kind: TensorKind, shape: tuple[int, ...]) -> NDArray[np.generic]:
+    def tensor(self, name: str, kind: TensorKind, shape: tuple[int, ...]) -> NDArray[Any]:
         """The blocks of a tensor that must have exactly this kind and shape."""
         found = self.tensors.get(name)
         if found is None:
@@ -117,9 +119,9 @@ def parse_gguf(data: bytes | memoryview) -> GgufFile:
         ModelFormatError: the bytes break the format, a bound, or use a tensor kind we lack.
     """
     cursor = _Cursor(memoryview(data))
-    magic, version = cursor.take(4), cursor.scalar(4)
+    magic, version = bytes(cursor.take(4)), cursor.scalar(4)
     if magic != b"GGUF" or version != 3:
-        raise ModelFormatError(f"not a GGUF version 3 file: starts {bytes(magic)!r}, {version}")
+        raise ModelFormatError(f"not a GGUF version 3 file: starts {magic!r}, {version}")
     tensor_count = cursor.count(MAX_TENSORS, "tensors")
     metadata: dict[str, MetadataValue] = {}
     for _ in range(cursor.count(MAX_METADATA, "metadata entries")):
@@ -213,6 +215,4 @@ def _view(
     if offset + count * dtype.itemsize > len(data):
         raise ModelFormatError(f"GGUF tensor {name!r} runs past the end of the file")
     blocks = np.frombuffer(data, dtype=dtype, count=count, offset=offset)
-    return Tensor(
-        kind=kind, shape=shape, blocks=blocks.reshape(*shape[:-1], shape[-1] // block)
-    )
+    return Tensor(kind=kind, shape=shape, blocks=blocks.reshape(*shape[:-1], shape[-1] // block))
