@@ -1,0 +1,5 @@
+from typing import Any
+
+
+def build_bundles() -> dict[str, Any]:
+    return {}
