@@ -1,0 +1,78 @@
+"""What the REST face needs from the node behind it.
+
+`Market` takes every write and every private read; `node` fulfils it. Public reads go through
+`ledger.views`. Refusals are `MarketError`s, whose code decides the HTTP status; a full write queue
+is `ledger.store.database.DatabaseBusyError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ledger.jobs import (
+    Caller,
+    Claim,
+    Job,
+    JobOrder,
+    JobState,
+    Lease,
+    Miner,
+    Queue,
+    Registration,
+    Report,
+)
+from ledger.views import ReceiptView
+
+
+class Market(Protocol):
+    """The coordinator's job market."""
+
+    def authenticate(self, secret: str) -> Caller | None:
+        """Return whose API key this is, or None for an unknown or revoked one."""
+
+    async def submit(self, caller: Caller, order: JobOrder) -> Job:
+        """Store a pending job; it is durable when this returns."""
+
+    def job(self, job_id: str) -> Job:
+        """Return a job. Raises MarketError JOB_NOT_FOUND."""
+
+    def jobs(
+        self, *, owner: str | None, state: JobState | None, limit: int, offset: int
+    ) -> Sequence[Job]:
+        """Return jobs, newest first; `owner` (an API key's prefix) narrows the list."""
+
+    def queue(self, job: Job) -> Queue:
+        """Return where a pending job stands."""
+
+    def owner_of_miner(self, miner_id: str) -> str | None:
+        """Return the API key prefix that registered a miner, or None for an unknown miner."""
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Cancel a pending or running job; a second time changes nothing."""
+
+    async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
+        """Return the oldest job for this miner, waiting up to `wait_ms` for one."""
+
+    async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
+        """Give the job to this miner, under a lease."""
+
+    async def heartbeat(self, caller: Caller, job_id: str, miner_id: str) -> Lease:
+        """Renew the lease."""
+
+    async def release(self, caller: Caller, job_id: str, miner_id: str) -> Job:
+        """Put the job back at the head of the queue."""
+
+    async def fail(
+        self, caller: Caller, job_id: str, miner_id: str, *, reason: str, retryable: bool
+    ) -> Job:
+        """Give up an attempt, or the whole job."""
+
+    async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
+        """Store result and receipt in one transaction; the same report again is harmless."""
+
+    async def register_miner(self, caller: Caller, registration: Registration) -> Miner:
+        """Store or replace a miner's description."""
+
+    async def miner_heartbeat(self, caller: Caller, miner_id: str) -> Miner:
+        """Note that a miner is alive."""
