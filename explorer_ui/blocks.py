@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from explorer_ui.errors import NotFoundError
-from explorer_ui.params import parse_position
+from explorer_ui.errors import NotFoundError, parse_position
+from explorer_ui.explain import explain, is_hash
+from explorer_ui.facts import Fact, list_facts
+from explorer_ui.receipts import Proof, read_proof
 from explorer_ui.site import IMMUTABLE, REVALIDATE, Address, Frame, Site
 from explorer_ui.sources import Views
 from ledger.encoding import encode
 from ledger.transaction import Envelope
-from ledger.views import BlockView, InclusionView, TransactionView
+from ledger.views import BlockView, TransactionView
 
 PAGE_ROWS = 25
 JSON_TYPE = "application/json"
 MAX_HEIGHT_DIGITS = 16
-HASH_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,12 +50,10 @@ class BlockPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionPage:
-    """One transaction, with its place in the tree once it is final."""
+    """One transaction and what stands behind it."""
 
-    transaction: TransactionView
-    inclusion: InclusionView | None
-    block: BlockView | None
-    payload: dict[str, object]
+    proof: Proof
+    facts: list[tuple[str, list[Fact]]]
 
 
 class Blocks:
@@ -124,7 +123,7 @@ class Blocks:
             return unchanged
         raw = self._views.raw_block(block.height)
         if raw is None:
-            raise NotFoundError(key)
+            raise NotFoundError(explain(key, self._views.head()))
         return self._site.answer(request, raw, JSON_TYPE, tag, cache=cache)
 
     async def transaction(self, request: Request) -> Response:
@@ -135,10 +134,7 @@ class Blocks:
             return unchanged
         transaction = self._find_transaction(request)
         page = TransactionPage(
-            transaction=transaction,
-            inclusion=find_inclusion(self._views, transaction),
-            block=self._views.block(transaction.height) if transaction.height else None,
-            payload=describe_payload(transaction),
+            proof=read_proof(self._views, transaction), facts=list_facts(transaction.payload)
         )
         frame = Frame(title="Transaction", json_path=f"/txs/{transaction.id}.json")
         return self._site.page(
@@ -174,27 +170,15 @@ class Blocks:
         elif is_hash(key):
             block = self._views.block_by_hash(key)
         if block is None:
-            raise NotFoundError(key)
+            raise NotFoundError(explain(key, self._views.head()))
         return block
 
     def _find_transaction(self, request: Request) -> TransactionView:
         key = request.path_params["key"]
         transaction = self._views.transaction(key) if is_hash(key) else None
         if transaction is None:
-            raise NotFoundError(key)
+            raise NotFoundError(explain(key, self._views.head()))
         return transaction
-
-
-def is_hash(text: str) -> bool:
-    """Tell whether `text` is spelled like a block hash or transaction id."""
-    return len(text) == HASH_DIGITS and set(text) <= set("0123456789abcdef")
-
-
-def find_inclusion(views: Views, transaction: TransactionView) -> InclusionView | None:
-    """Return the path of a final transaction to the root of its own block."""
-    if transaction.leaf is None or transaction.height is None:
-        return None
-    return views.inclusion(transaction.leaf, transaction.height)
 
 
 def redirect(request: Request, path: str) -> Response:

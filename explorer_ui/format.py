@@ -25,10 +25,10 @@ MAX_TIME_MS = 253_402_300_799_999
 # Hangul fillers, Khmer inherent vowels, Mongolian and other variation selectors, the grapheme
 # joiner, blank Braille. Source: Unicode DerivedCoreProperties, Default_Ignorable_Code_Point.
 _INVISIBLE = frozenset(
-    [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0]
-    + [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
+    "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u180b\u180c\u180d\u180f"
+    + "".join(map(chr, [*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]))
 )
-# Controls, format (bidi, zero width), surrogates, private use, unassigned, line and paragraph ends.
+# Controls, format (bidi, zero width), surrogates, private use, unassigned, line, paragraph ends.
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MARKS = frozenset({"Mn", "Me"})
 
@@ -45,7 +45,7 @@ def visible(text: str) -> str:
         hidden = (
             category in _HIDDEN_CATEGORIES
             or (category == "Zs" and character != " ")
-            or ord(character) in _INVISIBLE
+            or character in _INVISIBLE
             or marks > MAX_STACKED_MARKS
         )
         shown.append(f"⟨U+{ord(character):04X}⟩" if hidden else character)

@@ -91,15 +91,10 @@ class Home:
     async def stream(self, request: Request) -> Response:
         """Answer `/_f/home/stream`, or 204 where this client or this node holds enough streams."""
         client = request.client.host if request.client else ""
-        if (
-            self._streams[client] >= MAX_STREAMS_PER_CLIENT
-            or self._streams.total() >= MAX_STREAMS
-        ):
+        if self._streams[client] >= MAX_STREAMS_PER_CLIENT or self._streams.total() >= MAX_STREAMS:
             if "last-event-id" in request.headers:
                 # A page whose stream broke asks again and again: an error makes it slow down.
-                return Response(
-                    status_code=503, headers=SECURITY_HEADERS | {"Retry-After": "10"}
-                )
+                return Response(status_code=503, headers=SECURITY_HEADERS | {"Retry-After": "10"})
             return Response(status_code=204, headers=SECURITY_HEADERS | POLL)
         self._streams[client] += 1
         return _Stream(self._messages(request), release=lambda: self._release(client))

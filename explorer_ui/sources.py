@@ -71,13 +71,9 @@ class Views(Protocol):
         ...
 
     def receipts(
-        self,
-        filter: ReceiptFilter,  # noqa: A002
-        *,
-        limit: int,
-        before: int | None = None,
+        self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
     ) -> list[ReceiptView]:
-        """Return receipts below cursor `before`."""
+        """Return receipts below cursor `before`, pending ones first."""
         ...
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
