@@ -642,8 +642,8 @@ def describe(verdict: Document) -> str:
     if failed:
         lines += ["", f"NOT VERIFIED: {verdict['receipt_id']}: failed: {', '.join(failed)}"]
     else:
-        where = f"block {verdict['block_height']} of the network {verdict['genesis']}"
-        lines += ["", f"VERIFIED: {verdict['receipt_id']} is final in {where}"]
+        where = f"height {verdict['block_height']} of the network {verdict['genesis']}"
+        lines += ["", f"VERIFIED: {verdict['receipt_id']} is final at {where}"]
     return "\n".join([*lines, "", "Not proved:", *(f"- {sentence}" for sentence in NOT_PROVED)])
 
 
