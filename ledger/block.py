@@ -256,7 +256,7 @@ def verify_certificate(
     """
     if hash_authority_set(authority_set).hex() != header.set_hash:
         raise InvalidCertificateError("certificate: the header names another authority set")
-    _check_voters([index for index, _ in certificate.votes], authority_set)
+    validate_voters([index for index, _ in certificate.votes], authority_set)
     message = build_vote_message(
         genesis_hash=bytes.fromhex(header.genesis),
         kind="finalize",
@@ -273,7 +273,12 @@ def verify_certificate(
             ) from error
 
 
-def _check_voters(indexes: Sequence[int], authority_set: AuthoritySet) -> None:
+def validate_voters(indexes: Sequence[int], authority_set: AuthoritySet) -> None:
+    """Check that `indexes` are a quorum of distinct members in ascending order.
+
+    Raises:
+        InvalidCertificateError: they are not.
+    """
     if len(indexes) < authority_set.quorum:
         raise InvalidCertificateError(
             f"certificate: expected at least {authority_set.quorum} votes "

@@ -21,3 +21,15 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+# The miner's models.
+
+from tests.miner_fixtures import (  # noqa: E402
+    embedded_engine,
+    embedded_model,
+    tiny_directory,
+    tiny_model,
+)
+
+__all__ = ["embedded_engine", "embedded_model", "tiny_directory", "tiny_model"]
