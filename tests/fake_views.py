@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
-
 from explorer_ui import ClosingError
 from ledger import merkle
 from ledger.block import Certificate, Header, hash_header
