@@ -33,7 +33,7 @@ from consensus.interface import (
     TimerFired,
     TransactionsWaiting,
 )
-from consensus.messages import compute_max_message_bytes, parse_message
+from consensus.messages import Message, compute_max_message_bytes, parse_message
 from ledger.block import (
     Authority,
     AuthoritySet,
@@ -267,38 +267,35 @@ class Network:
             case Persist(record=record):
                 node.disk.record(record)
             case Send(message=message):
-                own = {v for v in message.votes if v.member == node.member}
-                durable = set(node.disk.load(message.height).votes)
-                assert own <= durable, "said before it was durable"
-                data = encode(message)
-                for other in self.nodes:
-                    if other is not node:
-                        self.send(node, other, lambda o: self.receive(o, node, data))
+                self.say(node, message)
             case BuildBlock(tip=tip, view=view):
                 assert node.key is not None
                 block = build_bare_block(tip, node.key, salt=f"{node.index} {view} {self.now_ms}")
-                life = node.life
-                self.later(
-                    self.random.randint(0, 5),
-                    lambda: self.step(node, BlockBuilt(block=block)) if life == node.life else None,
-                )
+                self.later_in_life(node, self.random.randint(0, 5), BlockBuilt(block=block))
             case SetTimer(timer=timer, delay_ms=delay_ms):
-                life = node.life
-                self.later(
-                    delay_ms,
-                    lambda: self.step(node, TimerFired(timer=timer)) if life == node.life else None,
-                )
+                self.later_in_life(node, delay_ms, TimerFired(timer=timer))
             case Commit(block=block, certificate=certificate):
                 self.apply(node, block, certificate)
-            case FetchBlocks() | OfferBlock() if sender is not None:
-                source, sink = self.nodes[sender], node
-                if isinstance(effect, OfferBlock):
-                    source, sink = sink, source
-                self.send(source, sink, lambda o: self.deliver_final(o, source))
+            case FetchBlocks() if sender is not None:
+                self.sync(self.nodes[sender], node)
+            case OfferBlock() if sender is not None:
+                self.sync(node, self.nodes[sender])
             case Contradiction():
                 self.contradictions.append(effect)
-            case _:
-                pass
+
+    def say(self, node: Node, message: Message) -> None:
+        own = {v for v in message.votes if v.member == node.member}
+        durable = set(node.disk.load(message.height).votes)
+        assert own <= durable, "said before it was durable"
+        data = encode(message)
+        for other in self.nodes:
+            if other is not node:
+                self.send(node, other, lambda sink: self.receive(sink, node, data))
+
+    def later_in_life(self, node: Node, delay_ms: int, event: Event) -> None:
+        """Let an event reach a node, unless it crashes before."""
+        life = node.life
+        self.later(delay_ms, lambda: self.step(node, event) if life == node.life else None)
 
     def apply(self, node: Node, block: Block, certificate: Certificate) -> None:
         node.disk.apply(block, certificate)
@@ -307,6 +304,9 @@ class Network:
             f"in view {certificate.view}"
         )
         self.open(node)
+
+    def sync(self, source: Node, sink: Node) -> None:
+        self.send(source, sink, lambda node: self.deliver_final(node, source))
 
     def deliver_final(self, node: Node, source: Node) -> None:
         """Hand over the one final block that `node` lacks, if `source` has it."""
