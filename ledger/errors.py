@@ -9,12 +9,16 @@
     │   └── InvalidCertificateError a certificate without a quorum of valid votes
     ├── InvalidMessageError         a consensus message that is malformed or of another network
     ├── InvalidProofError           a proof bundle in which a claim fails
-    ├── JobError                    a job that is not in the state a request needs
+    ├── MarketError                 a request that the job market refuses
     └── StoreError                  our side: a database file that is missing, foreign or damaged
 
 All but StoreError blame the bytes or the caller and carry a sentence of the form "rule: expected
 …, got …" that is safe to show. Only the faces turn these into HTTP statuses or exit codes.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class LedgerError(Exception):
@@ -53,15 +57,19 @@ class InvalidProofError(LedgerError):
     """A Merkle path or proof bundle does not show what it claims."""
 
 
-class JobError(LedgerError):
-    """A job is not in the state that a request needs.
+class MarketError(LedgerError):
+    """The job market refuses a request: unknown, not allowed, or in the wrong state.
 
-    `code` is one of the REST API's closed set of error codes, such as JOB_ALREADY_CLAIMED.
+    `code` is one of the REST API's closed set of error codes, such as JOB_ALREADY_CLAIMED;
+    `expected` shows a signer the payload that it should have signed.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(
+        self, code: str, message: str, *, expected: Mapping[str, object] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.expected = expected
 
 
 class StoreError(LedgerError):

@@ -58,6 +58,7 @@ def open_writer(path: Path, migrations: Migrations) -> sqlite3.Connection:
         database = sqlite_utils.Database(connection)
         _refuse_newer_schema(path, database, migrations)
         migrations.apply(database)
+        connection.row_factory = sqlite3.Row
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be opened as a database: {error}") from error
     if mode != "wal" or synchronous != _SYNCHRONOUS_FULL:

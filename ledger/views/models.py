@@ -1,4 +1,4 @@
-"""What the two faces show: read models over the public ledger and the node's own records.
+"""Read models of the two faces: what a page or an answer shows of the ledger.
 
 Everything here is public: no prompt, result, salt or key appears in a view. Times are integer
 Unix milliseconds, hashes are lower-case hex, money and units are integer micros. Lists are newest

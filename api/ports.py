@@ -1,0 +1,112 @@
+"""What the REST face needs from the node behind it.
+
+`Market` takes every write and every private read; `node` fulfils it. `Views` are the public reads
+of `ledger.views.LedgerViews`. Refusals are `MarketError`s, whose code decides the HTTP status; a
+full write queue is `ledger.store.database.DatabaseBusyError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ledger.jobs import (
+    Caller,
+    Claim,
+    Job,
+    JobOrder,
+    JobState,
+    Lease,
+    Miner,
+    Queue,
+    Registration,
+    Report,
+)
+from ledger.views import (
+    BlockView,
+    HeadView,
+    ReceiptFilter,
+    ReceiptView,
+    StatsView,
+    TransactionView,
+)
+
+
+class Market(Protocol):
+    """The coordinator's job market."""
+
+    def authenticate(self, secret: str) -> Caller | None:
+        """Return whose API key this is, or None for an unknown or revoked one."""
+
+    async def submit(self, caller: Caller, order: JobOrder) -> Job:
+        """Store a pending job; it is durable when this returns."""
+
+    def job(self, job_id: str) -> Job:
+        """Return a job. Raises MarketError JOB_NOT_FOUND."""
+
+    def jobs(
+        self, *, owner: str | None, state: JobState | None, limit: int, offset: int
+    ) -> Sequence[Job]:
+        """Return jobs, newest first; `owner` (an API key's prefix) narrows the list."""
+
+    def queue(self, job: Job) -> Queue:
+        """Return where a pending job stands."""
+
+    def owner_of_miner(self, miner_id: str) -> str | None:
+        """Return the API key prefix that registered a miner, or None for an unknown miner."""
+
+    async def cancel(self, caller: Caller, job_id: str) -> Job:
+        """Cancel a pending or running job; a second time changes nothing."""
+
+    async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
+        """Return the oldest job for this miner, waiting up to `wait_ms` for one."""
+
+    async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
+        """Give the job to this miner, under a lease."""
+
+    async def heartbeat(self, caller: Caller, job_id: str, miner_id: str) -> Lease:
+        """Renew the lease."""
+
+    async def release(self, caller: Caller, job_id: str, miner_id: str) -> Job:
+        """Put the job back at the head of the queue."""
+
+    async def fail(
+        self, caller: Caller, job_id: str, miner_id: str, *, reason: str, retryable: bool
+    ) -> Job:
+        """Give up an attempt, or the whole job."""
+
+    async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
+        """Store result and receipt in one transaction; the same report again is harmless."""
+
+    async def register_miner(self, caller: Caller, registration: Registration) -> Miner:
+        """Store or replace a miner's description."""
+
+    async def miner_heartbeat(self, caller: Caller, miner_id: str) -> Miner:
+        """Note that a miner is alive."""
+
+
+class Views(Protocol):
+    """The public reads. Short and synchronous; lists are newest first, below cursor `before`."""
+
+    def head(self) -> HeadView:
+        """Return where the chain stands."""
+
+    def stats(self, now_ms: int) -> StatsView:
+        """Return the network's figures."""
+
+    def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
+        """Return final blocks."""
+
+    def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
+        """Return transactions, pending ones first."""
+
+    def receipts(
+        self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
+    ) -> list[ReceiptView]:
+        """Return receipts, pending ones first."""
+
+    def receipt(self, receipt_id: str, /) -> ReceiptView | None:
+        """Return a receipt, final or pending."""
+
+    def bundle(self, receipt_id: str, /) -> bytes | None:
+        """Return the canonical proof bundle of a final receipt."""

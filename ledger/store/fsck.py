@@ -1,0 +1,120 @@
+"""fsck: verify a whole ledger.db from genesis, trusting nothing that is derived in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from ledger import merkle
+from ledger.block import Block, Genesis, Tip, build_genesis_tip, verify_certificate
+from ledger.errors import LedgerError, StoreError
+from ledger.rules import validate_block
+from ledger.store.chain import (
+    block_figures,
+    load_block,
+    load_genesis,
+    read_node,
+    receipt_rows,
+    transaction_rows,
+)
+from ledger.store.database import open_reader
+
+
+def verify_chain(path: Path, genesis: Genesis, progress: Callable[[int, int], None]) -> Tip:
+    """Verify a whole ledger.db from genesis (`fsck`): every hash, signature, node and counter.
+
+    `progress(height, tip_height)` is called after every block. Memory does not grow with the
+    chain. Returns the verified tip.
+
+    Raises:
+        StoreError: the first thing that is wrong.
+    """
+    connection = open_reader(path)
+    try:
+        connection.execute("BEGIN")
+        return _verify_chain(connection, genesis, progress)
+    except sqlite3.DatabaseError as error:
+        raise StoreError(f"{path}: is not a readable ledger: {error}") from error
+    finally:
+        connection.close()
+
+
+def _verify_chain(
+    connection: sqlite3.Connection, genesis: Genesis, progress: Callable[[int, int], None]
+) -> Tip:
+    if load_genesis(connection) != genesis:
+        raise StoreError("ledger.db: belongs to another genesis")
+    tip, receipts = build_genesis_tip(genesis), 0
+    (last,) = connection.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
+
+    def read(level: int, index: int) -> bytes:
+        return read_node(connection, level, index)
+
+    for height in range(1, last + 1):
+        found = load_block(connection, height)
+        if found is None:
+            raise StoreError(f"ledger.db: block {height} is missing")
+        block, certificate = found
+        try:
+            validate_block(block, tip, read)
+            verify_certificate(certificate, header=block.header, authority_set=tip.authority_set)
+        except LedgerError as error:
+            raise StoreError(f"ledger.db: block {height}: {error}") from error
+        _verify_rows(connection, block, tip)
+        receipts += len(block.transactions)
+        tip = Tip(
+            genesis_hash=tip.genesis_hash,
+            height=height,
+            hash=block.hash,
+            time_ms=block.header.time_ms,
+            tree_size=block.header.tree_size,
+            authority_set=tip.authority_set,
+            limits=tip.limits,
+        )
+        progress(height, last)
+    _verify_counts(connection, tip, receipts)
+    return tip
+
+
+def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None:
+    """Everything that is derived from a block must be what the block says."""
+    leaves = [merkle.hash_leaf(transaction.envelope) for transaction in block.transactions]
+    nodes = merkle.append_leaves(tip.tree_size, leaves, lambda *node: read_node(connection, *node))
+    for (level, index), node in nodes.items():
+        if read_node(connection, level, index) != node:
+            raise StoreError(f"ledger.db: tree node ({level}, {index}) is not its children's hash")
+    derived = [*transaction_rows(block, tip.tree_size), *receipt_rows(block, tip.tree_size)]
+    leaf_range = (tip.tree_size, block.header.tree_size)
+    stored = [
+        *connection.execute(
+            "SELECT * FROM transactions WHERE leaf >= ? AND leaf < ? ORDER BY leaf", leaf_range
+        ),
+        *connection.execute(
+            "SELECT * FROM receipts WHERE leaf >= ? AND leaf < ? ORDER BY leaf", leaf_range
+        ),
+    ]
+    if [tuple(row) for row in stored] != derived:
+        raise StoreError(f"ledger.db: the rows of block {block.header.height} differ from its body")
+    (stored_block,) = connection.execute(
+        "SELECT time_ms, first_leaf, transactions, size_bytes FROM blocks WHERE height = ?",
+        (block.header.height,),
+    )
+    if tuple(stored_block) != block_figures(block):
+        raise StoreError(f"ledger.db: the figures of block {block.header.height} differ")
+
+
+def _verify_counts(connection: sqlite3.Connection, tip: Tip, receipts: int) -> None:
+    counted = (
+        connection.execute("SELECT value FROM counters WHERE name = 'receipts'").fetchone()[0],
+        connection.execute("SELECT count(*) FROM transactions").fetchone()[0],
+        connection.execute("SELECT count(*) FROM receipts").fetchone()[0],
+        connection.execute("SELECT count(*) FROM tree_nodes").fetchone()[0],
+    )
+    # A tree of n leaves has 2n - (bits set in n) full subtrees.
+    expected = (receipts, tip.tree_size, receipts, 2 * tip.tree_size - tip.tree_size.bit_count())
+    if counted != expected:
+        raise StoreError(
+            "ledger.db: counts of (counter, transactions, receipts, tree nodes): "
+            f"expected {expected}, got {counted}"
+        )

@@ -1,0 +1,31 @@
+"""What the two faces show: `LedgerViews` reads, the models say what comes back."""
+
+from ledger.views.models import (
+    MAX_PAGE,
+    BlockView,
+    Finality,
+    HeadView,
+    InclusionView,
+    ReceiptFilter,
+    ReceiptView,
+    SearchHit,
+    StatsView,
+    TransactionView,
+    VoteView,
+)
+from ledger.views.reader import LedgerViews
+
+__all__ = [
+    "MAX_PAGE",
+    "BlockView",
+    "Finality",
+    "HeadView",
+    "InclusionView",
+    "LedgerViews",
+    "ReceiptFilter",
+    "ReceiptView",
+    "SearchHit",
+    "StatsView",
+    "TransactionView",
+    "VoteView",
+]

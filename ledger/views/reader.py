@@ -1,0 +1,442 @@
+"""Reads of both faces over ledger.db and the public part of node.db.
+
+Short and synchronous: by primary key, or by an index in its own order. What is still pending is
+read before what is final, so a transaction that becomes final in between is seen twice rather
+than not at all; the final one counts.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from statistics import median
+
+from ledger import merkle
+from ledger.block import AuthoritySet, Header, parse_certificate, parse_header
+from ledger.encoding import encode
+from ledger.hashing import build_receipt_id
+from ledger.keys import is_account
+from ledger.proof import Epoch, ProofBundle
+from ledger.store.chain import ChainStore, load_authority_set, load_tip, read_node
+from ledger.store.database import Database
+from ledger.transaction import Envelope, parse_transaction
+from ledger.views.models import (
+    MAX_PAGE,
+    BlockView,
+    HeadView,
+    InclusionView,
+    ReceiptFilter,
+    ReceiptView,
+    SearchHit,
+    StatsView,
+    TransactionView,
+    VoteView,
+)
+
+ACTIVE_MINER_MS = 120_000
+"""A miner unheard for longer is not counted as active."""
+DAY_MS = 86_400_000
+MAX_PENDING_SHOWN = 1_000
+"""Pending transactions that lists look at; more than this wait in the mempool unseen."""
+MAX_HEIGHT = 2**53 - 1
+
+# Pending transactions sort above every leaf of the tree.
+_PENDING_CURSOR = 1 << 52
+_RECEIPT_ID = re.compile(r"rcp_[a-z2-7]{26}")
+_JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_HEIGHT = re.compile(r"#?([0-9]{1,15})")
+
+
+class LedgerViews:
+    """The public reads of one node."""
+
+    def __init__(self, chain: ChainStore, market: Database) -> None:
+        self._chain = chain
+        self._market = market
+        self._network = chain.genesis.network
+
+    @property
+    def _ledger(self) -> sqlite3.Connection:
+        return self._chain.database.reader
+
+    # --- chain ----------------------------------------------------------------------------------
+
+    def head(self) -> HeadView:
+        """Return where the chain stands."""
+        (pending,) = self._market.reader.execute("SELECT count(*) FROM mempool").fetchone()
+        with self._chain.database.snapshot() as ledger:
+            tip = load_tip(ledger)
+            row = ledger.execute(
+                "SELECT certificate FROM blocks WHERE height = ?", (tip.height,)
+            ).fetchone()
+        votes = len(parse_certificate(row[0].encode()).votes) if row else 0
+        return HeadView(
+            network=self._network,
+            genesis=tip.genesis_hash.hex(),
+            height=tip.height,
+            hash=tip.hash.hex(),
+            time_ms=tip.time_ms,
+            votes=votes,
+            authorities=len(tip.authority_set.members),
+            pending_transactions=pending,
+        )
+
+    def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
+        """Return blocks below height `before`, newest first."""
+        rows = self._ledger.execute(
+            "SELECT * FROM blocks WHERE height < ? ORDER BY height DESC LIMIT ?",
+            (MAX_HEIGHT if before is None else before, min(limit, MAX_PAGE)),
+        ).fetchall()
+        return [self._block(row) for row in rows]
+
+    def block(self, height: int) -> BlockView | None:
+        """Return the block at a height."""
+        return self._find_block("height", height)
+
+    def block_by_hash(self, hash_hex: str) -> BlockView | None:
+        """Return the block with this hash."""
+        return self._find_block("hash", _parse_hash(hash_hex))
+
+    def raw_block(self, height: int) -> bytes | None:
+        """Return canonical JSON of a block's header and certificate."""
+        row = self._ledger.execute(
+            "SELECT header, certificate FROM blocks WHERE height = ?", (height,)
+        ).fetchone()
+        return f'{{"certificate":{row[1]},"header":{row[0]}}}'.encode() if row else None
+
+    def block_transactions(
+        self, height: int, *, limit: int, after: int | None = None
+    ) -> list[TransactionView]:
+        """Return a block's transactions above leaf `after`, in their order."""
+        rows = self._ledger.execute(
+            "SELECT t.*, b.time_ms FROM blocks b JOIN transactions t ON t.leaf >= b.first_leaf"
+            " AND t.leaf < b.first_leaf + b.transactions"
+            " WHERE b.height = ? AND t.leaf > ? ORDER BY t.leaf LIMIT ?",
+            (height, -1 if after is None else after, min(limit, MAX_PAGE)),
+        )
+        return [_final_transaction(row) for row in rows]
+
+    def inclusion(self, leaf: int, height: int) -> InclusionView:
+        """Return the path of a leaf to the tree root of block `height`."""
+        with self._chain.database.snapshot() as ledger:
+            header, _ = _load_header(ledger, height)
+            path = _inclusion_path(ledger, leaf, header.tree_size)
+            return InclusionView(
+                leaf=leaf,
+                leaf_hash=read_node(ledger, 0, leaf).hex(),
+                path=tuple(path),
+                tree_size=header.tree_size,
+                tree_root=header.tree_root,
+            )
+
+    # --- transactions and receipts --------------------------------------------------------------
+
+    def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
+        """Return transactions below cursor `before`, pending ones first, then newest first."""
+        return self._page(ReceiptFilter(), min(limit, MAX_PAGE), before)
+
+    def transaction(self, id_hex: str) -> TransactionView | None:
+        """Return the transaction with this id."""
+        return self._find_transaction("id = ?", _parse_hash(id_hex))
+
+    def receipts(
+        self, wanted: ReceiptFilter, *, limit: int, before: int | None = None
+    ) -> list[ReceiptView]:
+        """Return receipts below cursor `before`, pending ones first, then newest first."""
+        page = self._page(wanted, min(limit, MAX_PAGE), before)
+        return [self._receipt(transaction) for transaction in page]
+
+    def receipt(self, receipt_id: str) -> ReceiptView | None:
+        """Return a receipt, final or pending."""
+        found = self._find_pending("receipt_id = ?", receipt_id)
+        found = self._find_final_receipt(receipt_id) or found
+        return self._receipt(found) if found else None
+
+    def bundle(self, receipt_id: str) -> bytes | None:
+        """Return the canonical proof bundle of a final receipt."""
+        with self._chain.database.snapshot() as ledger:
+            row = ledger.execute(
+                "SELECT t.leaf, t.height, t.envelope FROM receipts r"
+                " JOIN transactions t USING (leaf) WHERE r.receipt_id = ?",
+                (receipt_id,),
+            ).fetchone()
+            if row is None:
+                return None
+            transaction = parse_transaction(row["envelope"].encode())
+            header, certificate = _load_header(ledger, row["height"])
+            bundle = ProofBundle(
+                envelope=Envelope(payload=transaction.payload, signatures=transaction.signatures),
+                index=row["leaf"],
+                path=tuple(_inclusion_path(ledger, row["leaf"], header.tree_size)),
+                header=header,
+                certificate=parse_certificate(certificate),
+                epochs=tuple(_load_epochs(ledger, header.height)),
+            )
+        return encode(bundle)
+
+    # --- figures and search ---------------------------------------------------------------------
+
+    def stats(self, now_ms: int) -> StatsView:
+        """Return the network's figures."""
+        market = self._market.reader
+        (total_jobs,) = market.execute("SELECT value FROM counters WHERE name = 'jobs'").fetchone()
+        (jobs_24h,) = market.execute(
+            "SELECT count(*) FROM jobs WHERE created_at_ms >= ?", (now_ms - DAY_MS,)
+        ).fetchone()
+        (miners,) = market.execute(
+            "SELECT count(*) FROM miners WHERE last_seen_at_ms >= ?", (now_ms - ACTIVE_MINER_MS,)
+        ).fetchone()
+        with self._chain.database.snapshot() as ledger:
+            (receipts,) = ledger.execute(
+                "SELECT value FROM counters WHERE name = 'receipts'"
+            ).fetchone()
+            prices = _column(
+                ledger, "SELECT price_micros FROM receipts ORDER BY leaf DESC LIMIT ?", MAX_PAGE
+            )
+            times = _column(
+                ledger, "SELECT time_ms FROM blocks ORDER BY height DESC LIMIT ?", MAX_PAGE
+            )
+            (height,) = ledger.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
+        gaps = [newer - older for newer, older in pairwise(times)]
+        return StatsView(
+            total_jobs=total_jobs,
+            jobs_24h=jobs_24h,
+            active_miners=miners,
+            total_receipts=receipts,
+            block_height=height,
+            median_price_micros=round(median(prices)) if prices else None,
+            block_time_ms=round(median(gaps)) if gaps else None,
+        )
+
+    def search(self, query: str) -> SearchHit | None:
+        """Find the one thing that `query` names exactly: height, hash, id or account."""
+        query = query.strip()
+        if match := _HEIGHT.fullmatch(query):
+            block = self.block(int(match[1]))
+            return SearchHit(kind="block", key=str(block.height)) if block else None
+        if _HASH.fullmatch(query.lower()):
+            return self._search_hash(query.lower())
+        if _RECEIPT_ID.fullmatch(query.lower()):
+            receipt = self.receipt(query.lower())
+            return SearchHit(kind="receipt", key=query.lower()) if receipt else None
+        if _JOB_ID.fullmatch(query):
+            return self._search_job(query)
+        if is_account(query) and self.receipts(ReceiptFilter(provider=query), limit=1):
+            return SearchHit(kind="account", key=query)
+        return None
+
+    def _search_hash(self, hash_hex: str) -> SearchHit | None:
+        if block := self.block_by_hash(hash_hex):
+            return SearchHit(kind="block", key=str(block.height))
+        if self.transaction(hash_hex):
+            return SearchHit(kind="transaction", key=hash_hex)
+        return None
+
+    def _search_job(self, job_id: str) -> SearchHit | None:
+        tip = self._chain.tip()
+        members = [member.account for member in tip.authority_set.members]
+        for coordinator in (*members, *tip.authority_set.coordinators):
+            receipt_id = build_receipt_id(
+                genesis=tip.genesis_hash.hex(), coordinator=coordinator, job_id=job_id
+            )
+            if self.receipt(receipt_id):
+                return SearchHit(kind="receipt", key=receipt_id)
+        return None
+
+    # --- rows to views --------------------------------------------------------------------------
+
+    def _find_block(self, column: str, value: object) -> BlockView | None:
+        row = self._ledger.execute(
+            f"SELECT * FROM blocks WHERE {column} = ?",  # noqa: S608 - a column named above
+            (value,),
+        ).fetchone()
+        return self._block(row) if row else None
+
+    def _block(self, row: sqlite3.Row) -> BlockView:
+        header = parse_header(row["header"].encode())
+        certificate = parse_certificate(row["certificate"].encode())
+        authorities = load_authority_set(self._ledger, bytes.fromhex(header.set_hash))
+        signatures = dict(certificate.votes)
+        return BlockView(
+            height=header.height,
+            hash=row["hash"].hex(),
+            prev_hash=header.prev_hash,
+            time_ms=header.time_ms,
+            transactions=row["transactions"],
+            first_leaf=row["first_leaf"],
+            tree_size=header.tree_size,
+            tree_root=header.tree_root,
+            set_hash=header.set_hash,
+            next_set_hash=header.next_set_hash,
+            proposer=header.proposer,
+            proposer_name=_name_of(authorities, header.proposer),
+            size_bytes=row["size_bytes"],
+            view=certificate.view,
+            votes=tuple(
+                VoteView(
+                    index=index,
+                    account=member.account,
+                    name=member.name,
+                    signature=signatures.get(index),
+                )
+                for index, member in enumerate(authorities.members)
+            ),
+            quorum=authorities.quorum,
+        )
+
+    def _page(self, wanted: ReceiptFilter, limit: int, before: int | None) -> list[TransactionView]:
+        limit = max(limit, 0)
+        conditions, values = self._narrow(wanted)
+        pending: list[TransactionView] = []
+        if before is None or before >= _PENDING_CURSOR:
+            pending = self._pending_page(conditions, values, limit, before)
+        final = self._final_page(conditions, values, limit, before)
+        seen = {transaction.id for transaction in final}
+        return [*(p for p in pending if p.id not in seen), *final][:limit]
+
+    def _narrow(self, wanted: ReceiptFilter) -> tuple[str, list[str]]:
+        """Return SQL conditions on columns that receipts and mempool share."""
+        conditions, values = "", []
+        for column in ("client", "model"):
+            value = getattr(wanted, column)
+            if value is not None:
+                conditions += f" AND {column} = ?"
+                values.append(value)
+        if wanted.provider is not None:
+            conditions += " AND provider IN (?, ?)"
+            values += [wanted.provider, self._account_of(wanted.provider)]
+        return conditions, values
+
+    def _account_of(self, miner_id: str) -> str:
+        row = self._market.reader.execute(
+            "SELECT account FROM miners WHERE miner_id = ?", (miner_id,)
+        ).fetchone()
+        return str(row[0]) if row and row[0] else miner_id
+
+    def _pending_page(
+        self, conditions: str, values: Sequence[object], limit: int, before: int | None
+    ) -> list[TransactionView]:
+        below = (1 << 62) if before is None else before - _PENDING_CURSOR
+        rows = self._market.reader.execute(
+            "SELECT * FROM mempool WHERE seq < ?"  # noqa: S608 - conditions hold only marks
+            f"{conditions} ORDER BY seq DESC LIMIT ?",
+            (below, *values, min(limit, MAX_PENDING_SHOWN)),
+        )
+        return [_pending_transaction(row) for row in rows]
+
+    def _final_page(
+        self, conditions: str, values: Sequence[object], limit: int, before: int | None
+    ) -> list[TransactionView]:
+        below = _PENDING_CURSOR if before is None else before
+        rows = self._ledger.execute(
+            "SELECT t.*, b.time_ms FROM receipts r"  # noqa: S608 - conditions hold only marks
+            " JOIN transactions t USING (leaf) JOIN blocks b USING (height)"
+            f" WHERE r.leaf < ? {conditions} ORDER BY r.leaf DESC LIMIT ?",
+            (below, *values, limit),
+        )
+        return [_final_transaction(row) for row in rows]
+
+    def _find_transaction(self, condition: str, value: object) -> TransactionView | None:
+        pending = self._find_pending(condition, value)
+        row = self._ledger.execute(
+            "SELECT t.*, b.time_ms FROM transactions t"  # noqa: S608 - a condition named above
+            f" JOIN blocks b USING (height) WHERE t.{condition}",
+            (value,),
+        ).fetchone()
+        return _final_transaction(row) if row else pending
+
+    def _find_pending(self, condition: str, value: object) -> TransactionView | None:
+        row = self._market.reader.execute(
+            f"SELECT * FROM mempool WHERE {condition}",  # noqa: S608 - a condition named above
+            (value,),
+        ).fetchone()
+        return _pending_transaction(row) if row else None
+
+    def _find_final_receipt(self, receipt_id: str) -> TransactionView | None:
+        row = self._ledger.execute(
+            "SELECT t.*, b.time_ms FROM receipts r JOIN transactions t USING (leaf)"
+            " JOIN blocks b USING (height) WHERE r.receipt_id = ?",
+            (receipt_id,),
+        ).fetchone()
+        return _final_transaction(row) if row else None
+
+    def _receipt(self, transaction: TransactionView) -> ReceiptView:
+        row = self._market.reader.execute(
+            "SELECT miner_id FROM jobs WHERE receipt_id = ?", (transaction.payload.receipt_id,)
+        ).fetchone()
+        return ReceiptView(transaction=transaction, miner_id=row[0] if row else None)
+
+
+def _final_transaction(row: sqlite3.Row) -> TransactionView:
+    transaction = parse_transaction(row["envelope"].encode())
+    return TransactionView(
+        id=transaction.id.hex(),
+        type=row["type"],
+        finality="final",
+        cursor=row["leaf"],
+        leaf=row["leaf"],
+        height=row["height"],
+        time_ms=row["time_ms"],
+        size_bytes=len(transaction.envelope),
+        payload=transaction.payload,
+        signatures=transaction.signatures,
+    )
+
+
+def _pending_transaction(row: sqlite3.Row) -> TransactionView:
+    transaction = parse_transaction(row["envelope"].encode())
+    return TransactionView(
+        id=transaction.id.hex(),
+        type="receipt",
+        finality="pending",
+        cursor=_PENDING_CURSOR + row["seq"],
+        leaf=None,
+        height=None,
+        time_ms=row["received_at_ms"],
+        size_bytes=len(transaction.envelope),
+        payload=transaction.payload,
+        signatures=transaction.signatures,
+    )
+
+
+def _load_header(ledger: sqlite3.Connection, height: int) -> tuple[Header, bytes]:
+    row = ledger.execute(
+        "SELECT header, certificate FROM blocks WHERE height = ?", (height,)
+    ).fetchone()
+    return parse_header(row[0].encode()), row[1].encode()
+
+
+def _load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
+    """Return the set changes that lead from genesis to the set of block `height`."""
+    rows = ledger.execute(
+        "SELECT hash, from_height FROM authority_sets WHERE epoch > 0 AND from_height <= ?"
+        " ORDER BY epoch",
+        (height,),
+    ).fetchall()
+    for set_hash, from_height in rows:
+        header, certificate = _load_header(ledger, from_height - 1)
+        yield Epoch(
+            header=header,
+            certificate=parse_certificate(certificate),
+            authority_set=load_authority_set(ledger, set_hash),
+        )
+
+
+def _inclusion_path(ledger: sqlite3.Connection, leaf: int, size: int) -> list[str]:
+    path = merkle.build_inclusion_path(leaf, size, lambda *node: read_node(ledger, *node))
+    return [node.hex() for node in path]
+
+
+def _name_of(authorities: AuthoritySet, account: str) -> str:
+    return next((m.name for m in authorities.members if m.account == account), account)
+
+
+def _column(ledger: sqlite3.Connection, statement: str, limit: int) -> list[int]:
+    return [row[0] for row in ledger.execute(statement, (limit,))]
+
+
+def _parse_hash(text: str) -> bytes:
+    return bytes.fromhex(text) if _HASH.fullmatch(text) else b""
