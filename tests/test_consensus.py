@@ -343,6 +343,15 @@ def test_heartbeats_name_the_open_height_and_go_on():
     assert only(effects, SetTimer).timer.kind is TimerKind.HEARTBEAT
 
 
+def test_a_member_that_left_the_set_stops_its_heartbeats():
+    bench = Bench(member=3)
+    timer = only(bench.effects, SetTimer).timer
+    bench.do(HeightOpened(tip=build_tip(KEYS[:3]), record=VoteRecord(height=1)))
+    assert bench.do(TimerFired(timer=timer)) == []
+    bench.do(TransactionsWaiting())
+    assert bench.said() == set()
+
+
 def test_a_rebroadcast_says_everything_open_and_waits_longer_each_time():
     bench = Bench()
     block = bench.block(1)

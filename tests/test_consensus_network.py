@@ -7,11 +7,15 @@ import pytest
 import ledger.block
 import ledger.vote
 from consensus import engine, height
+from consensus.engine import Engine
 from consensus.interface import TransactionsWaiting
-from ledger.block import AuthoritySet
+from consensus.output import Output
+from ledger.block import AuthoritySet, Tip
+from ledger.vote import VoteRecord
 from tests.network import Faults, Network, memoize
 
-HISTORIES = 300
+ENGINE_OPEN, LIST_EFFECTS = Engine._open, Output.list_effects
+HISTORIES = 240
 FAULTY_MS = 12_000
 HEAL_MS = 60_000
 """A few views: the longest any history below needed was under half of it."""
@@ -182,6 +186,22 @@ def test_without_the_justification_rule_it_forks(monkeypatch):
     monkeypatch.setattr(height, "RULES", rules)
     monkeypatch.setattr(height.OpenHeight, "choose", lambda self: "")
     assert fork_or_fault(range(100), count=4)
+
+
+def test_without_its_record_a_restarted_member_contradicts_itself(monkeypatch):
+    monkeypatch.setattr(Engine, "_open", lambda self, tip, record: open_height(self, tip))
+    assert "broken" in fork_or_fault(range(100), count=4, clones=0)
+
+
+def open_height(broken: Engine, tip: Tip) -> None:
+    ENGINE_OPEN(broken, tip, VoteRecord(height=tip.height + 1))
+
+
+def test_speech_before_durability_is_noticed(monkeypatch):
+    monkeypatch.setattr(
+        Output, "list_effects", lambda self, height: LIST_EFFECTS(self, height)[::-1]
+    )
+    assert "before it was durable" in fork_or_fault(range(10), count=4)
 
 
 def test_without_rebroadcast_it_gets_stuck(monkeypatch):
