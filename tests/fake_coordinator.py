@@ -204,11 +204,13 @@ class FakeCoordinator:
         config = uvicorn.Config(
             self.app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1
         )
+        config.load()
         server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
+        server.lifespan = config.lifespan_class(config)
+        # Not `serve`, whose loop looks every 100 ms whether to end.
+        await server.startup(sockets=[listener])
         try:
             yield self
         finally:
-            server.should_exit = True
-            await task
+            await server.shutdown(sockets=[listener])
             listener.close()
