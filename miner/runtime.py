@@ -29,6 +29,7 @@ CPU: Final = "CPUExecutionProvider"
 PREFILL_CHUNK: Final = 128
 """Tokens per prefill run: bounds its working memory and the time until a cancel is seen."""
 MAX_LAYERS: Final = 1_024
+ERRORS_ONLY: Final = 3
 _Float: TypeAlias = np.float16 | np.float32
 _DTYPES: Final[dict[str, type[_Float]]] = {
     "tensor(float)": np.float32,
@@ -242,6 +243,7 @@ class LlamaRuntime:
 def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
     # Spinning threads would take the processor from the node that runs beside the miner.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     asked = [CPU]

@@ -10,7 +10,7 @@ from miner.engine import GenerationRequest
 from miner.errors import ModelDownloadError
 from miner.models import embedded
 from miner.models.digest import digest_model
-from miner.models.embedded import DIGESTS, MODEL_NAME, default_cache, prepare_embedded_model
+from miner.models.embedded import DIGEST, MODEL_NAME, default_cache, prepare_embedded_model
 from miner.runtime import LlamaRuntime
 from miner.sampling import SamplingParams
 from miner.tokenizer import ChatTokenizer, Message
@@ -35,7 +35,7 @@ def runtime(embedded_model):
 
 def test_the_embedded_model_has_the_pinned_digest(embedded_model):
     assert embedded_model.name == MODEL_NAME
-    assert digest_model(embedded_model.path) == embedded_model.digest == DIGESTS["int8"]
+    assert digest_model(embedded_model.path) == embedded_model.digest == DIGEST
 
 
 def test_the_tokenizer_agrees_with_the_reference(tokenizer):
