@@ -8,8 +8,10 @@ neighbouring slots can be stepped together as the rows of one batch, each with i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,7 +252,8 @@ def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:
     if allow_cuda and CUDA in ort.get_available_providers():
         # This build can use a GPU; whether the machine has one shows only when a session opens.
         if _cuda_device_is_there():
-            ort.preload_dlls()
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+                ort.preload_dlls()
             asked = [CUDA, CPU]
         else:
             log.info("no NVIDIA GPU on this machine: the model runs on the CPU")
@@ -260,7 +263,12 @@ def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:
         raise ModelError(f"{file}: cannot be loaded: {error}") from error
     got = session.get_providers()
     if got[0] != asked[0]:
-        log.warning("asked for %s, but the runtime gave %s: running on the CPU", asked[0], got[0])
+        log.warning(
+            "asked for %s, but the runtime gave %s: the model runs on the CPU; "
+            '"make setup GPU=1" installs the CUDA libraries',
+            asked[0],
+            got[0],
+        )
     else:
         log.info("the model runs on %s with %d threads", got[0], threads)
     return session
