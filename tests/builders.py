@@ -103,7 +103,7 @@ def build_genesis(count: int = 1, *, network: str = "test-net", **limits: Any) -
     )
 
 
-def build_payload(genesis: Genesis, number: int = 1, **changes: Any) -> ReceiptPayload:
+def build_payload(genesis: Genesis, number: int = 1, /, **changes: Any) -> ReceiptPayload:
     """Return the payload of job `number`, with `changes` to its fields.
 
     The receipt id follows the changed coordinator and job, unless it is changed itself.
@@ -155,7 +155,7 @@ def sign_receipt(
     return signatures
 
 
-def build_receipt(genesis: Genesis, number: int = 1, **changes: Any) -> Transaction:
+def build_receipt(genesis: Genesis, number: int = 1, /, **changes: Any) -> Transaction:
     """Return the signed receipt of job `number`, with `changes` to its payload."""
     payload = build_payload(genesis, number, **changes)
     return build_transaction(payload, sign_receipt(payload))
@@ -227,9 +227,11 @@ class Chain:
         """Seal one block under the current authorities."""
         return self._seal(self.propose(*transactions), self.tip.authority_set, self.members)
 
-    def change_authorities(self, members: list[KeyPair], *transactions: Transaction) -> Block:
+    def change_authorities(
+        self, members: list[KeyPair], *transactions: Transaction, epoch_step: int = 1
+    ) -> Block:
         """Seal one block after which `members` are the authorities."""
-        following = build_authority_set(members, epoch=self.tip.authority_set.epoch + 1)
+        following = build_authority_set(members, epoch=self.tip.authority_set.epoch + epoch_step)
         block = self.propose(*transactions)
         header = msgspec.structs.replace(
             block.header, next_set_hash=hash_authority_set(following).hex()

@@ -31,6 +31,7 @@ from tests.builders import (
     build_receipt,
     build_salt,
 )
+from tests.sampling_reference import build_sampling
 
 Vectors = dict[str, Any]
 
@@ -108,7 +109,7 @@ def build_canonical() -> Vectors:
         ('{"a":1,"a":1}', "a key twice"),
         ('{"b":1,"a":2}', "keys out of order"),
         ('{"a": 1}', "white space"),
-        ('{"a":1}\n', "white space behind"),
+        ('{"a":1} ', "white space behind"),
         ('["\\u0061"]', "an escape that is not needed"),
         ('["\\/"]', "an escape that is not needed"),
         ('["\\u001F"]', "an escape in upper case"),
@@ -371,4 +372,5 @@ def build_all() -> dict[str, Vectors]:
         "transactions": build_transactions(),
         "blocks": build_blocks(),
         "merkle": build_merkle(),
+        "sampling": build_sampling(),
     }
