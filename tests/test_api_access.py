@@ -77,6 +77,13 @@ def test_both_ways_to_send_a_key_mean_the_same(client, node):
         assert answer.status_code == 201
 
 
+def test_an_empty_key_is_no_key(client):
+    headers = {"X-Api-Key": "", "Authorization": "Bearer "}
+    assert client.get("/health", headers=headers).status_code == 200
+    answer = client.post("/v1/jobs", json={"prompt": "p"}, headers=headers)
+    assert refused(answer) == (401, "AUTH_MISSING_KEY")
+
+
 def test_two_different_keys_are_refused_though_both_are_good(client, node):
     client_key, admin_key = node.keys["client"], node.keys["admin"]
     for headers in (
