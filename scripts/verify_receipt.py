@@ -58,7 +58,7 @@ class ClaimError(Exception):
 # --- 1. Canonical bytes -----------------------------------------------------------------------
 
 
-def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def canonical(value: Any) -> bytes:
     """Return the RFC 8785 form of a value without floats, whose keys are ASCII.
 
     On that domain Python's own writer agrees with the RFC once keys are sorted, white space is
@@ -68,7 +68,7 @@ def canonical(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
     return written.encode("utf-8")
 
 
-def read_canonical(data: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def read_canonical(data: bytes) -> Any:
     """Parse canonical bytes, with one optional line feed behind them.
 
     Whatever a lenient parser lets pass (white space, other escapes, keys out of order, minus
@@ -124,7 +124,7 @@ def _require(holds: bool, where: str, expected: str) -> None:  # noqa: FBT001
 def integer(low: int, high: int) -> Shape:
     """An integer from `low` to `high`; true and false are none."""
 
-    def check(value: Any, where: str) -> None:  # noqa: ANN401
+    def check(value: Any, where: str) -> None:
         _require(type(value) is int and low <= value <= high, where, f"{low} to {high}")
 
     return check
@@ -134,7 +134,7 @@ def text(pattern: str) -> Shape:
     """A string that matches as a whole."""
     compiled = re.compile(pattern, re.DOTALL)
 
-    def check(value: Any, where: str) -> None:  # noqa: ANN401
+    def check(value: Any, where: str) -> None:
         fits = isinstance(value, str) and compiled.fullmatch(value) is not None
         _require(fits, where, f"text of the form {pattern}")
 
@@ -144,7 +144,7 @@ def text(pattern: str) -> Shape:
 def list_of(shape: Shape, least: int, most: int) -> Shape:
     """A list of `least` to `most` values of one shape."""
 
-    def check(value: Any, where: str) -> None:  # noqa: ANN401
+    def check(value: Any, where: str) -> None:
         fits = isinstance(value, list) and least <= len(value) <= most
         _require(fits, where, f"a list of {least} to {most}")
         for i, item in enumerate(value):
@@ -156,7 +156,7 @@ def list_of(shape: Shape, least: int, most: int) -> Shape:
 def record(**fields: Shape) -> Shape:
     """An object with exactly these fields."""
 
-    def check(value: Any, where: str) -> None:  # noqa: ANN401
+    def check(value: Any, where: str) -> None:
         _require(isinstance(value, dict), where, "an object")
         missing, unknown = sorted(fields.keys() - value), sorted(value.keys() - fields)
         _require(not missing, where, "the field " + ", ".join(missing))
@@ -167,7 +167,7 @@ def record(**fields: Shape) -> Shape:
     return check
 
 
-def vote(value: Any, where: str) -> None:  # noqa: ANN401
+def vote(value: Any, where: str) -> None:
     """A pair of member index and signature."""
     _require(isinstance(value, list) and len(value) == 2, where, "a pair")
     integer(0, 99)(value[0], f"{where}[0]")
