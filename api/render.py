@@ -72,6 +72,8 @@ def _render_text(job: Job) -> Json:
     text: Json = {"prompt": order.prompt, "params": params}
     if job.result is not None:
         text["result"] = job.result
+    if job.error:
+        text["error"] = job.error
     if job.state == "completed":
         text["disclosure"] = {
             "prompt_salt": encode_base64url(job.prompt_salt),

@@ -207,7 +207,7 @@ class Engine:
     def _decide(self) -> None:
         """Cast every vote that the rules allow. Each may complete a certificate and allow more."""
         for _ in range(_MAX_VOTES_PER_STEP):
-            if self._is_decided or not (self._notarize() or self._finalize()):
+            if self._height.finalization or not (self._finalize() or self._notarize()):
                 break
         else:
             raise AssertionError("the rules of a voter allow votes without end")
@@ -221,8 +221,22 @@ class Engine:
         height = self._height
         block_hash = height.proposal
         if height.is_proposer and block_hash is None:
-            block_hash = height.choose() or self._built.get(height.view)
+            repeated = None if self._expects_finality() else height.choose()
+            block_hash = repeated or self._built.get(height.view)
         return block_hash is not None and self._cast("notarize", height.view, block_hash)
+
+    def _expects_finality(self) -> bool:
+        """Tell whether the view before this one is likely to be finalized any moment.
+
+        We voted so, and the others' votes are on their way. To propose its block again would send
+        it twice in every height; so a proposer waits until it has to rebroadcast anyway.
+        """
+        height = self._height
+        is_finalized = height.find_vote(height.view - 1, "finalize", height.member) is not None
+        has_rebroadcast = (
+            self._rebroadcast_view == height.view and self._rebroadcast_ms > REBROADCAST_MS
+        )
+        return is_finalized and not has_rebroadcast
 
     def _finalize(self) -> bool:
         # A view left behind may still be finalized: the rules tie a vote to its view, not to ours.

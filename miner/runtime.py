@@ -193,7 +193,7 @@ class LlamaRuntime:
         except Exception as error:  # the runtime raises bare Exceptions of its own
             raise ModelError(f"the model failed while running: {error}") from error
 
-    def _binding(self, first_slot: int, rows: int, *, with_logits: bool) -> Any:  # noqa: ANN401
+    def _binding(self, first_slot: int, rows: int, *, with_logits: bool) -> Any:
         """The cache's memory bound as past and present of these slots, kept between steps."""
         key = (first_slot, rows, with_logits)
         if key not in self._bindings:
@@ -209,7 +209,7 @@ class LlamaRuntime:
             self._bindings[key] = binding
         return self._bindings[key]
 
-    def _allocate(self) -> Any:  # noqa: ANN401 - the runtime's own tensor
+    def _allocate(self) -> Any:
         if self._device == "cpu":
             # calloc: pages cost memory only once tokens reach them.
             zeros = np.zeros(self._slab_shape, self._dtype)
@@ -239,7 +239,7 @@ class LlamaRuntime:
             raise UnsupportedModelError(f"{self.config.file}: cache of {past.type} {past.shape}")
 
 
-def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:  # noqa: ANN401
+def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     # Spinning threads would take the processor from the node that runs beside the miner.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -12,7 +13,6 @@ from typing import Any, TypeVar, cast
 
 import click
 import msgspec
-from miner.errors import MinerError
 
 from ledger.block import hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
@@ -20,6 +20,9 @@ from ledger.jobs import KeyRole
 from ledger.proof import parse_disclosure, verify_bundle
 from ledger.store.fsck import verify_chain
 from ledger.store.market import list_keys, open_market, revoke_key
+from miner.errors import MinerError
+from miner.models.embedded import default_cache, prepare_embedded_model
+from miner.service import MinerSettings, run_miner
 from node.apikeys import create_key
 from node.assembly import RELEASE, read_clock_ms
 from node.config import (
@@ -30,7 +33,8 @@ from node.config import (
     read_config_file,
     watch_parent,
 )
-from node.datadir import DataDirectory, create_data_directory
+from node.datadir import DataDirectory, create_data_directory, load_key
+from node.datadir import create_key as create_key_file
 from node.report import print_verdict
 from node.restclient import RestClient
 from node.server import serve
@@ -174,8 +178,8 @@ def run(*, log_file: Path | None, until_stdin_closes: bool, mode: str, **setting
 
 
 @cli.command()
-@url_option
-@key_option
+@option("--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="Address of the node.")
+@option("--key", default="", show_default=False, help="API key of role miner.")
 @option(
     "--keyfile",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -192,11 +196,36 @@ def run(*, log_file: Path | None, until_stdin_closes: bool, mode: str, **setting
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
 @log_option
 @stdin_option
-def miner(*, log_file: Path | None, until_stdin_closes: bool, **settings: Any) -> None:
+def miner(
+    *,
+    url: str,
+    key: str,
+    keyfile: Path,
+    miner_id: str,
+    models: tuple[str, ...],
+    threads: int,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+) -> None:
     """Run jobs of a node on ONNX Runtime, and sign their receipts."""
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
-    raise NotImplementedError(settings)
+    signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key_file(keyfile)
+    cache = default_cache(os.environ)
+    served = dict(_parse_model(model) for model in models)
+    if not served:
+        embedded = prepare_embedded_model(cache, lambda line: click.echo(line, err=True))
+        served = {embedded.name: embedded.path}
+    settings = MinerSettings(
+        url=url,
+        api_key=key,
+        miner_id=miner_id,
+        key=signing_key,
+        models=served,
+        cache=cache,
+        threads=threads or os.cpu_count() or 1,
+    )
+    sys.exit(run_miner(settings))
 
 
 @cli.group()
@@ -361,6 +390,13 @@ def up(**settings: Any) -> None:
 def main() -> None:
     """Entry point of `./aitbc`."""
     cli(prog_name="aitbc")
+
+
+def _parse_model(text: str) -> tuple[str, Path]:
+    name, separator, directory = text.partition("=")
+    if not (name and separator and directory):
+        raise click.BadParameter(f"expected NAME=DIR, got {text}", param_hint="--model")
+    return name, Path(directory)
 
 
 def _read_file(path: Path) -> bytes:

@@ -169,7 +169,8 @@ class Coordinator:
 
         def cancel(connection: sqlite3.Connection) -> Job:
             job = market.load_job(connection, parse_job_id(job_id))
-            if not caller.is_admin and job.owner != caller.key:
+            # Without a key nobody gets this far but in dev mode, where cancelling is open.
+            if caller.role is not None and not caller.is_admin and job.owner != caller.key:
                 raise MarketError(
                     "AUTH_INSUFFICIENT_SCOPE", "only the key that submitted a job cancels it"
                 )

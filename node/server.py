@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import uvicorn
@@ -40,10 +42,17 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
     """
     listening = _listen(settings.host, settings.port)
     servers: list[_Server] = []
+    ended = threading.Event()
 
     def stop() -> None:
+        ended.set()
         for server in servers:
             server.should_exit = True
+
+    # uvicorn raises a signal once more after it has stopped; it must not end the process before
+    # the files are closed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop())
 
     with listening, open_node(settings, stop=stop) as node:
         config = uvicorn.Config(
@@ -55,6 +64,7 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         servers.append(_Server(config, node.begin_shutdown))
+        servers[0].should_exit = ended.is_set()
         host, port = listening.getsockname()[:2]
         ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
         servers[0].run(sockets=[listening])

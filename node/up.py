@@ -21,7 +21,6 @@ from typing import Any
 
 import click
 import msgspec
-from miner.models.embedded import default_cache, prepare_embedded_model
 
 from ledger.block import hash_genesis
 from ledger.errors import LedgerError, StoreError
@@ -29,6 +28,7 @@ from ledger.jobs import KeyRole
 from ledger.proof import Disclosure, verify_bundle
 from ledger.store.database import Database
 from ledger.store.market import open_market
+from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key
 from node.assembly import read_clock_ms
 from node.config import EMBEDDED_MODEL
@@ -42,7 +42,7 @@ START_TIMEOUT_S = 60.0
 JOB_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
 _POLL_S = 0.1
-_ROLES: tuple[KeyRole, ...] = ("client", "miner", "admin")
+_KEYS: dict[str, KeyRole] = {"client_key": "client", "miner_key": "miner", "admin_key": "admin"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +115,8 @@ def prepare_keys(data: DataDirectory) -> dict[str, str]:
         store = open_market(data.market, genesis_hash)
         try:
             return {
-                f"{role}_key": _prepare_key(store, str(kept.get(f"{role}_key", "")), role, genesis_hash)
-                for role in _ROLES
+                name: _prepare_key(store, str(kept.get(name, "")), role, genesis_hash)
+                for name, role in _KEYS.items()
             }
         finally:
             store.close()

@@ -99,7 +99,7 @@ def main() -> None:
     OUTPUT.write_text(json.dumps(content, ensure_ascii=True) + "\n", encoding="ascii")
 
 
-def reference(model: Any, tokenizer: Any, messages: list[dict[str, str]]) -> dict[str, Any]:  # noqa: ANN401
+def reference(model: Any, tokenizer: Any, messages: list[dict[str, str]]) -> dict[str, Any]:
     """Logits at three positions, and the greedy continuation."""
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -119,7 +119,7 @@ def reference(model: Any, tokenizer: Any, messages: list[dict[str, str]]) -> dic
     }
 
 
-def position(logits: Any, at: int) -> dict[str, Any]:  # noqa: ANN401
+def position(logits: Any, at: int) -> dict[str, Any]:
     """The ten best tokens, ten spread over the vocabulary, and the sum over all."""
     row = logits[at]
     spread = torch.arange(0, row.shape[0], row.shape[0] // 10)

@@ -9,6 +9,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
+
+__all__ = ["embedded_engine", "embedded_model", "tiny_directory", "tiny_model"]
+
 SLOW_MACHINE = [HealthCheck.too_slow]
 
 settings.register_profile("dev", deadline=None, suppress_health_check=SLOW_MACHINE)
@@ -21,15 +25,3 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
-
-
-# The miner's models.
-
-from tests.miner_fixtures import (  # noqa: E402
-    embedded_engine,
-    embedded_model,
-    tiny_directory,
-    tiny_model,
-)
-
-__all__ = ["embedded_engine", "embedded_model", "tiny_directory", "tiny_model"]

@@ -31,6 +31,7 @@ from tests.builders import (
     build_receipt,
     build_salt,
 )
+from tests.sampling_reference import build_sampling
 
 Vectors = dict[str, Any]
 
@@ -371,4 +372,5 @@ def build_all() -> dict[str, Vectors]:
         "transactions": build_transactions(),
         "blocks": build_blocks(),
         "merkle": build_merkle(),
+        "sampling": build_sampling(),
     }

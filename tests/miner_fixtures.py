@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,8 @@ def embedded_model() -> ModelDirectory:
 
 
 @pytest.fixture(scope="session")
-def embedded_engine(embedded_model: ModelDirectory) -> Iterator[LlamaEngine]:
-    yield open_engine(embedded_model.path, context=1024)
+def embedded_engine(embedded_model: ModelDirectory) -> LlamaEngine:
+    return open_engine(embedded_model.path, context=1024)
 
 
 def open_engine(directory: Path, *, context: int) -> LlamaEngine:

@@ -1,5 +1,6 @@
 import json
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +49,8 @@ def test_every_truncation_of_a_gguf_file_is_refused():
 @given(at=st.integers(0, len(SMALL) - 1), byte=st.integers(0, 255))
 def test_a_damaged_gguf_file_is_read_or_refused_with_our_error(at, byte):
     damaged = SMALL[:at] + bytes([byte]) + SMALL[at + 1 :]
-    try:
+    with suppress(ModelFormatError):
         parse_gguf(damaged)
-    except ModelFormatError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize(

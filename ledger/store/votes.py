@@ -30,8 +30,8 @@ migrations = Migrations("votes")
 
 
 @migrations()
-def create_votes(database: sqlite_utils.Database) -> None:
-    """Create the first schema."""
+def m001_votes(database: sqlite_utils.Database) -> None:
+    """The owner, its votes, and the bodies and certificates they rest on."""
     for statement in _SCHEMA:
         database.execute(statement)
 

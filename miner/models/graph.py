@@ -54,7 +54,7 @@ class GraphWriter:
         operator: str,
         inputs: list[str],
         outputs: list[str],
-        **attributes: Any,  # noqa: ANN401
+        **attributes: Any,
     ) -> str:
         """Append a node and return the name of its first output."""
         self._nodes.append(
@@ -67,7 +67,7 @@ class GraphWriter:
         operator: str,
         inputs: list[str],
         outputs: list[str],
-        **attributes: Any,  # noqa: ANN401
+        **attributes: Any,
     ) -> str:
         """As `node`, of ONNX Runtime's own operators."""
         return self.node(operator, inputs, outputs, domain=MICROSOFT, **attributes)

@@ -1,0 +1,62 @@
+"""What a page cannot answer, and the page that says so.
+
+Pages raise these; `build_explorer` turns them into answers. Anything else a page raises is our own
+bug and belongs to the node's handler, which logs it and shows `build_error_handler`'s page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from explorer_ui.explain import Explanation
+from ledger.encoding import MAX_INTEGER
+
+
+class PageError(Exception):
+    """A request that has no page, with what to tell about it."""
+
+    status = 400
+    title = "That address is not quite right"
+
+    def __init__(self, explanation: Explanation) -> None:
+        super().__init__(explanation.finding)
+        self.explanation = explanation
+
+
+class NotFoundError(PageError):
+    """The address names something that is not here."""
+
+    status = 404
+    title = "Not found"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorPage:
+    """What the error page shows."""
+
+    status: int
+    title: str
+    explanation: Explanation
+    text: str
+    """Untrusted: what was asked for, or empty."""
+
+
+def parse_position(request: Request, name: str) -> int | None:
+    """Return a list position from the query, None where it is absent.
+
+    Raises:
+        PageError: not a whole number in range.
+    """
+    text = request.query_params.get(name)
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 16 and int(text) <= MAX_INTEGER:
+        return int(text)
+    raise PageError(
+        Explanation(
+            finding=f"In this address “{name}” has to be a whole number of at most 16 digits.",
+            advice="Follow a list's own links, or take the parameter away to begin at its top.",
+        )
+    )

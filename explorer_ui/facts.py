@@ -1,0 +1,91 @@
+"""A receipt's signed facts in reading order, and the steps from its leaf to the tree root."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from explorer_ui.format import decimal, duration, money, units
+from ledger.transaction import ReceiptPayload
+from ledger.views import InclusionView
+
+Kind = Literal["code", "filter", "text", "time"]
+"""How a value is shown: to be copied, as a link to a narrowed list, as it is, or as a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """One line of the table of signed facts."""
+
+    label: str
+    value: str | int
+    """Untrusted, except for times, which are integer milliseconds."""
+    kind: Kind = "text"
+    parameter: str = ""
+    """Of a `filter`: the list's query parameter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStep:
+    """One sibling on the way up."""
+
+    side: Literal["left", "right"]
+    """Where the sibling stands when the two are hashed together."""
+    hash: str
+
+
+def list_facts(payload: ReceiptPayload) -> list[tuple[str, list[Fact]]]:
+    """Return every signed field but version and type, grouped under headings."""
+    unknown = "not stated"
+    return [
+        ("Who", [
+            Fact(label="Client", value=payload.client, kind="filter", parameter="client"),
+            Fact(label="Miner", value=payload.provider, kind="filter", parameter="miner"),
+            Fact(label="Coordinator", value=payload.coordinator, kind="code"),
+        ]),
+        ("What", [
+            Fact(label="Job", value=payload.job_id, kind="code"),
+            Fact(label="Attempt", value=payload.attempt),
+            Fact(label="Model", value=payload.model, kind="filter", parameter="model"),
+            Fact(label="Model digest", value=payload.model_digest or unknown, kind="code"),
+            Fact(label="Prompt digest", value=payload.prompt_digest, kind="code"),
+            Fact(label="Result digest", value=payload.result_digest, kind="code"),
+            Fact(label="Token ids digest", value=payload.tokens_digest or unknown, kind="code"),
+        ]),
+        ("How", [
+            Fact(label="At most", value=f"{payload.max_tokens:,} new tokens"),
+            Fact(label="Temperature", value=decimal(payload.temperature_micros)),
+            Fact(label="Top-p", value=decimal(payload.top_p_micros)),
+            Fact(label="Seed", value=str(payload.seed)),
+            Fact(label="Sampler", value=payload.sampler or unknown),
+        ]),
+        ("How much", [
+            Fact(label="Prompt", value=units(payload.prompt_tokens * 1_000_000, "tokens")),
+            Fact(label="Answer", value=units(payload.completion_tokens * 1_000_000, "tokens")),
+            Fact(label="Billed", value=units(payload.units_micros, payload.unit_type)),
+            Fact(label="Metered by", value=f"the {payload.metered_by}"),
+            Fact(label="Price", value=money(payload.price_micros)),
+        ]),
+        ("When", [
+            Fact(label="Started", value=payload.started_at_ms, kind="time"),
+            Fact(label="Completed", value=payload.completed_at_ms, kind="time"),
+            Fact(label="Took", value=duration(payload.completed_at_ms - payload.started_at_ms)),
+        ]),
+        ("Where", [
+            Fact(label="Receipt", value=payload.receipt_id, kind="code"),
+            Fact(label="Genesis", value=payload.genesis, kind="code"),
+        ]),
+    ]  # fmt: skip
+
+
+def list_path(inclusion: InclusionView) -> list[PathStep]:
+    """Return the siblings from leaf to root. Sides: RFC 9162, section 2.1.3.2."""
+    steps: list[PathStep] = []
+    index, last = inclusion.leaf, inclusion.tree_size - 1
+    for sibling in inclusion.path:
+        is_left = index % 2 == 1 or index == last
+        steps.append(PathStep(side="left" if is_left else "right", hash=sibling))
+        while is_left and index % 2 == 0 and index:
+            index, last = index >> 1, last >> 1
+        index, last = index >> 1, last >> 1
+    return steps

@@ -1,0 +1,141 @@
+"""The explorer's routes, and the handler that shows errors as pages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from explorer_ui.blocks import Blocks
+from explorer_ui.errors import ErrorPage, NotFoundError, PageError
+from explorer_ui.explain import MAX_QUERY, Explanation
+from explorer_ui.home import Home
+from explorer_ui.receipts import Receipts
+from explorer_ui.search import Search
+from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
+from explorer_ui.sources import HeadWatch, Views
+from ledger.encoding import encode
+from ledger.views import HeadView
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+ErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
+
+_ROBOTS = "User-agent: *\nDisallow: /_f/\nDisallow: /search\n"
+_BROKEN = Explanation(
+    finding="Something went wrong on this node, and it is our fault, not yours.",
+    advice="What was final stays final. Try again in a moment; the node's log says more.",
+)
+_NO_PAGE = Explanation(
+    finding="There is no page at this address.",
+    advice="Search for what you had in mind, or begin at the home page.",
+)
+
+
+def build_explorer(
+    views: Views, *, clock_ms: Callable[[], int], head_changed: HeadWatch, release: str
+) -> list[BaseRoute]:
+    """Return the routes of all pages, to be mounted at the root beside the API's.
+
+    Args:
+        views: the reads.
+        clock_ms: Unix milliseconds, for the figures of the last 24 hours.
+        head_changed: rings for new blocks and for the end of the process.
+        release: version of the node, as the footer shows it.
+    """
+    site = Site(release=release)
+    home = Home(site=site, views=views, head_changed=head_changed, clock_ms=clock_ms)
+    blocks = Blocks(site=site, views=views)
+    receipts = Receipts(site=site, views=views, clock_ms=clock_ms)
+    search = Search(site=site, views=views)
+
+    async def static(request: Request) -> Response:
+        return site.static(request) or PlainTextResponse("no such file\n", 404)
+
+    async def robots(_: Request) -> Response:
+        return PlainTextResponse(_ROBOTS, headers={"X-Content-Type-Options": "nosniff"})
+
+    async def old_address(request: Request) -> Response:
+        return Response(status_code=307, headers={"Location": Address(request)("/")})
+
+    def page(path: str, endpoint: Endpoint) -> Route:
+        return Route(path, _with_error_page(site, views, endpoint))
+
+    def data(path: str, endpoint: Endpoint) -> Route:
+        return Route(path, _with_json_error(endpoint))
+
+    return [
+        page("/", home.page),
+        Route("/_f/home", home.fragment),
+        Route("/_f/home/stream", home.stream),
+        page("/blocks", blocks.list),
+        data("/blocks/{key}.json", blocks.block_json),
+        page("/blocks/{key}", blocks.block),
+        data("/txs/{key}.json", blocks.transaction_json),
+        page("/txs/{key}", blocks.transaction),
+        page("/receipts", receipts.list),
+        page("/receipts/{key}", receipts.receipt),
+        page("/search", search.page),
+        Route("/static/{release}/{name:path}", static),
+        Route("/robots.txt", robots),
+        Route("/explorer", old_address),
+    ]
+
+
+def build_error_handler(views: Views, *, release: str) -> ErrorHandler:
+    """Return a handler for HTTPException and Exception on paths that are pages.
+
+    For an address without a page it says so; for our own bug it shows a page that reads nothing,
+    with status 500 (log the exception before calling it).
+    """
+    site = Site(release=release)
+
+    async def handle(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            page = ErrorPage(status=500, title="This page failed", explanation=_BROKEN, text="")
+            return _answer_error(site, request, None, page)
+        title, explanation = NotFoundError.title, _NO_PAGE
+        if error.status_code != 404:
+            finding = f"This node answered: {error.detail}."
+            title = PageError.title
+            explanation = Explanation(finding=finding, advice=_NO_PAGE.advice)
+        page = ErrorPage(status=error.status_code, title=title, explanation=explanation, text="")
+        answer = _answer_error(site, request, views.head(), page)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    return handle
+
+
+def _with_error_page(site: Site, views: Views, endpoint: Endpoint) -> Endpoint:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except PageError as error:
+            page = ErrorPage(
+                status=error.status,
+                title=error.title,
+                explanation=error.explanation,
+                text=request.path_params.get("key", "")[:MAX_QUERY],
+            )
+            return _answer_error(site, request, views.head(), page)
+
+    return guarded
+
+
+def _with_json_error(endpoint: Endpoint) -> Endpoint:
+    async def guarded(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except PageError as error:
+            body = encode({"detail": error.explanation.finding})
+            return Response(body, error.status, SECURITY_HEADERS, "application/json")
+
+    return guarded
+
+
+def _answer_error(site: Site, request: Request, head: HeadView | None, page: ErrorPage) -> Response:
+    frame = Frame(title=page.title, query=page.text)
+    return site.page("error.html", request, frame=frame, page=page, head=head, status=page.status)

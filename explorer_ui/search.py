@@ -1,0 +1,75 @@
+"""Search: an exact hit leads to its page; anything else is told what it looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from explorer_ui.explain import MAX_QUERY, Explanation, explain
+from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
+from explorer_ui.sources import Views
+from ledger.views import ReceiptFilter
+
+_PAGES = {"block": "/blocks/", "receipt": "/receipts/", "transaction": "/txs/"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchPage:
+    """What was looked for and not found exactly."""
+
+    query: str
+    """Untrusted, without white space around it."""
+    explanation: Explanation | None
+    """None for an empty query."""
+    lists: list[str]
+    """Receipt filters (`model`, `miner`, `client`) under which the query has receipts."""
+
+
+class Search:
+    """Serves `/search`."""
+
+    def __init__(self, *, site: Site, views: Views) -> None:
+        self._site = site
+        self._views = views
+
+    async def page(self, request: Request) -> Response:
+        """Answer `/search?q=`: 303 to an exact hit, else a page that helps further."""
+        query = request.query_params.get("q", "").strip()
+        head = self._views.head()
+        tag = self._site.tag(request, head)
+        if (unchanged := self._site.unchanged(request, tag)) is not None:
+            return unchanged
+        lists: list[str] = []
+        explanation = None
+        if len(query) > MAX_QUERY:
+            explanation = Explanation(
+                finding=f"This is longer than {MAX_QUERY} characters, and nothing here is.",
+                advice="Search for one height, hash, id, account or name at a time.",
+            )
+        elif query:
+            if (path := self._find(query)) is not None:
+                location = Address(request)(path)
+                return Response(status_code=303, headers=SECURITY_HEADERS | {"Location": location})
+            lists = self._find_lists(query)
+            explanation = None if lists else explain(query, head)
+        page = SearchPage(query=query, explanation=explanation, lists=lists)
+        frame = Frame(title="Search", query=query[:MAX_QUERY])
+        return self._site.page("search.html", request, frame=frame, page=page, head=head, tag=tag)
+
+    def _find(self, query: str) -> str | None:
+        # People copy heights as pages print them: #20,411.
+        plain = query.removeprefix("#").replace(",", "")
+        hit = self._views.search(plain if plain.isascii() and plain.isdigit() else query)
+        if hit is None or hit.kind == "account":
+            return None
+        return _PAGES[hit.kind] + hit.key
+
+    def _find_lists(self, query: str) -> list[str]:
+        filters = {
+            "model": ReceiptFilter(model=query),
+            "miner": ReceiptFilter(provider=query),
+            "client": ReceiptFilter(client=query),
+        }
+        return [name for name, wanted in filters.items() if self._views.receipts(wanted, limit=1)]

@@ -1,0 +1,93 @@
+"""What the explorer is given: read models, and a bell that rings when the chain grows.
+
+`ledger.views.LedgerViews` is a `Views`; the node supplies the `HeadWatch`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ledger.views import (
+    BlockView,
+    HeadView,
+    InclusionView,
+    ReceiptFilter,
+    ReceiptView,
+    SearchHit,
+    StatsView,
+    TransactionView,
+)
+
+
+class ClosingError(Exception):
+    """The node is shutting down: whoever waits for the head ends now."""
+
+
+class HeadWatch(Protocol):
+    """Tells when there is a newer head."""
+
+    async def wait(self, height: int) -> int:
+        """Return the head's height as soon as it is above `height`. May be cancelled.
+
+        Raises:
+            ClosingError: the node is shutting down. Must be raised, to waiting and to later
+                callers, when the stop signal arrives and not in the lifespan's end: a server
+                waits for its open responses before it ends the lifespan.
+        """
+        ...
+
+
+class Views(Protocol):
+    """The short, synchronous reads that pages are made of. Lists are newest first."""
+
+    def head(self) -> HeadView:
+        """Return where the chain stands."""
+        ...
+
+    def stats(self, now_ms: int) -> StatsView:
+        """Return the figures of the home page."""
+        ...
+
+    def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
+        """Return final blocks below height `before`."""
+        ...
+
+    def block(self, height: int) -> BlockView | None:
+        """Return one block."""
+        ...
+
+    def block_by_hash(self, hash_hex: str) -> BlockView | None:
+        """Return one block."""
+        ...
+
+    def block_transactions(
+        self, height: int, *, limit: int, after: int | None = None
+    ) -> list[TransactionView]:
+        """Return a block's transactions in leaf order, above leaf `after`."""
+        ...
+
+    def transaction(self, id_hex: str) -> TransactionView | None:
+        """Return one transaction, final or pending."""
+        ...
+
+    def receipts(
+        self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
+    ) -> list[ReceiptView]:
+        """Return receipts below cursor `before`, pending ones first."""
+        ...
+
+    def receipt(self, receipt_id: str) -> ReceiptView | None:
+        """Return one receipt, final or pending."""
+        ...
+
+    def inclusion(self, leaf: int, height: int) -> InclusionView:
+        """Return the path of a leaf to the root of the block at `height`."""
+        ...
+
+    def search(self, query: str) -> SearchHit | None:
+        """Return what the query names exactly."""
+        ...
+
+    def raw_block(self, height: int) -> bytes | None:
+        """Return the canonical JSON of a block's header and certificate."""
+        ...

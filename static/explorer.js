@@ -1,0 +1,120 @@
+// Comforts on top of pages that are whole without them: theme, ages, "/", copying, pausing.
+(() => {
+  "use strict";
+
+  const THEMES = ["system", "light", "dark"];
+  const root = document.documentElement;
+
+  function readTheme() {
+    try { return localStorage.getItem("theme"); } catch { return null; }
+  }
+
+  function applyTheme(theme) {
+    if (theme === "light" || theme === "dark") root.dataset.theme = theme;
+    else delete root.dataset.theme;
+  }
+
+  applyTheme(readTheme()); // before the first paint: this script blocks on purpose
+
+  function describeAge(ms) {
+    const s = Math.floor(ms / 1000);
+    if (s < 1) return "just now";
+    if (s < 60) return `${s} s ago`;
+    if (s < 3600) return `${Math.floor(s / 60)} min ago`;
+    if (s < 86400) return `${Math.floor(s / 3600)} h ago`;
+    return `${Math.floor(s / 86400)} d ago`;
+  }
+
+  function showAges() {
+    for (const time of document.querySelectorAll("time[data-age]")) {
+      time.title ||= `${time.textContent} UTC`;
+      const text = describeAge(Date.now() - Date.parse(time.dateTime));
+      if (time.textContent !== text) time.textContent = text;
+    }
+  }
+
+  function addThemeButton() {
+    const button = document.createElement("button");
+    let theme = readTheme() ?? THEMES[0];
+    const label = () => { button.textContent = `Theme: ${theme}`; };
+    button.type = "button";
+    button.addEventListener("click", () => {
+      theme = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+      try { localStorage.setItem("theme", theme); } catch { /* private mode: this page only */ }
+      applyTheme(theme);
+      label();
+    });
+    label();
+    document.getElementById("theme")?.append(button);
+  }
+
+  function addCopyButtons() {
+    if (!navigator.clipboard) return; // plain HTTP on another machine has none
+    for (const source of document.querySelectorAll("[data-copy]")) {
+      const button = document.createElement("button");
+      const text = source.textContent;
+      button.type = "button";
+      button.className = "copy";
+      button.textContent = "Copy";
+      button.setAttribute("aria-label", `Copy the ${source.dataset.copy}`);
+      button.addEventListener("click", async () => {
+        try {
+          await navigator.clipboard.writeText(text);
+          button.textContent = "Copied";
+        } catch {
+          button.textContent = "Refused";
+        }
+        setTimeout(() => { button.textContent = "Copy"; }, 1500);
+      });
+      source.after(button);
+    }
+  }
+
+  function focusSearchOnSlash(event) {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+    const field = document.getElementById("find");
+    if (!field) return;
+    event.preventDefault();
+    field.focus();
+    field.select();
+  }
+
+  // While paused a swap is held back; the last one held is made up for on resuming.
+  function addPause() {
+    const bar = document.getElementById("pause");
+    if (!bar) return;
+    const button = bar.querySelector("button");
+    const note = bar.querySelector("[role=status]");
+    let paused = false;
+    let held = null;
+    document.addEventListener("htmx:before:swap", (event) => {
+      if (!paused) return;
+      event.preventDefault();
+      held = event.detail.ctx;
+      note.textContent = "There is something newer.";
+    });
+    button.addEventListener("click", async () => {
+      paused = !paused;
+      button.setAttribute("aria-pressed", String(paused));
+      button.textContent = paused ? "Resume live updates" : "Pause live updates";
+      note.textContent = paused ? "This page stands still." : "";
+      if (!paused && held) {
+        const ctx = held;
+        held = null;
+        await window.htmx.swap(ctx);
+      }
+    });
+    bar.hidden = false;
+  }
+
+  document.addEventListener("keydown", focusSearchOnSlash);
+  document.addEventListener("htmx:after:swap", showAges);
+  document.addEventListener("DOMContentLoaded", () => {
+    showAges();
+    addThemeButton();
+    addCopyButtons();
+    addPause();
+    setInterval(() => { if (!document.hidden) showAges(); }, 1000);
+  });
+})();

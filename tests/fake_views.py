@@ -1,0 +1,306 @@
+"""A chain in memory behind the explorer's two protocols, deterministic and quick to change.
+
+It holds whatever a test puts in, also what no valid ledger could: names are not validated, so that
+hostile text reaches every field a page shows.
+"""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+
+from explorer_ui import ClosingError
+from ledger import merkle
+from ledger.block import Certificate, Header, hash_header
+from ledger.encoding import encode
+from ledger.keys import KeyPair
+from ledger.transaction import ReceiptPayload, build_transaction, sign_payload
+from ledger.views import (
+    BlockView,
+    HeadView,
+    InclusionView,
+    ReceiptFilter,
+    ReceiptView,
+    SearchHit,
+    StatsView,
+    TransactionView,
+    VoteView,
+)
+
+START_MS = 1_785_000_000_000
+GENESIS = hashlib.sha256(b"fake genesis").hexdigest()
+PENDING_CURSOR = 1 << 52
+COORDINATOR = KeyPair.from_seed(bytes([1]) * 32)
+MINER = KeyPair.from_seed(bytes([2]) * 32)
+AUTHORITIES = [KeyPair.from_seed(bytes([10 + n]) * 32) for n in range(4)]
+NAMES = ["north", "east", "south", "west"]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def receipt_id(number: int) -> str:
+    letters = "abcdefghijklmnopqrstuvwxyz234567"
+    return "rcp_" + "".join(letters[b % 32] for b in hashlib.sha256(b"%d" % number).digest()[:26])
+
+
+def build_payload(number: int, **changes) -> ReceiptPayload:
+    completion = 18 + number % 40
+    values = {
+        "genesis": GENESIS,
+        "receipt_id": receipt_id(number),
+        "job_id": f"job_01K1{number:022d}",
+        "attempt": 1,
+        "client": "demo",
+        "provider": MINER.account,
+        "coordinator": COORDINATOR.account,
+        "model": "smollm2:135m",
+        "model_digest": digest("model"),
+        "prompt_digest": digest(f"prompt {number}"),
+        "result_digest": digest(f"result {number}"),
+        "tokens_digest": "",
+        "max_tokens": 64,
+        "temperature_micros": 700_000,
+        "top_p_micros": 950_000,
+        "seed": 4_503_599_627_370_495,
+        "sampler": "top-p.v1",
+        "prompt_tokens": 20,
+        "completion_tokens": completion,
+        "unit_type": "tokens",
+        "units_micros": (20 + completion) * 1_000_000,
+        "price_micros": (20 + completion) * 10,
+        "started_at_ms": START_MS + number * 9_000,
+        "completed_at_ms": START_MS + number * 9_000 + 1_240,
+        "metered_by": "provider",
+    }
+    return ReceiptPayload(**values | changes)
+
+
+@dataclass
+class FakeViews:
+    """Implements `explorer_ui.Views`; also rings its bell as a `HeadWatch`."""
+
+    network: str = "aitbc-local"
+    authority_names: list[str] = field(default_factory=lambda: list(NAMES))
+    signers: int = 3
+    chain: list[BlockView] = field(default_factory=list)
+    raw: list[bytes] = field(default_factory=list)
+    final: list[TransactionView] = field(default_factory=list)
+    pending: list[TransactionView] = field(default_factory=list)
+    miner_ids: dict[str, str] = field(default_factory=dict)
+    jobs_24h: int = 7
+    bell: asyncio.Condition = field(default_factory=asyncio.Condition)
+    closing: bool = False
+
+    # --- filling it -----------------------------------------------------------------------------
+
+    def add_receipt(self, number: int, *, miner_id: str | None = "miner-a", **changes) -> str:
+        payload = build_payload(number, **changes)
+        signatures = [sign_payload(payload, COORDINATOR, "coordinator")]
+        if payload.provider == MINER.account:
+            signatures.append(sign_payload(payload, MINER, "provider"))
+        transaction = build_transaction(payload, signatures)
+        self.pending.append(
+            TransactionView(
+                id=transaction.id.hex(),
+                type="receipt",
+                finality="pending",
+                cursor=PENDING_CURSOR + number,
+                leaf=None,
+                height=None,
+                time_ms=payload.completed_at_ms + 10,
+                size_bytes=len(transaction.envelope),
+                payload=payload,
+                signatures=transaction.signatures,
+            )
+        )
+        if miner_id is not None:
+            self.miner_ids[payload.receipt_id] = miner_id
+        return payload.receipt_id
+
+    def seal(self) -> BlockView:
+        height, first_leaf = len(self.chain) + 1, len(self.final)
+        time_ms = max(START_MS + height * 9_000, self.pending[-1].time_ms + 40)
+        for offset, transaction in enumerate(self.pending):
+            leaf = first_leaf + offset
+            changed = {"finality": "final", "cursor": leaf, "leaf": leaf, "height": height}
+            self.final.append(replace(transaction, time_ms=time_ms, **changed))
+        count, self.pending = len(self.pending), []
+        header = Header(
+            genesis=GENESIS,
+            height=height,
+            prev_hash=self.chain[-1].hash if self.chain else GENESIS,
+            time_ms=time_ms,
+            tree_size=len(self.final),
+            tree_root=self.root(len(self.final)),
+            set_hash=digest("set"),
+            next_set_hash=digest("set"),
+            proposer=AUTHORITIES[height % 4].account,
+        )
+        signed = [(n, AUTHORITIES[n].sign(encode(header))) for n in range(self.signers)]
+        votes = dict(signed)
+        block = BlockView(
+            height=height,
+            hash=hash_header(header).hex(),
+            prev_hash=header.prev_hash,
+            time_ms=time_ms,
+            transactions=count,
+            first_leaf=first_leaf,
+            tree_size=header.tree_size,
+            tree_root=header.tree_root,
+            set_hash=header.set_hash,
+            next_set_hash=header.next_set_hash,
+            proposer=header.proposer,
+            proposer_name=self.authority_names[height % 4],
+            size_bytes=sum(t.size_bytes for t in self.final[first_leaf:]),
+            view=0,
+            votes=tuple(
+                VoteView(index=n, account=key.account, name=name, signature=votes.get(n))
+                for n, (key, name) in enumerate(zip(AUTHORITIES, self.authority_names, strict=True))
+            ),
+            quorum=3,
+        )
+        certificate = Certificate(view=0, votes=tuple(signed))
+        self.chain.append(block)
+        self.raw.append(encode({"certificate": certificate, "header": header}))
+        return block
+
+    async def announce(self) -> None:
+        async with self.bell:
+            self.bell.notify_all()
+
+    async def close(self) -> None:
+        self.closing = True
+        await self.announce()
+
+    async def wait(self, height: int) -> int:
+        async with self.bell:
+            await self.bell.wait_for(lambda: self.closing or len(self.chain) > height)
+        if self.closing:
+            raise ClosingError
+        return len(self.chain)
+
+    # --- the tree -------------------------------------------------------------------------------
+
+    def leaf_hash(self, leaf: int) -> bytes:
+        return merkle.hash_leaf(self.final[leaf].id.encode())
+
+    def node(self, level: int, index: int) -> bytes:
+        if level == 0:
+            return self.leaf_hash(index)
+        left, right = self.node(level - 1, 2 * index), self.node(level - 1, 2 * index + 1)
+        return merkle.hash_children(left, right)
+
+    def root(self, size: int) -> str:
+        return merkle.compute_root(size, self.node).hex()
+
+    # --- reads ----------------------------------------------------------------------------------
+
+    def head(self) -> HeadView:
+        block = self.chain[-1] if self.chain else None
+        return HeadView(
+            network=self.network,
+            genesis=GENESIS,
+            height=block.height if block else 0,
+            hash=block.hash if block else GENESIS,
+            time_ms=block.time_ms if block else START_MS,
+            votes=block.signed if block else 0,
+            authorities=len(AUTHORITIES),
+            pending_transactions=len(self.pending),
+        )
+
+    def stats(self, now_ms: int) -> StatsView:
+        assert now_ms > START_MS
+        prices = sorted(t.payload.price_micros for t in self.final)
+        return StatsView(
+            total_jobs=len(self.final) + len(self.pending),
+            jobs_24h=self.jobs_24h,
+            active_miners=1,
+            total_receipts=len(self.final),
+            block_height=len(self.chain),
+            median_price_micros=prices[len(prices) // 2] if prices else None,
+            block_time_ms=9_000 if len(self.chain) > 1 else None,
+        )
+
+    def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
+        rows = [b for b in reversed(self.chain) if before is None or b.height < before]
+        return rows[:limit]
+
+    def block(self, height: int) -> BlockView | None:
+        return self.chain[height - 1] if 0 < height <= len(self.chain) else None
+
+    def block_by_hash(self, hash_hex: str) -> BlockView | None:
+        return next((b for b in self.chain if b.hash == hash_hex), None)
+
+    def block_transactions(self, height, *, limit, after=None) -> list[TransactionView]:
+        rows = [t for t in self.final if t.height == height and (after is None or t.leaf > after)]
+        return rows[:limit]
+
+    def transaction(self, id_hex: str) -> TransactionView | None:
+        return next((t for t in self.final + self.pending if t.id == id_hex), None)
+
+    def receipts(self, wanted: ReceiptFilter, /, *, limit, before=None) -> list[ReceiptView]:
+        rows = [
+            self.view(t)
+            for t in sorted(self.final + self.pending, key=lambda t: -t.cursor)
+            if before is None or t.cursor < before
+        ]
+        return [row for row in rows if matches(row, wanted)][:limit]
+
+    def receipt(self, receipt_id: str) -> ReceiptView | None:
+        found = [t for t in self.final + self.pending if t.payload.receipt_id == receipt_id]
+        return self.view(found[0]) if found else None
+
+    def view(self, transaction: TransactionView) -> ReceiptView:
+        miner_id = self.miner_ids.get(transaction.payload.receipt_id)
+        return ReceiptView(transaction=transaction, miner_id=miner_id)
+
+    def inclusion(self, leaf: int, height: int) -> InclusionView:
+        size = self.chain[height - 1].tree_size
+        path = merkle.build_inclusion_path(leaf, size, self.node)
+        return InclusionView(
+            leaf=leaf,
+            leaf_hash=self.leaf_hash(leaf).hex(),
+            path=tuple(node.hex() for node in path),
+            tree_size=size,
+            tree_root=self.root(size),
+        )
+
+    def search(self, query: str) -> SearchHit | None:
+        if query.isdigit():
+            return SearchHit(kind="block", key=query) if self.block(int(query)) else None
+        if block := self.block_by_hash(query):
+            return SearchHit(kind="block", key=str(block.height))
+        if self.transaction(query):
+            return SearchHit(kind="transaction", key=query)
+        if self.receipt(query):
+            return SearchHit(kind="receipt", key=query)
+        if query == MINER.account:
+            return SearchHit(kind="account", key=query)
+        return None
+
+    def raw_block(self, height: int) -> bytes | None:
+        return self.raw[height - 1] if 0 < height <= len(self.raw) else None
+
+
+def matches(row: ReceiptView, wanted: ReceiptFilter) -> bool:
+    return (
+        wanted.model in (None, row.payload.model)
+        and wanted.client in (None, row.payload.client)
+        and wanted.provider in (None, row.payload.provider, row.miner_id)
+    )
+
+
+def replace(view: TransactionView, **changes) -> TransactionView:
+    values = {name: getattr(view, name) for name in TransactionView.__slots__}
+    return TransactionView(**values | changes)
+
+
+def build_chain(blocks: int, *, per_block: int = 2, **changes) -> FakeViews:
+    views, number = FakeViews(), 0
+    for _ in range(blocks):
+        for _ in range(per_block):
+            views.add_receipt(number, **changes)
+            number += 1
+        views.seal()
+    return views
