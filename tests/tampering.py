@@ -17,15 +17,16 @@ from typing import Any
 import msgspec
 
 from ledger import merkle
-from ledger.block import Genesis, Header, VoteKind, hash_genesis
+from ledger.block import Genesis, Header, VoteKind, hash_authority_set, hash_genesis
 from ledger.encoding import decode_base64url, encode, encode_base64url
-from ledger.keys import SIGNATURE_BYTES, encode_account
+from ledger.keys import SIGNATURE_BYTES, KeyPair, encode_account
 from ledger.proof import ProofBundle, parse_disclosure, verify_bundle
 from ledger.transaction import Signature, Transaction, build_signed_message, build_transaction
 from tests import edwards
 from tests.builders import (
     TOKEN_IDS,
     Chain,
+    build_authority_set,
     build_certificate,
     build_chain,
     build_disclosure,
@@ -505,6 +506,20 @@ def _epochs() -> list[Case]:
             "a change above the header",
             lambda d: d["epochs"][1]["header"].update(height=d["header"]["height"]),
         ),
+        case(
+            "a change at the header's height, certified",
+            lambda d: _recertify(d, 1, build_members(5, epoch=1), height=d["header"]["height"]),
+        ),
+        case(
+            "two changes at one height, certified",
+            lambda d: _recertify(d, 1, build_members(5, epoch=1), height=first["header"]["height"]),
+        ),
+        case(
+            "a change of another network, certified",
+            lambda d: _recertify(d, 0, build_members(4), genesis="ab" * 32),
+        ),
+        case("a set that the change does not name, with a header of its own", _usurp),
+        _account_twice(),
         _stranger_in(why="a change by a stranger alone", sealed_by_stranger=True, epoch_step=1),
         _stranger_in(why="a change that skips an epoch", sealed_by_stranger=False, epoch_step=2),
     ]
@@ -514,6 +529,38 @@ def _self_certified(chain: Chain) -> Document:
     certificate = build_certificate(chain.epochs[1].header, build_members(7, epoch=2))
     document: Document = msgspec.to_builtins(certificate)
     return document
+
+
+def _recertify(document: Document, place: int, members: list[KeyPair], **fields: Any) -> None:
+    """Change the header of one epoch and let those certify it who certified it before."""
+    epoch = document["epochs"][place]
+    header = msgspec.convert(epoch["header"] | fields, Header)
+    epoch["header"] = msgspec.to_builtins(header)
+    epoch["certificate"] = msgspec.to_builtins(build_certificate(header, members))
+
+
+def _usurp(document: Document) -> None:
+    """Swap the last set for a stranger's, and let the stranger certify the header."""
+    members = [build_key("authority 0"), build_key("stranger")]
+    usurper = build_authority_set(members, epoch=2)
+    document["epochs"][1]["authority_set"] = msgspec.to_builtins(usurper)
+    fields = document["header"] | {"set_hash": hash_authority_set(usurper).hex()}
+    header = msgspec.convert(fields, Header)
+    document["header"] = msgspec.to_builtins(header)
+    document["certificate"] = msgspec.to_builtins(build_certificate(header, members))
+
+
+def _account_twice() -> Case:
+    """The authorities agreed on a set in which one of them would vote twice."""
+    chain = build_chain(1, blocks=[1])
+    chain.change_authorities(chain.members * 2, build_receipt(chain.genesis, 2))
+    chain.append(build_receipt(chain.genesis, 3))
+    return Case(
+        why="a set that lists an account twice",
+        genesis=chain.genesis,
+        bundle=_text(chain.bundle(2)),
+        failed=AUTHORITIES_UNKNOWN,
+    )
 
 
 def _stranger_in(*, why: str, sealed_by_stranger: bool, epoch_step: int) -> Case:

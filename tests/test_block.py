@@ -228,6 +228,13 @@ def test_a_quorum_is_more_than_two_thirds(count, quorum):
     assert 3 * (quorum - 1) <= 2 * count
 
 
+def test_a_set_finds_its_members_by_account():
+    keys = build_members(4)
+    authority_set = build_authority_set(keys)
+    assert [authority_set.index_of(key.account) for key in keys] == [0, 1, 2, 3]
+    assert authority_set.index_of(build_key("stranger").account) is None
+
+
 def check(chain, certificate, **changes):
     header = msgspec.structs.replace(chain.blocks[0].header, **changes)
     verify_certificate(certificate, header=header, authority_set=chain.genesis.authority_set)

@@ -99,6 +99,8 @@ def test_a_malformed_signature_is_refused(signature):
 def test_a_signature_by_no_account_is_refused():
     with pytest.raises(InvalidKeyError):
         verify_signature("nobody", b"", "A" * 86)
+    with pytest.raises(script.ClaimError, match="'nobody' is not an account"):
+        script.check_signature("nobody", b"", "A" * 86)
 
 
 @pytest.mark.parametrize("case", SIGNATURES["cases"], ids=lambda case: case["why"])

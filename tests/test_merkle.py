@@ -169,8 +169,11 @@ def test_a_changed_consistency_proof_fails(old, new):
             verify_extension(old, new, [*path[:place], bytes(32), *path[place + 1 :]])
         with pytest.raises(InvalidProofError):
             verify_extension(old, new, path[:place] + path[place + 1 :])
+    with pytest.raises(InvalidProofError, match="longer than the tree is high"):
+        verify_extension(old, new, [*path, bytes(32)])
+    with pytest.raises(InvalidProofError, match=r"shorter than the tree is high|is empty"):
+        verify_extension(old, new, path[:-1])
     for changes in (
-        {"path": [*path, bytes(32)]},
         {"path": []},
         {"path": path, "old_root": bytes(32)},
         {"path": path, "new_root": bytes(32)},

@@ -158,6 +158,17 @@ def test_bundles_and_disclosures_over_their_bounds_are_refused():
         parse_disclosure(b" " * (MAX_DISCLOSURE_BYTES + 1))
 
 
+def test_a_digest_that_the_receipt_leaves_empty_is_told_from_a_wrong_one():
+    chain = build_chain(1, blocks=[1])
+    chain.append(build_receipt(chain.genesis, 2, tokens_digest=""))
+    verdict = verify_bundle(
+        encode(chain.bundle(1)), genesis=chain.genesis, disclosure=build_disclosure(2)
+    )
+    (failed,) = [claim for claim in verdict.claims if claim.status == "failed"]
+    assert failed.name == "tokens_digest"
+    assert failed.detail == "tokens_digest: the receipt names none to compare with"
+
+
 def test_a_disclosure_may_have_any_spelling():
     text = b' {"prompt_salt" : "", "prompt":"\\u0061"}\n'
     assert parse_disclosure(text) == Disclosure(prompt="a")

@@ -30,10 +30,6 @@ def test_the_code_reproduces_every_generated_file(path):
     assert path.read_text(encoding="utf-8") == FILES[path]
 
 
-def test_no_vector_file_is_left_over():
-    assert {path for path in FILES if path.suffix == ".json"} == set(vectors.VECTORS.glob("*.json"))
-
-
 def test_check_says_which_file_differs(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(vectors.sys, "argv", ["vectors.py", "--check"])
     assert vectors.main() == 0
