@@ -228,10 +228,15 @@ def test_a_result_that_comes_just_too_late_is_told_why(node, meanwhile, code):
     job = node.submit()
     node.claim(job)
 
+    released = threading.Event()
+
     async def both():
+        node.store.write(lambda _: released.wait(TIMEOUT_S))
         report = Report(miner_id="m1", result="r")
         first = asyncio.create_task(meanwhile(node, job))
         second = asyncio.create_task(node.coordinator.complete(MINER, job.job_id, report))
+        await asyncio.sleep(0)  # both have read the job as running, and wait for the writer
+        released.set()
         return await asyncio.gather(first, second, return_exceptions=True)
 
     _, error = node.do(both())
