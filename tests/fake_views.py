@@ -8,8 +8,10 @@ import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
-from explorer_ui import ClosingError
+from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger import merkle
 from ledger.block import Certificate, Header, hash_header
 from ledger.encoding import encode
@@ -305,3 +307,15 @@ def build_chain(blocks: int, *, per_block: int = 2, **changes) -> FakeViews:
             number += 1
         views.seal()
     return views
+
+
+def now_ms() -> int:
+    return START_MS + 86_400_000
+
+
+def build_app(views: FakeViews) -> Starlette:
+    handler = build_error_handler(views, release="1.2.3")
+    return Starlette(
+        routes=build_explorer(views, clock_ms=now_ms, head_changed=views, release="1.2.3"),
+        exception_handlers={HTTPException: handler, Exception: handler},
+    )
