@@ -1,8 +1,8 @@
 """What the REST face needs from the node behind it.
 
-`Market` takes every write and every private read; `node` fulfils it. Public reads go through
-`ledger.views`. Refusals are `MarketError`s, whose code decides the HTTP status; a full write queue
-is `ledger.store.database.DatabaseBusyError`.
+`Market` takes every write and every private read; `node` fulfils it. `Views` are the public reads
+of `ledger.views.LedgerViews`. Refusals are `MarketError`s, whose code decides the HTTP status; a
+full write queue is `ledger.store.database.DatabaseBusyError`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from ledger.jobs import (
     Registration,
     Report,
 )
-from ledger.views import ReceiptView
+from ledger.views import (
+    BlockView,
+    HeadView,
+    ReceiptFilter,
+    ReceiptView,
+    StatsView,
+    TransactionView,
+)
 
 
 class Market(Protocol):
@@ -76,3 +83,30 @@ class Market(Protocol):
 
     async def miner_heartbeat(self, caller: Caller, miner_id: str) -> Miner:
         """Note that a miner is alive."""
+
+
+class Views(Protocol):
+    """The public reads. Short and synchronous; lists are newest first, below cursor `before`."""
+
+    def head(self) -> HeadView:
+        """Return where the chain stands."""
+
+    def stats(self, now_ms: int) -> StatsView:
+        """Return the network's figures."""
+
+    def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
+        """Return final blocks."""
+
+    def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
+        """Return transactions, pending ones first."""
+
+    def receipts(
+        self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
+    ) -> list[ReceiptView]:
+        """Return receipts, pending ones first."""
+
+    def receipt(self, receipt_id: str, /) -> ReceiptView | None:
+        """Return a receipt, final or pending."""
+
+    def bundle(self, receipt_id: str, /) -> bytes | None:
+        """Return the canonical proof bundle of a final receipt."""

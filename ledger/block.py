@@ -43,8 +43,8 @@ class Authority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """One member of an authority set: somebody who seals blocks."""
 
     account: Annotated[str, msgspec.Meta(max_length=90)]
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
-    url: Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[!-~]*$")]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
+    url: Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[!-~]*\Z")]
     """Where peers reach it, or empty."""
 
 
@@ -86,7 +86,7 @@ class Genesis(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The one document a verifier must trust."""
 
     v: Literal[1] = 1
-    network: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    network: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
     created_ms: Count
     authority_set: AuthoritySet
     limits: Limits
@@ -188,6 +188,10 @@ def parse_genesis(data: bytes) -> Genesis:
     except EncodingError as error:
         raise InvalidBlockError(f"genesis: {error}") from error
     validate_authority_set(genesis.authority_set)
+    if genesis.authority_set.epoch != 0:
+        raise InvalidBlockError(
+            f"genesis: expected authority set of epoch 0, got {genesis.authority_set.epoch}"
+        )
     return genesis
 
 
@@ -252,7 +256,7 @@ def verify_certificate(
     """
     if hash_authority_set(authority_set).hex() != header.set_hash:
         raise InvalidCertificateError("certificate: the header names another authority set")
-    _check_voters([index for index, _ in certificate.votes], authority_set)
+    validate_voters([index for index, _ in certificate.votes], authority_set)
     message = build_vote_message(
         genesis_hash=bytes.fromhex(header.genesis),
         kind="finalize",
@@ -269,7 +273,12 @@ def verify_certificate(
             ) from error
 
 
-def _check_voters(indexes: Sequence[int], authority_set: AuthoritySet) -> None:
+def validate_voters(indexes: Sequence[int], authority_set: AuthoritySet) -> None:
+    """Check that `indexes` are a quorum of distinct members in ascending order.
+
+    Raises:
+        InvalidCertificateError: they are not.
+    """
     if len(indexes) < authority_set.quorum:
         raise InvalidCertificateError(
             f"certificate: expected at least {authority_set.quorum} votes "

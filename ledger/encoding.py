@@ -25,13 +25,14 @@ MAX_INTEGER = 2**53 - 1
 MAX_DOCUMENT_BYTES = 1 << 20
 """Default bound of one canonical document; callers pass tighter ones."""
 
-_HEX64_PATTERN = r"^[0-9a-f]{64}$"
+# Patterns end in \Z: `$` would let a line feed pass behind the last character.
+_HEX64_PATTERN = r"^[0-9a-f]{64}\Z"
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 """A non-negative integer that every JSON reader represents exactly."""
 Hex32 = Annotated[str, msgspec.Meta(pattern=_HEX64_PATTERN)]
 """32 bytes as 64 lower-case hex digits."""
-OptionalHex32 = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
+OptionalHex32 = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 """As Hex32, or empty where the value is unknown."""
 
 _encoder = msgspec.json.Encoder(order="sorted")

@@ -7,6 +7,7 @@
     │   └── InvalidSignatureError   a signature that does not verify, or the wrong signers
     ├── InvalidBlockError           a header or body that does not extend the chain
     │   └── InvalidCertificateError a certificate without a quorum of valid votes
+    ├── InvalidMessageError         a consensus message that is malformed or of another network
     ├── InvalidProofError           a proof bundle in which a claim fails
     ├── MarketError                 a request that the job market refuses
     └── StoreError                  our side: a database file that is missing, foreign or damaged
@@ -46,6 +47,10 @@ class InvalidBlockError(LedgerError):
 
 class InvalidCertificateError(InvalidBlockError):
     """A finality certificate lacks a quorum of valid, distinct votes."""
+
+
+class InvalidMessageError(LedgerError):
+    """A consensus message is not one, or belongs to another network."""
 
 
 class InvalidProofError(LedgerError):

@@ -110,6 +110,8 @@ class Job:
     excluded_miner: str | None = None
     """Lost the last attempt, so it is offered this job last."""
     result: str | None = None
+    error: str | None = None
+    """Why the last miner gave up, in its words. As private as the result."""
     receipt_id: str | None = None
 
     @property

@@ -12,7 +12,7 @@ the verifier's own. The verdict is given claim by claim, so that a reader learns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import msgspec
@@ -30,7 +30,13 @@ from ledger.block import (
     verify_certificate,
 )
 from ledger.encoding import Count, Hex32, decode, decode_base64url, encode
-from ledger.errors import EncodingError, InvalidProofError, InvalidSignatureError, LedgerError
+from ledger.errors import (
+    EncodingError,
+    InvalidProofError,
+    InvalidSignatureError,
+    InvalidTransactionError,
+    LedgerError,
+)
 from ledger.hashing import SALT_BYTES, hash_text, hash_tokens
 from ledger.keys import is_account, verify_signature
 from ledger.rules import list_signers, validate_receipt
@@ -45,6 +51,7 @@ from ledger.transaction import (
 
 MAX_BUNDLE_BYTES = 16 << 20
 MAX_EPOCHS = 10_000
+MAX_DISCLOSURE_BYTES = 16 << 20
 
 Status = Literal["failed", "not_applicable", "verified"]
 
@@ -120,17 +127,21 @@ def parse_bundle(data: bytes) -> ProofBundle:
         InvalidProofError: not a bundle, or not in its canonical spelling.
     """
     try:
-        return decode(data.removesuffix(b"\n"), ProofBundle, max_bytes=MAX_BUNDLE_BYTES)
-    except EncodingError as error:
+        bundle = decode(data.removesuffix(b"\n"), ProofBundle, max_bytes=MAX_BUNDLE_BYTES)
+        parse_transaction(encode(bundle.envelope))
+    except (EncodingError, InvalidTransactionError) as error:
         raise InvalidProofError(f"bundle: {error}") from error
+    return bundle
 
 
 def parse_disclosure(data: bytes) -> Disclosure:
     """Parse a disclosure file; any JSON spelling will do, nothing in it is signed.
 
     Raises:
-        InvalidProofError: not a disclosure.
+        InvalidProofError: not a disclosure, or one that is too long.
     """
+    if len(data) > MAX_DISCLOSURE_BYTES:
+        raise InvalidProofError(f"disclosure: expected at most {MAX_DISCLOSURE_BYTES} bytes")
     try:
         return msgspec.json.decode(data, type=Disclosure)
     except (ValueError, RecursionError) as error:
@@ -224,18 +235,22 @@ def _check_header(bundle: ProofBundle, genesis_hash: bytes) -> str:
 
 def _check_authorities(
     bundle: ProofBundle, genesis: Genesis, payload: ReceiptPayload
-) -> Sequence[Claim]:
+) -> list[Claim]:
     """Walk the sets from genesis to the header, then count its votes under the last one."""
     try:
         authority_set = _walk_epochs(bundle, genesis)
-        detail = f"{len(bundle.epochs)} changes since genesis lead to epoch {authority_set.epoch}"
-        chain = Claim(name="authority_chain", status="verified", detail=detail)
     except LedgerError as error:
-        authority_set = bundle.epochs[-1].authority_set if bundle.epochs else genesis.authority_set
-        chain = Claim(name="authority_chain", status="failed", detail=str(error))
+        # Votes of a set that genesis does not lead to prove nothing, however many there are.
+        unknown = "genesis does not lead to the authority set of this header"
+        return [
+            Claim(name="quorum", status="failed", detail=unknown),
+            Claim(name="authority_chain", status="failed", detail=str(error)),
+            Claim(name="coordinator", status="failed", detail=unknown),
+        ]
+    chain = f"{len(bundle.epochs)} changes since genesis lead to epoch {authority_set.epoch}"
     return [
         _check("quorum", lambda: _check_quorum(bundle, authority_set)),
-        chain,
+        Claim(name="authority_chain", status="verified", detail=chain),
         _check("coordinator", lambda: _check_coordinator(payload, authority_set)),
     ]
 
@@ -302,12 +317,14 @@ def _check_disclosure(payload: ReceiptPayload, shown: Disclosure) -> list[Claim]
 
 def _check_digest(name: str, expected: str, salt: str, digest: Callable[[bytes], bytes]) -> Claim:
     def check() -> str:
+        if not expected:
+            raise InvalidProofError(f"{name}_digest: the receipt names none to compare with")
         try:
             got = digest(decode_base64url(salt, size_bytes=SALT_BYTES)).hex()
         except (ValueError, OverflowError) as error:
             raise InvalidProofError(f"{name}: {error}") from error
         if got != expected:
             raise InvalidProofError(f"{name}_digest: expected {expected}, the text gives {got}")
-        return f"the {name} is the one that was signed"
+        return f"matches what was disclosed ({name})"
 
     return _check(f"{name}_digest", check)

@@ -140,17 +140,20 @@ def validate_block(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
     if header.time_ms <= tip.time_ms:
         raise InvalidBlockError(f"time_ms: expected above {tip.time_ms}, got {header.time_ms}")
     _validate_size(block, tip)
+    expected = build_block(
+        tip, block.transactions, time_ms=header.time_ms, proposer=header.proposer, read=read
+    )
+    for field in Header.__struct_fields__:
+        wanted, got = getattr(expected.header, field), getattr(header, field)
+        if wanted != got:
+            raise InvalidBlockError(f"header {field}: expected {wanted}, got {got}")
+    if block.hash != expected.hash:
+        raise InvalidBlockError("block hash: it is not the hash of the header")
+    # Signatures come last: they cost most, and a block that does not fit needs none of them.
     for transaction in block.transactions:
         verify_transaction(
             transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
         )
-    expected = build_block(
-        tip, block.transactions, time_ms=header.time_ms, proposer=header.proposer, read=read
-    )
-    if expected.header != header:
-        raise InvalidBlockError(f"header: expected {expected.header}, got {header}")
-    if block.hash != expected.hash:
-        raise InvalidBlockError("block hash: it is not the hash of the header")
 
 
 def _validate_size(block: Block, tip: Tip) -> None:
@@ -164,6 +167,8 @@ def _validate_size(block: Block, tip: Tip) -> None:
         raise InvalidBlockError(
             f"block size: expected at most {tip.limits.max_block_bytes} bytes, got {size_bytes}"
         )
+    if len({transaction.payload.receipt_id for transaction in block.transactions}) != count:
+        raise InvalidBlockError("transactions: one receipt stands in the block twice")
 
 
 def _extend_root(size: int, leaves: Sequence[bytes], read: merkle.NodeReader) -> bytes:

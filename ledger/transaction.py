@@ -38,12 +38,12 @@ MAX_SIGNATURES = 256
 MICROS = 1_000_000
 """Micros in one unit or one price."""
 
-Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}$")]
+Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
 """A client, or a miner without a key: letters, digits and `_ . : @ -`, at most 128."""
-JobId = Annotated[str, msgspec.Meta(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}$")]
-ReceiptId = Annotated[str, msgspec.Meta(pattern=r"^rcp_[a-z2-7]{26}$")]
+JobId = Annotated[str, msgspec.Meta(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}\Z")]
+ReceiptId = Annotated[str, msgspec.Meta(pattern=r"^rcp_[a-z2-7]{26}\Z")]
 ModelName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")
 ]
 Role = Literal["auditor", "authority", "coordinator", "provider"]
 
@@ -89,7 +89,7 @@ class ReceiptPayload(
     top_p_micros: Annotated[int, msgspec.Meta(ge=1, le=MICROS)]
     seed: Count
     """Drawn by the coordinator, so that the provider cannot choose a convenient one."""
-    sampler: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]{0,64}$")]
+    sampler: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]{0,64}\Z")]
     """Name of the sampling procedure, or empty where the provider names none."""
     prompt_tokens: Count
     completion_tokens: Count
@@ -138,12 +138,15 @@ def sign_payload(payload: Payload, key: KeyPair, role: Role) -> Signature:
 
 
 def build_transaction(payload: Payload, signatures: Iterable[Signature]) -> Transaction:
-    """Assemble an envelope; the order of `signatures` does not matter."""
+    """Assemble an envelope; the order of `signatures` does not matter.
+
+    It is parsed again, since a struct built in memory may hold values that no node accepts.
+
+    Raises:
+        InvalidTransactionError: a value is out of bounds, or two signatures are of one signer.
+    """
     ordered = tuple(sorted(signatures, key=_signature_order))
-    envelope = encode(Envelope(payload=payload, signatures=ordered))
-    return Transaction(
-        id=hash_payload(payload), payload=payload, signatures=ordered, envelope=envelope
-    )
+    return parse_transaction(encode(Envelope(payload=payload, signatures=ordered)))
 
 
 def parse_transaction(envelope: bytes) -> Transaction:

@@ -9,6 +9,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
+
+__all__ = ["embedded_engine", "embedded_model", "tiny_directory", "tiny_model"]
+
 SLOW_MACHINE = [HealthCheck.too_slow]
 
 settings.register_profile("dev", deadline=None, suppress_health_check=SLOW_MACHINE)

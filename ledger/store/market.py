@@ -54,9 +54,10 @@ def m001_market(db: sqlite_utils.Database) -> None:
         " price_token_micros INTEGER NOT NULL, price_gpu_second_micros INTEGER NOT NULL,"
         " created_at_ms INTEGER NOT NULL, started_at_ms INTEGER, completed_at_ms INTEGER,"
         " attempt INTEGER NOT NULL DEFAULT 0, miner_id TEXT, lease_expires_at_ms INTEGER,"
-        " heartbeat INTEGER NOT NULL DEFAULT 0, excluded_miner TEXT, result TEXT,"
+        " heartbeat INTEGER NOT NULL DEFAULT 0, excluded_miner TEXT, result TEXT, error TEXT,"
         " receipt_id TEXT UNIQUE) STRICT",
         "CREATE INDEX jobs_pending ON jobs (model_key, seq) WHERE state = 'pending'",
+        "CREATE INDEX jobs_pending_owner ON jobs (owner) WHERE state = 'pending'",
         "CREATE INDEX jobs_queue ON jobs (seq) WHERE state = 'pending'",
         "CREATE INDEX jobs_leases ON jobs (lease_expires_at_ms) WHERE state = 'running'",
         "CREATE INDEX jobs_state ON jobs (state, seq)",
@@ -207,6 +208,15 @@ def count_ahead(connection: sqlite3.Connection, job: Job) -> int:
     return int(count)
 
 
+def count_pending(connection: sqlite3.Connection, owner: str, limit: int) -> int:
+    """Return how many pending jobs an API key has, counting no further than `limit`."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND owner = ? LIMIT ?)",
+        (owner, limit),
+    ).fetchone()
+    return int(count)
+
+
 def claim_job(
     connection: sqlite3.Connection,
     job: Job,
@@ -254,14 +264,20 @@ def requeue_job(connection: sqlite3.Connection, job: Job, *, reason: str) -> Non
 
 
 def end_job(
-    connection: sqlite3.Connection, job: Job, *, state: JobState, reason: str, now_ms: int
+    connection: sqlite3.Connection,
+    job: Job,
+    *,
+    state: JobState,
+    reason: str,
+    now_ms: int,
+    error: str | None = None,
 ) -> None:
     """Fail or cancel a job that has not ended."""
     _transition(
         connection,
-        "UPDATE jobs SET state = ?, status_reason = ?, completed_at_ms = ?,"
+        "UPDATE jobs SET state = ?, status_reason = ?, completed_at_ms = ?, error = ?,"
         " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
-        (state, reason, now_ms, job.id, job.state, job.attempt),
+        (state, reason, now_ms, error, job.id, job.state, job.attempt),
         lost="JOB_LEASE_LOST",
     )
 
@@ -375,6 +391,7 @@ def _job(row: sqlite3.Row) -> Job:
         heartbeat=bool(row["heartbeat"]),
         excluded_miner=row["excluded_miner"],
         result=row["result"],
+        error=row["error"],
         receipt_id=row["receipt_id"],
     )
 

@@ -1,0 +1,62 @@
+"""Who may do what, and who may read a job's text.
+
+`dev` mode: what the reference leaves open is open, so only submitting needs a key. `strict` mode:
+every write needs one, and reads show prompt, result and parameters to the owner of the job, the
+owner of the miner that took it, and admins only. Where a key is needed it is held to its role;
+where none is, a good key takes nothing away, so a client may send its one key everywhere. A key
+that is not one is refused wherever it is shown.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from api.errors import RequestError
+from api.ports import Market
+from api.requests import ANONYMOUS
+from ledger.jobs import Caller, Job, KeyRole
+
+ApiMode = Literal["dev", "strict"]
+
+
+def authenticate(secret: str | None, market: Market) -> Caller:
+    """Return whose request this is.
+
+    Raises:
+        RequestError: AUTH_INVALID_KEY.
+    """
+    if secret is None:
+        return ANONYMOUS
+    caller = market.authenticate(secret)
+    if caller is None:
+        raise RequestError("AUTH_INVALID_KEY", "this API key is unknown or revoked")
+    return caller
+
+
+def check_role(caller: Caller, role: KeyRole | None, *, key_needed: bool) -> None:
+    """Raise unless the caller may do the work of `role`.
+
+    Raises:
+        RequestError: AUTH_MISSING_KEY or AUTH_INSUFFICIENT_SCOPE.
+    """
+    if not key_needed:
+        return
+    if caller.role is None:
+        raise RequestError(
+            "AUTH_MISSING_KEY", "send an API key as X-Api-Key or Authorization: Bearer"
+        )
+    if role is not None and caller.role != role and not caller.is_admin:
+        raise RequestError(
+            "AUTH_INSUFFICIENT_SCOPE", f"expected the key of a {role} or admin, got a {caller.role}"
+        )
+
+
+def may_read(caller: Caller, job: Job, *, mode: ApiMode, market: Market) -> bool:
+    """Tell whether the caller may see the prompt, result and parameters of a job."""
+    if mode == "dev" or caller.is_admin:
+        return True
+    if not caller.key:
+        return False
+    if caller.key == job.owner:
+        return True
+    return job.miner_id is not None and market.owner_of_miner(job.miner_id) == caller.key

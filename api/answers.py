@@ -1,0 +1,62 @@
+"""Answers: what an endpoint returns, and how it is sent.
+
+An answer is whole before its first byte is sent, so a failure can always still become an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+from starlette.types import Send
+
+Header = tuple[bytes, bytes]
+
+JSON = b"application/json"
+
+# The API serves data, never a document: nothing in an answer may run, load or be framed.
+SECURITY_HEADERS: tuple[Header, ...] = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+
+_encoder = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One response."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: bytes = JSON
+    headers: tuple[Header, ...] = ()
+
+
+def answer_json(value: object, *, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
+    """Return `value` as JSON."""
+    return Answer(status=status, body=_encoder.encode(value), headers=headers)
+
+
+def link(targets: Mapping[str, str]) -> tuple[Header, ...]:
+    """Return the `Link` header of addresses by relation, or nothing if there are none."""
+    links = ", ".join(f'<{address}>; rel="{relation}"' for relation, address in targets.items())
+    return ((b"link", links.encode("ascii")),) if links else ()
+
+
+async def start_answer(answer: Answer, request_id: str, send: Send, *, close: bool) -> None:
+    """Send the head of an answer; `close` tells the client that the connection ends with it."""
+    headers = [
+        (b"x-request-id", request_id.encode()),
+        *SECURITY_HEADERS,
+        *answer.headers,
+    ]
+    if answer.status != 204:
+        headers.append((b"content-type", answer.content_type))
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+    if close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})

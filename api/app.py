@@ -1,0 +1,87 @@
+"""The REST face as routes: every documented path at the root and under `/api`.
+
+Whatever else is asked for under `/v1`, `/api` and `/explorer/` is answered in JSON too, so these
+routes can stand in one application before the pages of the explorer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import yaml
+from starlette.routing import BaseRoute, Mount, Route
+
+from api.answers import Answer
+from api.errors import RequestError
+from api.jobs import JobEndpoints
+from api.ports import Market, Views
+from api.records import RecordEndpoints
+from api.requests import Request
+from api.resource import ApiSettings, Handler, Operation, Resource
+
+OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
+
+# Under these the API answers for paths that do not exist; elsewhere the explorer does.
+_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}")
+
+
+def build_api(
+    market: Market,
+    views: Views,
+    settings: ApiSettings,
+    *,
+    genesis: bytes,
+    clock_ms: Callable[[], int],
+    make_request_id: Callable[[], str],
+    find_obstacle: Callable[[], RequestError | None] = lambda: None,
+) -> list[BaseRoute]:
+    """Return the routes of the REST face; put them before any others.
+
+    Args:
+        market: takes every write.
+        views: public reads.
+        settings: mode, version, defaults.
+        genesis: canonical bytes of the genesis document.
+        clock_ms: Unix time in milliseconds.
+        make_request_id: a new id of at most 64 letters, digits and `._-`.
+        find_obstacle: why the node takes no work now, a SYSTEM_ error, or None.
+    """
+    records = RecordEndpoints(
+        views, settings, genesis=genesis, clock_ms=clock_ms, find_obstacle=find_obstacle
+    )
+    paths = {
+        **JobEndpoints(market, settings).paths(),
+        **records.paths(),
+        "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
+        "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
+    }
+
+    def route(path: str, operations: Mapping[str, Operation]) -> Route:
+        resource = Resource(
+            operations, market=market, settings=settings, make_request_id=make_request_id
+        )
+        return Route(path, resource)
+
+    routes: list[BaseRoute] = [route(path, operations) for path, operations in paths.items()]
+    return [
+        *routes,
+        Mount("/api", routes=[*routes, route("/{rest:path}", {})]),
+        *(route(path, {}) for path in _UNKNOWN),
+    ]
+
+
+@cache
+def _load_document() -> bytes:
+    with OPENAPI_FILE.open("rb") as file:
+        return msgspec.json.encode(yaml.load(file, Loader=yaml.CSafeLoader))
+
+
+def _file(body: bytes, content_type: bytes) -> Operation:
+    async def show(_request: Request) -> Answer:
+        return Answer(body=body, content_type=content_type)
+
+    handler: Handler = show
+    return Operation(handler=handler)

@@ -1,0 +1,292 @@
+"""Request bodies: JSON into the market's own types, or a refusal that names the field.
+
+Unknown fields are ignored and `null` counts as absent where a field is optional: clients generated
+from the reference, or from a later version of it, must go on working. A number without a fraction
+is an integer however it is spelled (`256.0`), as in JSON Schema. Decimal fields become micros by
+their shortest decimal form, rounded half to even.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, Decimal
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from api.errors import RequestError, refuse_field
+from api.requests import MAX_BODY_BYTES
+from ledger.encoding import MAX_INTEGER
+from ledger.jobs import JobOrder, Registration, Report
+from ledger.transaction import MICROS, Signature
+
+T = TypeVar("T")
+
+MAX_RESULT_BYTES = 4 << 20
+MAX_REPORT_BODY_BYTES = 3 * MAX_RESULT_BYTES + 2 * MAX_BODY_BYTES
+"""A result of MAX_RESULT_BYTES with every character beyond ASCII escaped, and its token ids."""
+MAX_TOKENS = 8192
+MAX_STOPS = 4
+MAX_REASON_CHARS = 500
+
+DEFAULT_MAX_TOKENS = 256
+DEFAULT_TEMPERATURE = 0.7
+DEFAULT_TOP_P = 0.9
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PLACE = re.compile(r"(?P<message>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+
+Number = int | float
+MinerName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
+Line = Annotated[str, msgspec.Meta(max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
+ModelLine = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")
+]
+StopText = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+
+
+class ParamsBody(msgspec.Struct):
+    """`JobRequest.params`."""
+
+    max_tokens: Number | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    seed: Number | None = None
+    stop: Annotated[list[StopText], msgspec.Meta(max_length=MAX_STOPS)] | None = None
+
+
+class JobRequestBody(msgspec.Struct):
+    """`POST /v1/jobs`."""
+
+    prompt: str
+    model: ModelLine | None = None
+    params: ParamsBody | None = None
+
+
+class MinerBody(msgspec.Struct):
+    """Who speaks: heartbeat and release."""
+
+    miner_id: MinerName
+
+
+class ClaimBody(MinerBody):
+    """`POST /v1/jobs/{job_id}/claim`."""
+
+    heartbeat: bool | None = None
+
+
+class FailureBody(MinerBody):
+    """`POST /v1/jobs/{job_id}/fail`."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON_CHARS)] | None = None
+    retryable: bool | None = None
+
+
+class SignatureBody(msgspec.Struct):
+    """`Signature`."""
+
+    key_id: Annotated[str, msgspec.Meta(max_length=90)]
+    sig: Annotated[str, msgspec.Meta(max_length=86)]
+    alg: Literal["Ed25519"] = "Ed25519"
+
+
+class JobResultBody(MinerBody):
+    """`JobResult`."""
+
+    result: str
+    completed_at: str | None = None
+    completed_at_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)] | None = None
+    unit_type: Literal["gpu_seconds", "tokens"] | None = None
+    units: Number | None = None
+    prompt_tokens: Tokens | None = None
+    completion_tokens: Tokens | None = None
+    output_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=100_000)] | None = None
+    model_digest: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")] | None = None
+    sampler: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.-]{0,64}\Z")] | None = None
+    signature: SignatureBody | None = None
+
+
+class GpuBody(msgspec.Struct):
+    """`MinerRegistration.gpu_info`."""
+
+    name: Line | None = None
+    memory: Line | None = None
+
+
+class RegistrationBody(MinerBody):
+    """`MinerRegistration`."""
+
+    capabilities: Annotated[list[Line], msgspec.Meta(max_length=64)]
+    gpu_info: GpuBody | None = None
+    public_key: Annotated[str, msgspec.Meta(max_length=90)] | None = None
+    proof: SignatureBody | None = None
+
+
+def parse_order(body: bytes, *, default_model: str) -> JobOrder:
+    """Parse `JobRequest`."""
+    given = decode_body(body, JobRequestBody)
+    params = given.params or ParamsBody()
+    stop = tuple(params.stop or ())
+    _refuse_nul("prompt", given.prompt)
+    for index, text in enumerate(stop):
+        _refuse_nul(f"params.stop[{index}]", text)
+    return JobOrder(
+        prompt=given.prompt,
+        model=default_model if given.model is None else given.model,
+        max_tokens=_integer(
+            "params.max_tokens",
+            params.max_tokens,
+            default=DEFAULT_MAX_TOKENS,
+            low=1,
+            high=MAX_TOKENS,
+        ),
+        temperature_micros=_micros(
+            "params.temperature", params.temperature, default=DEFAULT_TEMPERATURE, low=0, high=2
+        ),
+        top_p_micros=_micros(
+            "params.top_p", params.top_p, default=DEFAULT_TOP_P, low=1 / MICROS, high=1
+        ),
+        seed=None
+        if params.seed is None
+        else _integer("params.seed", params.seed, default=0, low=0, high=MAX_INTEGER),
+        stop=stop,
+    )
+
+
+def parse_report(body: bytes) -> Report:
+    """Parse `JobResult` and what a signing miner adds to it."""
+    given = decode_body(body, JobResultBody)
+    _refuse_nul("result", given.result)
+    if len(given.result.encode()) > MAX_RESULT_BYTES:
+        raise RequestError(
+            "VALIDATION_BODY_TOO_LARGE", f"result: expected at most {MAX_RESULT_BYTES} bytes"
+        )
+    completed_at_ms = given.completed_at_ms
+    # Without a signature the coordinator's clock counts, and `completed_at` may say anything.
+    if given.signature and completed_at_ms is None and given.completed_at is not None:
+        completed_at_ms = _parse_time("completed_at", given.completed_at)
+    tokens = given.output_token_ids
+    return Report(
+        miner_id=given.miner_id,
+        result=given.result,
+        completed_at_ms=completed_at_ms,
+        unit_type=given.unit_type,
+        units_micros=None
+        if given.units is None
+        else _micros("units", given.units, default=0, low=0, high=MAX_INTEGER // MICROS),
+        prompt_tokens=given.prompt_tokens,
+        completion_tokens=given.completion_tokens,
+        output_token_ids=None if tokens is None else tuple(tokens),
+        model_digest=given.model_digest or "",
+        sampler=given.sampler or "",
+        signature=_signature(given.signature),
+    )
+
+
+def parse_registration(body: bytes) -> Registration:
+    """Parse `MinerRegistration` and the key a miner may bring."""
+    given = decode_body(body, RegistrationBody)
+    if (given.public_key is None) != (given.proof is None):
+        raise refuse_field("proof", "expected public_key and proof together, or neither")
+    if given.proof and given.proof.key_id != given.public_key:
+        raise refuse_field("proof.key_id", "expected the public_key that is registered")
+    gpu = given.gpu_info or GpuBody()
+    return Registration(
+        miner_id=given.miner_id,
+        capabilities=tuple(given.capabilities),
+        gpu_name=gpu.name,
+        gpu_memory=gpu.memory,
+        account=given.public_key,
+        proof=given.proof.sig if given.proof else None,
+    )
+
+
+def decode_body(body: bytes, kind: type[T]) -> T:
+    """Decode JSON into `kind`.
+
+    Raises:
+        RequestError: VALIDATION_MALFORMED_JSON, or VALIDATION_FAILED with the path of the field.
+    """
+    try:
+        value = msgspec.json.decode(body, type=kind)
+        # msgspec lets the last of several equal keys win; another reader might take the first.
+        _structure.decode(body.decode())
+    except msgspec.ValidationError as error:
+        raise _locate(str(error)) from None
+    except _RepeatedKeyError as error:
+        raise refuse_field(str(error), "expected this key once") from None
+    except RecursionError:
+        raise RequestError("VALIDATION_MALFORMED_JSON", "body: nested too deeply") from None
+    except ValueError:
+        raise RequestError(
+            "VALIDATION_MALFORMED_JSON", "body: expected one JSON object in UTF-8"
+        ) from None
+    return value
+
+
+class _RepeatedKeyError(ValueError):
+    pass
+
+
+def _refuse_repeated_keys(pairs: Iterable[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _RepeatedKeyError(key)
+        seen.add(key)
+
+
+_structure = json.JSONDecoder(object_pairs_hook=_refuse_repeated_keys, parse_int=len)
+
+
+def _locate(text: str) -> RequestError:
+    match = _PLACE.fullmatch(text)
+    assert match is not None, "the pattern fits every text"
+    message, path = match["message"], match["path"] or ""
+    if missing := _MISSING.fullmatch(message):
+        path = f"{path}.{missing[1]}" if path else missing[1]
+        message = "this field is required"
+    return refuse_field(path or "$", message[:1].lower() + message[1:])
+
+
+def _integer(path: str, value: Number | None, *, default: int, low: int, high: int) -> int:
+    if value is None:
+        return default
+    if not low <= value <= high or value != int(value):
+        raise refuse_field(path, f"expected an integer in {low}..{high}")
+    return int(value)
+
+
+def _micros(path: str, value: Number | None, *, default: float, low: float, high: float) -> int:
+    given = default if value is None else value
+    if not low <= given <= high:
+        raise refuse_field(path, f"expected a number in {low:g}..{high:g}")
+    return int((Decimal(repr(given)) * MICROS).to_integral_value(ROUND_HALF_EVEN))
+
+
+def _parse_time(path: str, text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise refuse_field(path, "expected a time such as 2026-01-31T12:00:00.000Z")
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _signature(given: SignatureBody | None) -> Signature | None:
+    if given is None:
+        return None
+    return Signature(key_id=given.key_id, role="provider", sig=given.sig)
+
+
+def _refuse_nul(path: str, text: str) -> None:
+    # SQLite and C readers would end the text here, and show another one than was signed.
+    if "\0" in text:
+        raise refuse_field(path, "expected no NUL character")

@@ -1,0 +1,166 @@
+"""Public records: receipts with their proofs, the chain's lists and figures, the node itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+from api.answers import Answer, answer_json, link
+from api.errors import RequestError
+from api.ports import Views
+from api.render import (
+    render_block,
+    render_health,
+    render_receipt,
+    render_stats,
+    render_transaction,
+)
+from api.requests import Request
+from api.resource import ApiSettings, Operation
+from ledger.views import MAX_PAGE, ReceiptFilter
+
+DEFAULT_BLOCKS = 10
+DEFAULT_ROWS = 20
+
+_RECEIPT_ID = re.compile(r"rcp_[a-z2-7]{26}")
+
+
+class RecordEndpoints:
+    """`/v1/receipts`, `/v1/genesis`, `/explorer` and `/health`: reads that anybody may do."""
+
+    def __init__(
+        self,
+        views: Views,
+        settings: ApiSettings,
+        *,
+        genesis: bytes,
+        clock_ms: Callable[[], int],
+        find_obstacle: Callable[[], RequestError | None],
+    ) -> None:
+        self._views = views
+        self._settings = settings
+        self._genesis = genesis
+        self._clock_ms = clock_ms
+        self._find_obstacle = find_obstacle
+
+    def paths(self) -> Mapping[str, Mapping[str, Operation]]:
+        """Return the operations by path."""
+        handlers = {
+            "/v1/receipts": self.list_receipts,
+            "/v1/receipts/{receipt_id}": self.show_receipt,
+            "/v1/receipts/{receipt_id}/proof": self.show_proof,
+            "/v1/genesis": self.show_genesis,
+            "/explorer/blocks": self.list_blocks,
+            "/explorer/transactions": self.list_transactions,
+            "/explorer/receipts": self.list_recent_receipts,
+            "/explorer/stats": self.show_stats,
+            "/health": self.show_health,
+            "/health/ready": self.show_readiness,
+        }
+        return {path: {"GET": Operation(handler=handler)} for path, handler in handlers.items()}
+
+    # --- receipts -------------------------------------------------------------------------------
+
+    async def list_receipts(self, request: Request) -> Answer:
+        """`GET /v1/receipts`."""
+        return self._answer_receipts(request, "/v1/receipts", page="/receipts")
+
+    async def list_recent_receipts(self, request: Request) -> Answer:
+        """`GET /explorer/receipts`."""
+        return self._answer_receipts(request, "/explorer/receipts", page="/receipts")
+
+    def _answer_receipts(self, request: Request, path: str, *, page: str) -> Answer:
+        wanted = ReceiptFilter(
+            client=request.text("client"),
+            provider=request.text("provider"),
+            model=request.text("model"),
+        )
+        limit, before = _page(request, DEFAULT_ROWS)
+        receipts = self._views.receipts(wanted, limit=limit, before=before)
+        cursors = [receipt.transaction.cursor for receipt in receipts]
+        links = _links(request, path, page, limit, cursors)
+        return answer_json([render_receipt(receipt) for receipt in receipts], headers=link(links))
+
+    async def show_receipt(self, request: Request) -> Answer:
+        """`GET /v1/receipts/{receipt_id}`."""
+        receipt_id = request.path_id
+        receipt = self._views.receipt(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
+        if receipt is None:
+            raise RequestError("RECEIPT_NOT_FOUND", "no receipt with this id on this node")
+        links = {"alternate": f"{request.site}/receipts/{receipt_id}"}
+        if receipt.transaction.finality == "final":
+            links["describedby"] = f"{request.base}/v1/receipts/{receipt_id}/proof"
+        return answer_json(render_receipt(receipt), headers=link(links))
+
+    async def show_proof(self, request: Request) -> Answer:
+        """`GET /v1/receipts/{receipt_id}/proof`: the canonical bundle, to be kept."""
+        receipt_id = request.path_id
+        bundle = self._views.bundle(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
+        if bundle is not None:
+            name = f'attachment; filename="{receipt_id}.proof.json"'.encode()
+            return Answer(body=bundle, headers=((b"content-disposition", name),))
+        await self.show_receipt(request)
+        raise RequestError(
+            "RECEIPT_PENDING",
+            "this receipt is not final yet; its proof follows with its block",
+            headers=((b"retry-after", b"1"),),
+        )
+
+    async def show_genesis(self, _request: Request) -> Answer:
+        """`GET /v1/genesis`: the canonical document that a verifier pins."""
+        name = b'attachment; filename="genesis.json"'
+        return Answer(body=self._genesis, headers=((b"content-disposition", name),))
+
+    # --- explorer -------------------------------------------------------------------------------
+
+    async def list_blocks(self, request: Request) -> Answer:
+        """`GET /explorer/blocks`."""
+        limit, before = _page(request, DEFAULT_BLOCKS)
+        blocks = self._views.blocks(limit=limit, before=before)
+        cursors = [block.height for block in blocks]
+        links = _links(request, "/explorer/blocks", "/blocks", limit, cursors)
+        total = str(self._views.head().height).encode()
+        return answer_json(
+            [render_block(block) for block in blocks],
+            headers=(*link(links), (b"x-total-count", total)),
+        )
+
+    async def list_transactions(self, request: Request) -> Answer:
+        """`GET /explorer/transactions`."""
+        limit, before = _page(request, DEFAULT_ROWS)
+        transactions = self._views.transactions(limit=limit, before=before)
+        cursors = [transaction.cursor for transaction in transactions]
+        links = _links(request, "/explorer/transactions", "/blocks", limit, cursors)
+        return answer_json([render_transaction(t) for t in transactions], headers=link(links))
+
+    async def show_stats(self, request: Request) -> Answer:
+        """`GET /explorer/stats`."""
+        stats = self._views.stats(self._clock_ms())
+        return answer_json(render_stats(stats), headers=link({"alternate": f"{request.site}/"}))
+
+    # --- the node -------------------------------------------------------------------------------
+
+    async def show_health(self, _request: Request) -> Answer:
+        """`GET /health`: the node answers."""
+        return answer_json(render_health(self._views.head(), version=self._settings.version))
+
+    async def show_readiness(self, _request: Request) -> Answer:
+        """`GET /health/ready`: the node takes work."""
+        obstacle = self._find_obstacle()
+        if obstacle is not None:
+            raise obstacle
+        return answer_json({"status": "ready"})
+
+
+def _page(request: Request, default: int) -> tuple[int, int | None]:
+    return request.clamped("limit", default=default, maximum=MAX_PAGE), request.integer("before")
+
+
+def _links(
+    request: Request, path: str, page: str, limit: int, cursors: Sequence[int]
+) -> dict[str, str]:
+    """Return where the next rows are, and the same rows for people."""
+    links = {"alternate": request.site + page}
+    if limit and len(cursors) == limit:
+        links["next"] = request.address(path, limit=limit, before=cursors[-1])
+    return links

@@ -1,0 +1,227 @@
+"""JSON of what the API shows. Absent fields are left out, never `null`.
+
+Times are RFC 3339 in UTC with milliseconds, except in receipts, where the reference has integer
+seconds. Micros become JSON numbers digit by digit, so no amount is ever rounded.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from ledger.encoding import encode_base64url
+from ledger.jobs import Claim, Job, Lease, Miner, Queue, build_work_order
+from ledger.transaction import MICROS, Signature
+from ledger.views import BlockView, HeadView, ReceiptView, StatsView, TransactionView
+
+Json = dict[str, object]
+
+
+def format_time(time_ms: int) -> str:
+    """Return RFC 3339 in UTC, such as `2026-01-31T12:00:00.000Z`."""
+    seconds, millis = divmod(time_ms, 1000)
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+
+
+def format_micros(micros: int) -> msgspec.Raw:
+    """Return a non-negative amount as a JSON number with at most six decimals."""
+    whole, rest = divmod(micros, MICROS)
+    return msgspec.Raw((f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)).encode())
+
+
+def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
+    """Return a Job; without its text and parameters where they are not the reader's business."""
+    shown: Json = {"job_id": job.job_id, "status": job.state}
+    if job.status_reason:
+        shown["status_reason"] = job.status_reason
+    shown["model"] = job.order.model
+    shown["client"] = job.client
+    shown["attempt"] = job.attempt
+    shown["created_at"] = format_time(job.created_at_ms)
+    if job.miner_id is not None:
+        shown["miner_id"] = job.miner_id
+    # A job that went back to the queue remembers when its lost attempt began.
+    if job.started_at_ms is not None and job.state != "pending":
+        shown["started_at"] = format_time(job.started_at_ms)
+    if job.completed_at_ms is not None:
+        shown["completed_at"] = format_time(job.completed_at_ms)
+    if job.receipt_id is not None:
+        shown["receipt_id"] = job.receipt_id
+    if queue is not None:
+        shown["queue"] = {
+            "position": queue.position,
+            "eligible_miners": queue.eligible_miners,
+        }
+    if readable:
+        shown |= _render_text(job)
+    return shown
+
+
+def _render_text(job: Job) -> Json:
+    order = job.order
+    params: Json = {
+        "max_tokens": order.max_tokens,
+        "temperature": format_micros(order.temperature_micros),
+        "top_p": format_micros(order.top_p_micros),
+        "seed": job.seed,
+    }
+    if order.stop:
+        params["stop"] = order.stop
+    text: Json = {"prompt": order.prompt, "params": params}
+    if job.result is not None:
+        text["result"] = job.result
+    if job.error:
+        text["error"] = job.error
+    if job.state == "completed":
+        text["disclosure"] = {
+            "prompt_salt": encode_base64url(job.prompt_salt),
+            "result_salt": encode_base64url(job.result_salt),
+        }
+    return text
+
+
+def render_lease(lease: Lease) -> Json:
+    """Return how long a miner holds a job."""
+    return {
+        "attempt": lease.attempt,
+        "expires_at": format_time(lease.expires_at_ms),
+        "expires_in_ms": lease.expires_in_ms,
+        "heartbeat_interval_ms": lease.heartbeat_interval_ms,
+    }
+
+
+def render_claim(claim: Claim) -> Json:
+    """Return the job with everything its miner needs to run it and to sign the receipt."""
+    return {
+        **render_job(claim.job, readable=True),
+        "lease": render_lease(claim.lease),
+        "work_order": build_work_order(claim),
+    }
+
+
+def render_miner(miner: Miner) -> Json:
+    """Return a registered miner."""
+    shown: Json = {"miner_id": miner.miner_id, "capabilities": miner.capabilities}
+    gpu = {"name": miner.gpu_name, "memory": miner.gpu_memory}
+    known = {field: value for field, value in gpu.items() if value is not None}
+    if known:
+        shown["gpu_info"] = known
+    if miner.account is not None:
+        shown["public_key"] = miner.account
+    shown["registered_at"] = format_time(miner.registered_at_ms)
+    shown["last_seen_at"] = format_time(miner.last_seen_at_ms)
+    return shown
+
+
+def render_receipt(receipt: ReceiptView) -> Json:
+    """Return a Receipt: the reference's fields, and where it stands on the chain."""
+    payload, transaction = receipt.payload, receipt.transaction
+    shown: Json = {
+        "receipt_id": payload.receipt_id,
+        "job_id": payload.job_id,
+        "provider": payload.provider,
+        "client": payload.client,
+        "units": format_micros(payload.units_micros),
+        "unit_type": payload.unit_type,
+        "price": format_micros(payload.price_micros),
+        "price_micros": payload.price_micros,
+        "model": payload.model,
+        "prompt_tokens": payload.prompt_tokens,
+        "completion_tokens": payload.completion_tokens,
+        "metered_by": payload.metered_by,
+        "attempt": payload.attempt,
+        "started_at": payload.started_at_ms // 1000,
+        "completed_at": payload.completed_at_ms // 1000,
+        "coordinator": payload.coordinator,
+        "signer": "provider" if receipt.provider_signature else "coordinator",
+        "transaction_id": transaction.id,
+        "status": transaction.finality,
+    }
+    if payload.model_digest:
+        shown["model_digest"] = payload.model_digest
+    if receipt.miner_id is not None:
+        shown["miner_id"] = receipt.miner_id
+    if receipt.provider_signature:
+        shown["signature"] = _render_signature(receipt.provider_signature)
+    attestations = [s for s in transaction.signatures if s.role == "coordinator"]
+    if attestations:
+        shown["attestation"] = _render_signature(attestations[0])
+    if transaction.height is not None:
+        shown["block_height"] = transaction.height
+    return shown
+
+
+def _render_signature(signature: Signature) -> Json:
+    return {"alg": "Ed25519", "key_id": signature.key_id, "sig": signature.sig}
+
+
+def render_block(block: BlockView) -> Json:
+    """Return a Block."""
+    return {
+        "height": block.height,
+        "hash": block.hash,
+        "timestamp": format_time(block.time_ms),
+        "transactions": block.transactions,
+        "prev_hash": block.prev_hash,
+        "tree_size": block.tree_size,
+        "tree_root": block.tree_root,
+        "proposer": block.proposer,
+        "proposer_name": block.proposer_name,
+        "signatures": block.signed,
+        "quorum": block.quorum,
+        "authorities": len(block.votes),
+        "size_bytes": block.size_bytes,
+    }
+
+
+def render_transaction(transaction: TransactionView) -> Json:
+    """Return one transaction of the list."""
+    payload = transaction.payload
+    shown: Json = {
+        "transaction_id": transaction.id,
+        "type": transaction.type,
+        "status": transaction.finality,
+        "timestamp": format_time(transaction.time_ms),
+        "size_bytes": transaction.size_bytes,
+        "receipt_id": payload.receipt_id,
+        "signers": [{"role": s.role, "key_id": s.key_id} for s in transaction.signatures],
+    }
+    if transaction.height is not None:
+        shown["block_height"] = transaction.height
+    if transaction.leaf is not None:
+        shown["leaf"] = transaction.leaf
+    return shown
+
+
+def render_stats(stats: StatsView) -> Json:
+    """Return NetworkStats."""
+    shown: Json = {
+        "total_jobs": stats.total_jobs,
+        "active_miners": stats.active_miners,
+        "total_receipts": stats.total_receipts,
+        "block_height": stats.block_height,
+        "jobs_24h": stats.jobs_24h,
+    }
+    if stats.median_price_micros is not None:
+        shown["median_price"] = format_micros(stats.median_price_micros)
+    if stats.block_time_ms is not None:
+        shown["block_time_ms"] = stats.block_time_ms
+    return shown
+
+
+def render_health(head: HeadView, *, version: str) -> Json:
+    """Return what `/health` says of a node that answers."""
+    return {
+        "status": "ok",
+        "version": version,
+        "network": head.network,
+        "genesis": head.genesis,
+        "height": head.height,
+        "final_height": head.height,
+        "head_hash": head.hash,
+        "head_time": format_time(head.time_ms),
+        "authorities": head.authorities,
+        "pending_transactions": head.pending_transactions,
+    }

@@ -1,0 +1,232 @@
+"""Requests: the headers that matter here, the body within its bounds, the query's values."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.types import Receive, Scope
+
+from api.errors import ClientGoneError, RequestError, refuse_field
+from ledger.jobs import Caller
+
+Word = TypeVar("Word", bound=str)
+
+MAX_BODY_BYTES = 1 << 20
+MAX_SECRET_CHARS = 256
+MAX_QUERY_FIELDS = 32
+MAX_QUERY_INTEGER = 2**53 - 1
+ANONYMOUS = Caller(key="", client="anonymous", role=None)
+
+_HEADERS = frozenset(
+    {
+        b"x-api-key",
+        b"authorization",
+        b"x-request-id",
+        b"content-type",
+        b"content-encoding",
+        b"content-length",
+        b"transfer-encoding",
+    }
+)
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_MEDIA_TYPE = re.compile(rb"application/(?:json|[a-z0-9.-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
+
+
+class Request:
+    """One HTTP request. `caller` and `body` are filled in before an endpoint sees it."""
+
+    __slots__ = ("_fields", "_headers", "body", "body_done", "caller", "id", "method", "scope")
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.caller = ANONYMOUS
+        self.body = b""
+        self.id = ""
+        self._fields: dict[str, list[str]] | None = None
+        headers: dict[bytes, list[bytes]] = {}
+        for name, value in scope["headers"]:
+            if name in _HEADERS:
+                headers.setdefault(name, []).append(value)
+        self._headers = headers
+        self.body_done = not self._announces_body()
+        """Whether nothing of the body is still to come."""
+
+    def _first(self, name: bytes) -> bytes:
+        return self._headers.get(name, (b"",))[0].strip()
+
+    def _announces_body(self) -> bool:
+        return b"transfer-encoding" in self._headers or self._first(b"content-length") not in {
+            b"",
+            b"0",
+        }
+
+    @property
+    def given_id(self) -> str | None:
+        """The client's own request id, if it is a sane one."""
+        given = self._first(b"x-request-id")
+        return given.decode() if _REQUEST_ID.fullmatch(given) else None
+
+    @property
+    def base(self) -> str:
+        """What stands before the documented paths: `/api`, a proxy's prefix, both or nothing."""
+        base: str = self.scope.get("root_path", "")
+        return base
+
+    @property
+    def site(self) -> str:
+        """What stands before the pages of the explorer: a proxy's prefix or nothing."""
+        site: str = self.scope.get("app_root_path", self.base)
+        return site
+
+    @property
+    def path_id(self) -> str:
+        """The one variable part of the path."""
+        (value,) = self.scope["path_params"].values()
+        return str(value)
+
+    # --- key ------------------------------------------------------------------------------------
+
+    def secret(self) -> str | None:
+        """Return the API key of the request, None if there is none.
+
+        Raises:
+            RequestError: AUTH_INVALID_KEY, two different keys or not a Bearer key.
+        """
+        given = {value.strip() for value in self._headers.get(b"x-api-key", ())}
+        for value in self._headers.get(b"authorization", ()):
+            scheme, _, token = value.strip().partition(b" ")
+            if scheme.lower() != b"bearer":
+                raise RequestError(
+                    "AUTH_INVALID_KEY", "Authorization: expected 'Bearer' and an API key"
+                )
+            given.add(token.strip())
+        given.discard(b"")
+        if not given:
+            return None
+        if len(given) > 1:
+            raise RequestError("AUTH_INVALID_KEY", "the request carries two different API keys")
+        secret = given.pop()
+        if len(secret) > MAX_SECRET_CHARS or not secret.isascii():
+            raise RequestError("AUTH_INVALID_KEY", "this is not an API key")
+        return secret.decode()
+
+    # --- body -----------------------------------------------------------------------------------
+
+    def check_media_type(self) -> None:
+        """Refuse what is not plain JSON.
+
+        A missing type is refused as well: a web page may send that across origins without asking,
+        but not `application/json`.
+        """
+        given = self._first(b"content-type")
+        if not _MEDIA_TYPE.fullmatch(given):
+            shown = given[:100].decode("latin-1") or "none"
+            raise RequestError(
+                "VALIDATION_MEDIA_TYPE", f"Content-Type: expected application/json, got {shown}"
+            )
+        if self._first(b"content-encoding").lower() not in {b"", b"identity"}:
+            raise RequestError(
+                "VALIDATION_MEDIA_TYPE", "Content-Encoding: expected none; send the JSON itself"
+            )
+
+    async def read_body(self, receive: Receive, *, max_bytes: int, timeout_ms: int) -> None:
+        """Read the body into `body`, never holding more than `max_bytes` and one chunk.
+
+        Raises:
+            RequestError: VALIDATION_BODY_TOO_LARGE, as soon as that is known, or
+                VALIDATION_BODY_TIMEOUT.
+            ClientGoneError: the client hung up.
+        """
+        if self.body_done:
+            return
+        length = self._first(b"content-length")
+        if length.isdigit() and int(length[:20]) > max_bytes:
+            raise _too_large(max_bytes)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                self.body = await self._read_chunks(receive, max_bytes)
+        except TimeoutError:
+            raise RequestError(
+                "VALIDATION_BODY_TIMEOUT", f"the body did not arrive within {timeout_ms} ms"
+            ) from None
+
+    async def _read_chunks(self, receive: Receive, max_bytes: int) -> bytes:
+        chunks, size = [], 0
+        while not self.body_done:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            chunk: bytes = message.get("body", b"")
+            self.body_done = not message.get("more_body", False)
+            size += len(chunk)
+            if size > max_bytes:
+                raise _too_large(max_bytes)
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    # --- query ----------------------------------------------------------------------------------
+
+    def text(self, name: str) -> str | None:
+        """Return a query parameter, None if it is absent."""
+        if self._fields is None:
+            self._fields = _parse_query(self.scope.get("query_string", b""))
+        values = self._fields.get(name)
+        if values is None:
+            return None
+        if len(values) > 1:
+            raise refuse_field(name, "expected one value, got several")
+        return values[0]
+
+    def integer(self, name: str) -> int | None:
+        """Return an integer of at most 53 bits."""
+        text = self.text(name)
+        if text is None:
+            return None
+        if not _INTEGER.fullmatch(text) or abs(int(text)) > MAX_QUERY_INTEGER:
+            raise refuse_field(name, "expected an integer")
+        return int(text)
+
+    def clamped(self, name: str, *, default: int, maximum: int) -> int:
+        """Return an integer, moved into 0..maximum."""
+        value = self.integer(name)
+        return default if value is None else max(0, min(value, maximum))
+
+    def choice(self, name: str, choices: Sequence[Word]) -> Word | None:
+        """Return one of `choices`."""
+        text = self.text(name)
+        if text is None:
+            return None
+        for known in choices:
+            if text == known:
+                return known
+        raise refuse_field(name, f"expected one of {', '.join(choices)}")
+
+    def address(self, path: str, **changes: int) -> str:
+        """Return the address of `path` with this request's query and `changes`."""
+        if self._fields is None:
+            self._fields = _parse_query(self.scope.get("query_string", b""))
+        query = {**self._fields, **{name: [str(value)] for name, value in changes.items()}}
+        return f"{self.base}{path}?{urlencode(query, doseq=True)}"
+
+
+def _parse_query(query: bytes) -> dict[str, list[str]]:
+    try:
+        pairs = parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS
+        )
+    except ValueError:
+        raise refuse_field("query", f"expected at most {MAX_QUERY_FIELDS} parameters") from None
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError("VALIDATION_BODY_TOO_LARGE", f"body: expected at most {max_bytes} bytes")

@@ -1,0 +1,165 @@
+"""Resources: one path with its operations, and the boundary around them.
+
+Whatever happens inside, the client gets one answer in the documented form. The order of checks is
+method, key, role, body, and only then the endpoint: a stranger cannot make a node hold a body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from starlette.types import Receive, Scope, Send
+
+from api.access import ApiMode, authenticate, check_role
+from api.answers import Answer, start_answer
+from api.errors import ClientGoneError, RequestError, answer_error
+from api.ports import Market
+from api.requests import Request
+from ledger.errors import MarketError
+from ledger.jobs import KeyRole
+from ledger.store.database import DatabaseBusyError
+
+DRAIN_TIMEOUT_S = 2
+MAX_DRAINED_BYTES = 16 << 20
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+logger = logging.getLogger("aitbc.api")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiSettings:
+    """How the REST face behaves."""
+
+    mode: ApiMode
+    version: str
+    """Release of the node."""
+    default_model: str
+    """Model of jobs that name none."""
+    body_timeout_ms: int = 30_000
+    """How long a client may take to send a body."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path."""
+
+    handler: Handler
+    role: KeyRole | None = None
+    """Whose work this is; a key must have this role or be an admin's. None: anybody's."""
+    key: Literal["always", "strict", "never"] = "never"
+    """Where a key is needed: in every mode, in strict mode, nowhere."""
+    max_body_bytes: int | None = None
+    """Bound of the JSON body; None: no body is expected, and one that comes is ignored."""
+
+
+class Resource:
+    """One path as an ASGI application."""
+
+    def __init__(
+        self,
+        operations: Mapping[str, Operation],
+        *,
+        market: Market,
+        settings: ApiSettings,
+        make_request_id: Callable[[], str],
+    ) -> None:
+        self.operations = operations
+        self._market = market
+        self._settings = settings
+        self._make_request_id = make_request_id
+        methods = {*operations, "OPTIONS"} | ({"HEAD"} if "GET" in operations else set())
+        self._allow = (b"allow", ", ".join(sorted(methods)).encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request = Request(scope)
+        request.id = request.given_id or self._make_request_id()
+        try:
+            answer = await self._answer(request, receive)
+        except (RequestError, MarketError) as error:
+            answer = self._answer_error(error, request)
+        except DatabaseBusyError:
+            busy = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
+            answer = answer_error(busy, request.id)
+        except ClientGoneError:
+            return
+        except Exception as error:
+            answer = _answer_fault(error, request)
+        await _send(answer, request, receive, send)
+
+    async def _answer(self, request: Request, receive: Receive) -> Answer:
+        operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
+        if operation is None:
+            return self._answer_other_method(request)
+        request.caller = authenticate(request.secret(), self._market)
+        needed = operation.key == "always" or (
+            operation.key == "strict" and self._settings.mode == "strict"
+        )
+        check_role(request.caller, operation.role, key_needed=needed)
+        if operation.max_body_bytes is not None:
+            request.check_media_type()
+            await request.read_body(
+                receive,
+                max_bytes=operation.max_body_bytes,
+                timeout_ms=self._settings.body_timeout_ms,
+            )
+        return await operation.handler(request)
+
+    def _answer_other_method(self, request: Request) -> Answer:
+        if not self.operations:
+            raise RequestError("PATH_NOT_FOUND", "there is nothing at this path")
+        if request.method == "OPTIONS":
+            return Answer(status=204, headers=(self._allow,))
+        raise RequestError(
+            "METHOD_NOT_ALLOWED",
+            f"expected one of {self._allow[1].decode()}",
+            headers=(self._allow,),
+        )
+
+    def _answer_error(self, error: RequestError | MarketError, request: Request) -> Answer:
+        try:
+            return answer_error(error, request.id)
+        except KeyError:
+            return _answer_fault(error, request)
+
+
+def _answer_fault(error: Exception, request: Request) -> Answer:
+    # The message and the values of an unexpected exception may hold a prompt; its place does not.
+    place = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s in request %s:\n%s", type(error).__name__, request.id, place)
+    fault = RequestError("SYSTEM_INTERNAL_ERROR", "a fault of this node; its log knows the request")
+    return answer_error(fault, request.id)
+
+
+async def _send(answer: Answer, request: Request, receive: Receive, send: Send) -> None:
+    """Send an answer; if the body is still coming, take it for a while first.
+
+    A connection closed on unread bytes is reset, and the client would never see why.
+    """
+    unread = not request.body_done
+    await start_answer(answer, request.id, send, close=unread)
+    body = b"" if request.method == "HEAD" else answer.body
+    if unread:
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await _drain(receive)
+        body = b""
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _drain(receive: Receive) -> None:
+    size = 0
+    try:
+        async with asyncio.timeout(DRAIN_TIMEOUT_S):
+            while size < MAX_DRAINED_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        return

@@ -1,0 +1,151 @@
+"""A node's REST API as a miner uses it: one method per call, every failure in three kinds.
+
+No answer or 429/5xx: `UnreachableError`, worth trying again. 409 of a job: `LeaseLostError`.
+Other 4xx: `RefusedError`. What does not parse: `BadAnswerError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+
+from miner.errors import BadAnswerError, LeaseLostError, RefusedError, UnreachableError
+from miner.wire import ClaimedJob, ErrorAnswer, Health, HeartbeatAnswer, Job
+
+T = TypeVar("T")
+
+MAX_ANSWER_BYTES: Final = 16 << 20
+MAX_RETRY_AFTER_S: Final = 300.0
+CONNECT_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 30.0
+
+
+class CoordinatorClient:
+    """Calls one node with one API key."""
+
+    def __init__(self, *, url: str, api_key: str) -> None:
+        self._http = httpx2.AsyncClient(
+            base_url=url.rstrip("/"),
+            headers={"X-Api-Key": api_key, "Accept": "application/json"},
+            timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def genesis(self) -> str:
+        """The genesis hash of the node's chain."""
+        return _parse(await self._call("GET", "/health"), Health).genesis
+
+    async def register(self, body: Mapping[str, Any]) -> None:
+        """Make this miner, its models and its account known."""
+        await self._call("POST", "/v1/miners/register", body=body)
+
+    async def available(self, miner_id: str, *, wait_s: int) -> Job | None:
+        """A job this miner could do, waiting up to `wait_s` seconds for one."""
+        query: dict[str, str | int] = {"miner_id": miner_id, "wait": wait_s}
+        answer = await self._call(
+            "GET", "/v1/jobs/available", query=query, timeout_s=ANSWER_TIMEOUT_S + wait_s
+        )
+        return None if answer.strip() == b"null" else _parse(answer, Job)
+
+    async def claim(self, job_id: str, miner_id: str) -> ClaimedJob:
+        """Take the job, promising heartbeats."""
+        body = {"miner_id": miner_id, "heartbeat": True}
+        return _parse(await self._call("POST", _job_path(job_id, "claim"), body=body), ClaimedJob)
+
+    async def heartbeat(self, job_id: str, miner_id: str) -> HeartbeatAnswer:
+        """Renew the lease."""
+        body = {"miner_id": miner_id}
+        answer = await self._call("POST", _job_path(job_id, "heartbeat"), body=body)
+        return _parse(answer, HeartbeatAnswer)
+
+    async def complete(self, job_id: str, body: Mapping[str, Any]) -> None:
+        """Hand in the result; the same body again changes nothing."""
+        await self._call("POST", _job_path(job_id, "complete"), body=body)
+
+    async def fail(self, job_id: str, miner_id: str, *, reason: str, retryable: bool) -> None:
+        """Say that the job cannot be done, here or by anybody."""
+        body = {"miner_id": miner_id, "reason": reason, "retryable": retryable}
+        await self._call("POST", _job_path(job_id, "fail"), body=body)
+
+    async def release(self, job_id: str, miner_id: str) -> None:
+        """Give the job back for another miner."""
+        await self._call("POST", _job_path(job_id, "release"), body={"miner_id": miner_id})
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str | int] | None = None,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> bytes:
+        request = self._http.build_request(
+            method,
+            path,
+            content=None if body is None else msgspec.json.encode(body),
+            headers={} if body is None else {"Content-Type": "application/json"},
+            params=query,
+            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+        )
+        place = f"{method} {request.url.copy_with(query=None)}"
+        try:
+            answer = await self._http.send(request, stream=True)
+            try:
+                content = await _read(answer, place)
+            finally:
+                await answer.aclose()
+        except httpx2.HTTPError as error:
+            text = str(error) or type(error).__name__
+            raise UnreachableError(f"{place}: {text}") from error
+        if answer.is_success:
+            return content
+        raise _refusal(answer, content, place)
+
+
+def _parse(content: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except ValueError as error:
+        raise BadAnswerError(f"the node's answer is not a {kind.__name__}: {error}") from error
+
+
+async def _read(answer: httpx2.Response, place: str) -> bytes:
+    content = bytearray()
+    async for piece in answer.aiter_bytes():
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            raise BadAnswerError(f"{place}: answer is over {MAX_ANSWER_BYTES} bytes")
+    return bytes(content)
+
+
+def _refusal(answer: httpx2.Response, content: bytes, place: str) -> Exception:
+    status = answer.status_code
+    try:
+        said = msgspec.json.decode(content, type=ErrorAnswer)
+    except ValueError:
+        said = ErrorAnswer(detail=answer.reason_phrase)
+    text = f"{place}: {status} {said.error_code} {said.detail}".rstrip()
+    if status == httpx2.codes.TOO_MANY_REQUESTS or answer.is_server_error:
+        return UnreachableError(text, retry_after_s=_retry_after(answer.headers))
+    if not answer.is_client_error:
+        return BadAnswerError(text)
+    kind = LeaseLostError if status == httpx2.codes.CONFLICT else RefusedError
+    return kind(text, status=status, error_code=said.error_code)
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """The header's seconds; its other form, a date, is not used by nodes."""
+    value = headers.get("retry-after", "")
+    return min(float(value), MAX_RETRY_AFTER_S) if value.isascii() and value.isdigit() else None
+
+
+def _job_path(job_id: str, action: str) -> str:
+    return f"/v1/jobs/{quote(job_id, safe='')}/{action}"

@@ -1,0 +1,93 @@
+r"""Sampler `aitbc-gumbel-v1`: random choice that anybody with the seed can repeat.
+
+Adding Gumbel noise to logits and taking the largest draws from exactly the softmax distribution.
+Here the noise is a BLAKE3 stream keyed by the job, the model, the prompt and the seed that the
+coordinator drew, so a miner has nothing left to choose. Normative text: docs/sampling.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from ledger.encoding import encode
+
+SAMPLER: Final = "aitbc-gumbel-v1"
+DOMAIN: Final = b"aitbc/gumbel/v1\n"
+MICROS: Final = 1_000_000
+FIRST_CANDIDATES: Final = 64
+"""Nuclei are mostly smaller; the search widens eightfold until it holds the nucleus."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How one answer is drawn."""
+
+    max_tokens: int
+    temperature_micros: int
+    """0 takes the most likely token."""
+    top_p_micros: int
+    """1 to 1,000,000."""
+    seed: int
+    """0 to 2^53 - 1."""
+
+
+def build_key(
+    *, job_id: str, model_digest: str, prompt_token_ids: Sequence[int], params: SamplingParams
+) -> bytes:
+    """The 32-byte key of all noise of one answer."""
+    description = {
+        "job_id": job_id,
+        "max_tokens": params.max_tokens,
+        "model_digest": model_digest,
+        "prompt_token_ids": list(prompt_token_ids),
+        "seed": params.seed,
+        "temperature_micros": params.temperature_micros,
+        "top_p_micros": params.top_p_micros,
+    }
+    return blake3(DOMAIN + encode(description)).digest()
+
+
+def gumbel_noise(key: bytes, step: int, token_ids: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Noise of these token ids at one step (0 is the first token of the answer)."""
+    highest = int(token_ids.max())
+    stream = blake3(struct.pack("<Q", step), key=key).digest(length=4 * (highest + 1))
+    uniform = (np.frombuffer(stream, "<u4")[token_ids] + 0.5) / 2.0**32
+    return -np.log(-np.log(uniform))
+
+
+def nucleus(scaled: NDArray[np.float64], top_p_micros: int) -> NDArray[np.intp]:
+    """The likeliest ids that together reach top-p, likeliest first, lower id first on ties.
+
+    An id belongs if the probabilities of those before it sum to less than top-p.
+    """
+    if top_p_micros >= MICROS:
+        return np.arange(scaled.size)
+    weights = np.exp(scaled - scaled.max())
+    wanted = weights.sum() * (top_p_micros / MICROS)
+    candidates = min(FIRST_CANDIDATES, scaled.size)
+    while True:
+        threshold = np.partition(weights, scaled.size - candidates)[scaled.size - candidates]
+        ids = np.flatnonzero(weights >= threshold)
+        ids = ids[np.argsort(-scaled[ids], kind="stable")]
+        before = np.concatenate([[0.0], np.cumsum(weights[ids])[:-1]])
+        size = int(np.searchsorted(before, wanted))
+        if size < ids.size or ids.size == scaled.size:
+            return ids[: max(size, 1)]
+        candidates = min(candidates * 8, scaled.size)
+
+
+def choose_token(logits: NDArray[Any], *, params: SamplingParams, key: bytes, step: int) -> int:
+    """The id drawn from one row of logits."""
+    if params.temperature_micros == 0:
+        return int(logits.argmax())
+    scaled = logits.astype(np.float64) / (params.temperature_micros / MICROS)
+    ids = np.sort(nucleus(scaled, params.top_p_micros))
+    scores = scaled[ids] + gumbel_noise(key, step, ids)
+    return int(ids[scores.argmax()])

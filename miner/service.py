@@ -1,0 +1,127 @@
+"""The miner process: settings to engines to a worker, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from ledger.keys import KeyPair
+from miner.client import CoordinatorClient
+from miner.engine import LlamaEngine
+from miner.errors import MinerError, ModelError, SettingsError
+from miner.models.digest import cached_digest
+from miner.runtime import CUDA, LlamaRuntime
+from miner.tokenizer import ChatTokenizer
+from miner.worker import Worker
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT: Final = 8_192
+GPU_QUERY_TIMEOUT_S: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinerSettings:
+    """Everything a miner is told."""
+
+    url: str
+    api_key: str
+    miner_id: str
+    key: KeyPair
+    """Signs receipts; its account is paid."""
+    models: Mapping[str, Path]
+    """Directories by the names they are served under."""
+    cache: Path
+    """Where digests of models are remembered."""
+    threads: int = 1
+    context: int = DEFAULT_CONTEXT
+    """Most tokens of prompt and answer together, if the model allows as many."""
+    allow_cuda: bool = True
+
+
+def run_miner(settings: MinerSettings) -> int:
+    """Mine until SIGTERM or SIGINT; the exit status. A failure is logged as one line."""
+    try:
+        engines = {
+            name: load_engine(path, settings, name=name) for name, path in settings.models.items()
+        }
+        if not engines:
+            raise SettingsError("no model to serve: give --model NAME=DIRECTORY")
+        on_gpu = any(engine.provider == CUDA for engine in engines.values())
+        asyncio.run(_work(settings, engines, read_gpu_info() if on_gpu else None))
+    except MinerError as error:
+        log.error("%s", error)  # noqa: TRY400 - the message is for the operator
+        return 1
+    return 0
+
+
+def load_engine(directory: Path, settings: MinerSettings, *, name: str) -> LlamaEngine:
+    """Load, name and try a model.
+
+    Raises:
+        ModelError: it cannot be used.
+    """
+    try:
+        settings.cache.mkdir(parents=True, exist_ok=True)
+        place = blake3(os.fsencode(directory.resolve())).hexdigest(16)
+        digest = cached_digest(directory, settings.cache / f"{place}.digest.json")
+        runtime = LlamaRuntime(
+            directory,
+            threads=settings.threads,
+            context=settings.context,
+            allow_cuda=settings.allow_cuda,
+        )
+        engine = LlamaEngine(runtime, ChatTokenizer(directory), model_digest=digest)
+    except OSError as error:
+        raise ModelError(f"model {name}: {directory}: {error.strerror or error}") from error
+    engine.warm_up()
+    log.info("model %s: digest %s, on %s", name, digest, engine.provider)
+    return engine
+
+
+async def _work(
+    settings: MinerSettings, engines: Mapping[str, LlamaEngine], gpu_info: dict[str, str] | None
+) -> None:
+    client = CoordinatorClient(url=settings.url, api_key=settings.api_key)
+    worker = Worker(
+        client=client,
+        miner_id=settings.miner_id,
+        key=settings.key,
+        engines=engines,
+        clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+        gpu_info=gpu_info,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    try:
+        await worker.run()
+    finally:
+        await client.close()
+
+
+def read_gpu_info() -> dict[str, str] | None:
+    """Name and memory of the first NVIDIA GPU, as its driver's tool tells them."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(
+            query, capture_output=True, text=True, timeout=GPU_QUERY_TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    name, _, memory = result.stdout.partition("\n")[0].rpartition(",")
+    return {"name": name.strip(), "memory": memory.strip()} if name else None

@@ -1,0 +1,340 @@
+"""A miner's loop: register, wait for a job, claim, run, hand in, again.
+
+Rules: a model that is not served here is never replaced by another. While a job runs in the
+inference thread, heartbeats go on from the event loop. A lost lease or a cancelled job stops the
+inference at the next token. A failure is reported as one and never as a result. A finished result
+is sent until the node answers, always the same body, which makes repeating harmless. Asked to
+stop, the worker gives the job back that is not done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ledger.jobs import normalize_model
+from ledger.keys import KeyPair
+from miner.client import CoordinatorClient
+from miner.engine import Completion, Engine, GenerationRequest
+from miner.errors import (
+    BadAnswerError,
+    CoordinatorError,
+    JobError,
+    LeaseLostError,
+    MinerError,
+    RefusedError,
+    SettingsError,
+    UnreachableError,
+)
+from miner.receipt import (
+    CheckedOrder,
+    build_receipt,
+    build_registration,
+    build_result,
+    check_order,
+)
+from miner.tokenizer import Message
+from miner.wire import ClaimedJob, Job
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+FATAL_STATUSES = {401, 403}
+
+MAX_REASON = 500
+"""Characters of a failure's reason that are sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often and how long things are tried."""
+
+    poll_wait_s: int = 20
+    """How long the node may hold a question for work."""
+    first_retry_s: float = 0.5
+    longest_retry_s: float = 30.0
+    """Retries double from the first to the longest."""
+    hand_in_attempts: int = 40
+    """About 18 minutes: longer than a node's restart."""
+    last_attempts: int = 3
+    """Attempts of anything once the worker was asked to stop."""
+
+
+class Worker:
+    """One miner identity working for one node."""
+
+    def __init__(
+        self,
+        *,
+        client: CoordinatorClient,
+        miner_id: str,
+        key: KeyPair,
+        engines: Mapping[str, Engine],
+        clock_ms: Callable[[], int],
+        gpu_info: dict[str, str] | None = None,
+        pace: Pace | None = None,
+    ) -> None:
+        """Nothing is sent before `run`.
+
+        Args:
+            client: the node.
+            miner_id: this miner's name there.
+            key: signs receipts.
+            engines: by the model names that are offered.
+            clock_ms: monotonic milliseconds.
+            gpu_info: name and memory, shown to others.
+            pace: how often things are tried.
+        """
+        self._client = client
+        self._miner_id = miner_id
+        self._key = key
+        self._names = list(engines)
+        self._engines = {normalize_model(name): engine for name, engine in engines.items()}
+        self._clock_ms = clock_ms
+        self._gpu_info = gpu_info
+        self._pace = pace or Pace()
+        self._stopping = asyncio.Event()
+        self._genesis = ""
+
+    def stop(self) -> None:
+        """Finish cleanly: give back what is not done, then let `run` return."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until `stop`.
+
+        Raises:
+            SettingsError: the node refuses this miner or its key.
+        """
+        # One thread: an engine runs one job at a time.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference") as inference:
+            delay_s = self._pace.first_retry_s
+            while not self._stopping.is_set():
+                try:
+                    await self._serve(inference)
+                    delay_s = self._pace.first_retry_s
+                except CoordinatorError as error:
+                    log.warning("%s; trying again in %.1f s", error, delay_s)
+                    await self._rest(_asked(error) or delay_s)
+                    delay_s = min(delay_s * 2, self._pace.longest_retry_s)
+
+    async def _serve(self, inference: ThreadPoolExecutor) -> None:
+        """Register if need be, then do at most one job."""
+        try:
+            if not self._genesis:
+                await self._register()
+            job = await self._unless_stopping(
+                self._client.available(self._miner_id, wait_s=self._pace.poll_wait_s)
+            )
+            if job is not None:
+                await self._take(job, inference)
+        except RefusedError as error:
+            if error.status in FATAL_STATUSES:
+                raise SettingsError(f"the node refuses this miner: {error}") from error
+            if error.error_code != "MINER_NOT_FOUND":
+                raise
+            self._genesis = ""  # the node forgot us, perhaps its data is new: register again
+
+    async def _register(self) -> None:
+        genesis = await self._client.genesis()
+        body = build_registration(
+            genesis=genesis,
+            miner_id=self._miner_id,
+            key=self._key,
+            models=self._names,
+            gpu_info=self._gpu_info,
+        )
+        try:
+            await self._client.register(body)
+        except RefusedError as error:  # for instance 409: the miner_id is somebody else's
+            raise SettingsError(f"the node refuses this miner: {error}") from error
+        self._genesis = genesis
+        log.info("registered as %s, serving %s", self._miner_id, ", ".join(self._names))
+
+    async def _take(self, job: Job, inference: ThreadPoolExecutor) -> None:
+        engine = self._engines.get(normalize_model(job.model))
+        if engine is None:
+            raise BadAnswerError(
+                f"offered {job.job_id} for {job.model!r}, which is not served here"
+            )
+        claimed = await self._client.claim(job.job_id, self._miner_id)
+        claimed_at_ms = self._clock_ms()
+        try:
+            order = check_order(claimed, genesis=self._genesis, account=self._key.account)
+        except BadAnswerError as error:
+            await self._give_up(claimed, reason=str(error), retryable=True)
+            raise
+        log.info("running %s on %s", claimed.job_id, claimed.model)
+        run = _Run(claimed, order, engine, claimed_at_ms)
+        heartbeats = asyncio.create_task(self._keep_lease(run))
+        try:
+            await self._execute(run, inference, heartbeats)
+        finally:
+            run.ended.set()
+            heartbeats.cancel()
+            with suppress(asyncio.CancelledError):
+                await heartbeats
+
+    async def _execute(
+        self, run: _Run, inference: ThreadPoolExecutor, heartbeats: asyncio.Task[None]
+    ) -> None:
+        """Run the engine, then hand in, fail or release, whichever is true."""
+        loop = asyncio.get_running_loop()
+        generation = loop.run_in_executor(inference, run.generate)
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            either: list[asyncio.Future[Any]] = [generation, stopping]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not generation.done():
+                run.ended.set()
+            completion = await generation
+        except JobError as error:
+            heartbeats.cancel()
+            await self._give_up(run.job, reason=str(error), retryable=False)
+        except Exception as error:
+            # Whatever broke in the model or its runtime, another miner may do better.
+            heartbeats.cancel()
+            log.exception("%s failed", run.job.job_id)
+            await self._give_up(run.job, reason=f"miner failed: {error}", retryable=True)
+        else:
+            if run.lease_lost:
+                log.warning("%s is no longer ours: stopped", run.job.job_id)
+            elif completion.finish_reason == "cancelled":
+                heartbeats.cancel()
+                await self._release(run.job)
+            else:
+                await self._hand_in(run, completion)
+        finally:
+            stopping.cancel()
+
+    async def _keep_lease(self, run: _Run) -> None:
+        """Renew the lease until cancelled; stop the inference when the lease is gone."""
+        interval_s = run.job.lease.heartbeat_interval_ms / 1000
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                answer = await self._client.heartbeat(run.job.job_id, self._miner_id)
+                interval_s = answer.lease.heartbeat_interval_ms / 1000
+            except RefusedError as error:
+                log.warning("%s", error)
+                run.lease_lost = True
+                run.ended.set()
+                return
+            except CoordinatorError as error:
+                # The result is still taken if nobody else has the job by then, so go on.
+                log.warning("heartbeat: %s", error)
+
+    async def _hand_in(self, run: _Run, completion: Completion) -> None:
+        try:
+            payload = build_receipt(
+                run.order,
+                completion,
+                model_digest=run.engine.model_digest,
+                elapsed_ms=self._clock_ms() - run.claimed_at_ms,
+            )
+            body = build_result(payload, completion, miner_id=self._miner_id, key=self._key)
+            await self._persist(lambda: self._client.complete(run.job.job_id, body))
+        except LeaseLostError as error:
+            log.warning("%s", error)
+        except (RefusedError, BadAnswerError) as error:
+            log.error("%s", error)  # noqa: TRY400 - what the node said is all there is to say
+            await self._give_up(run.job, reason=f"result not accepted: {error}", retryable=True)
+        except UnreachableError as error:
+            log.error("%s: given up: %s", run.job.job_id, error)  # noqa: TRY400 - as above
+        else:
+            log.info(
+                "completed %s: %d + %d tokens, %s",
+                run.job.job_id,
+                completion.prompt_tokens,
+                completion.completion_tokens,
+                completion.finish_reason,
+            )
+
+    async def _give_up(self, job: Job, *, reason: str, retryable: bool) -> None:
+        log.warning("%s: %s", job.job_id, reason)
+        with suppress(CoordinatorError):  # then the lease runs out, which says the same, later
+            await self._persist(
+                lambda: self._client.fail(
+                    job.job_id, self._miner_id, reason=reason[:MAX_REASON], retryable=retryable
+                )
+            )
+
+    async def _release(self, job: Job) -> None:
+        log.info("giving back %s", job.job_id)
+        with suppress(CoordinatorError):  # as above
+            await self._persist(lambda: self._client.release(job.job_id, self._miner_id))
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a call that may be repeated until the node answers it.
+
+        Raises:
+            RefusedError: the node answered no.
+            UnreachableError: it never answered.
+        """
+        delay_s = self._pace.first_retry_s
+        attempt = 1
+        while True:
+            try:
+                return await call()
+            except UnreachableError as error:
+                stopping = self._stopping.is_set()
+                limit = self._pace.last_attempts if stopping else self._pace.hand_in_attempts
+                if attempt >= limit:
+                    raise
+                log.warning("%s; attempt %d of %d", error, attempt, limit)
+                pause_s = _asked(error) or delay_s
+                await (asyncio.sleep(delay_s) if stopping else self._rest(pause_s))
+            attempt += 1
+            delay_s = min(delay_s * 2, self._pace.longest_retry_s)
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, but wake up at once when asked to stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _unless_stopping(self, call: Awaitable[T]) -> T | None:
+        """The call's result, or None if asked to stop meanwhile."""
+        task = asyncio.ensure_future(call)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for future in (task, stopping):
+                future.cancel()
+            await asyncio.gather(task, stopping, return_exceptions=True)
+
+
+class _Run:
+    """A claimed job in work."""
+
+    def __init__(
+        self, job: ClaimedJob, order: CheckedOrder, engine: Engine, claimed_at_ms: int
+    ) -> None:
+        self.job = job
+        self.order = order
+        self.engine = engine
+        self.claimed_at_ms = claimed_at_ms
+        self.ended = threading.Event()
+        """Set by the event loop, seen by the inference thread between tokens."""
+        self.lease_lost = False
+
+    def generate(self) -> Completion:
+        """Run the engine; in the inference thread."""
+        request = GenerationRequest(
+            job_id=self.job.job_id,
+            messages=(Message(role="user", content=self.job.prompt),),
+            params=self.order.params,
+            stop=self.job.params.stop_sequences,
+        )
+        return self.engine.generate(request, on_text=lambda _: None, should_stop=self.ended.is_set)
+
+
+def _asked(error: MinerError) -> float | None:
+    return error.retry_after_s if isinstance(error, UnreachableError) else None

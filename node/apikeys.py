@@ -1,0 +1,65 @@
+"""API keys: `aik_<prefix>_<secret>`, shown once.
+
+Only the prefix and a keyed digest of the secret are stored; the digest's key is the network's
+genesis hash, so a key of one network opens nothing on another.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import secrets
+import sqlite3
+
+from blake3 import blake3
+
+from ledger.jobs import Caller, KeyRole
+from ledger.store.market import ApiKey, find_key, insert_key
+
+_PREFIX_BYTES = 5
+_SECRET_BYTES = 32
+_MAX_KEY_LENGTH = 100
+
+
+def create_key(
+    connection: sqlite3.Connection,
+    *,
+    genesis_hash: bytes,
+    role: KeyRole,
+    client: str | None,
+    now_ms: int,
+) -> str:
+    """Make and store a key; returns it whole, for the only time.
+
+    `client` names the holder on receipts; without one it is the key's prefix.
+    """
+    prefix = base64.b32encode(secrets.token_bytes(_PREFIX_BYTES)).decode().lower()
+    secret = secrets.token_urlsafe(_SECRET_BYTES)
+    key = ApiKey(
+        prefix=prefix,
+        digest=_digest(genesis_hash, secret),
+        role=role,
+        client=client or f"{role}-{prefix}",
+        created_at_ms=now_ms,
+        revoked_at_ms=None,
+    )
+    insert_key(connection, key)
+    return f"aik_{prefix}_{secret}"
+
+
+def authenticate(connection: sqlite3.Connection, key: str, *, genesis_hash: bytes) -> Caller | None:
+    """Return whose key this is, or None. Takes as long for a wrong secret as for a right one."""
+    parts = key.split("_", 2)
+    if len(parts) != 3 or parts[0] != "aik" or len(key) > _MAX_KEY_LENGTH or not key.isascii():
+        return None
+    stored = find_key(connection, parts[1])
+    given = _digest(genesis_hash, parts[2])
+    if stored is None or not hmac.compare_digest(stored.digest, given):
+        return None
+    if stored.revoked_at_ms is not None:
+        return None
+    return Caller(key=stored.prefix, client=stored.client, role=stored.role)
+
+
+def _digest(genesis_hash: bytes, secret: str) -> bytes:
+    return blake3(secret.encode(), key=genesis_hash).digest()

@@ -1,0 +1,439 @@
+"""The `aitbc` command: every option is a flag, an `AITBC_*` variable, or a key of a TOML file."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+import msgspec
+
+from ledger.block import hash_genesis, parse_genesis
+from ledger.errors import LedgerError, StoreError
+from ledger.jobs import KeyRole
+from ledger.proof import parse_disclosure, verify_bundle
+from ledger.store.fsck import verify_chain
+from ledger.store.market import list_keys, open_market, revoke_key
+from miner.errors import MinerError
+from miner.models.embedded import default_cache, prepare_embedded_model
+from miner.service import MinerSettings, run_miner
+from node.apikeys import create_key
+from node.assembly import RELEASE, read_clock_ms
+from node.config import (
+    DEFAULT_DATA,
+    DEFAULT_PORT,
+    Mode,
+    NodeSettings,
+    read_config_file,
+    watch_parent,
+)
+from node.datadir import DataDirectory, create_data_directory, load_key
+from node.datadir import create_key as create_key_file
+from node.report import print_verdict
+from node.restclient import RestClient
+from node.server import serve
+from node.up import UpSettings, run_up
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+LOG_BYTES = 10 << 20
+LOG_FILES = 3
+MAX_FILE_BYTES = 32 << 20
+"""Largest bundle or genesis file that is read."""
+
+
+def option(name: str, *names: str, **attributes: Any) -> Callable[[F], F]:
+    """Declare an option that `AITBC_<NAME>` sets too."""
+    variable = "AITBC_" + name.lstrip("-").replace("-", "_").upper()
+    attributes = {"show_default": True, "show_envvar": True, **attributes}
+    return click.option(name, *names, envvar=variable, **attributes)
+
+
+data_option = option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DEFAULT_DATA,
+    help="Data directory of the node.",
+)
+host_option = option("--host", default="127.0.0.1", help="Address to listen on.")
+port_option = option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    help="Port to listen on; 0 lets the system choose.",
+)
+url_option = option("--url", help="Address of the node; by default that of --data's running node.")
+key_option = option("--key", help="API key; by default from --data's connection.json.")
+log_option = option(
+    "--log-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="Write the log there, rotated; by default to standard error.",
+)
+stdin_option = click.option("--until-stdin-closes", is_flag=True, hidden=True)
+
+
+class _Commands(click.Group):
+    """Turns our errors into one line and an exit status, whatever the command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (LedgerError, MinerError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(RELEASE, message="aitbc %(version)s")
+@option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="TOML file with option names as keys, such as port = 8001.",
+)
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None) -> None:
+    """Run a ledger of AI compute: jobs, miners, signed receipts, proofs.
+
+    Options come from flags, then AITBC_* variables, then the --config file.
+    """
+    if config is None:
+        return
+    values = read_config_file(config)
+    known = {
+        parameter.name
+        for command in cli.commands.values()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+    }
+    if unknown := sorted(values.keys() - known):
+        raise StoreError(f"{config}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
+    ctx.default_map = dict.fromkeys(cli.commands, values)
+
+
+@cli.command()
+@data_option
+@option("--network", default="aitbc-local", help="Name of the network: a-z, 0-9 and hyphens.")
+@option("--name", default="authority-1", help="This authority's name, as the explorer shows it.")
+def init(data: Path, network: str, name: str) -> None:
+    """Make a data directory: a key, a genesis of one authority, its votes.db."""
+    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms())
+    genesis = made.load_genesis()
+    click.echo(
+        f"Made {data}: network {network}, authority {genesis.authority_set.members[0].account}"
+    )
+    click.echo(
+        f"Genesis {hash_genesis(genesis).hex()} in {made.genesis}; give this file to verifiers."
+    )
+
+
+@cli.command()
+@data_option
+@host_option
+@port_option
+@option(
+    "--mode",
+    type=click.Choice(["auto", "dev", "strict"]),
+    default="auto",
+    help="dev leaves open what the API reference leaves open; auto: dev on loopback only.",
+)
+@option("--default-model", default="llama3.2", help="Model of jobs that name none.")
+@option("--price-token-micros", type=click.IntRange(0, 10**9), default=10, help="Price of a token.")
+@option(
+    "--price-gpu-second-micros",
+    type=click.IntRange(0, 10**12),
+    default=1000,
+    help="Price of a second, for miners that count no tokens.",
+)
+@option(
+    "--batch-delay-ms",
+    type=click.IntRange(0, 60_000),
+    default=20,
+    help="How long a receipt waits for company before its block is sealed.",
+)
+@option(
+    "--max-pending-per-key",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    help="Pending jobs that one API key may have.",
+)
+@log_option
+@stdin_option
+def run(*, log_file: Path | None, until_stdin_closes: bool, mode: str, **settings: Any) -> None:
+    """Run a node: REST API, explorer, and the sealing of blocks."""
+    _configure_logging(log_file)
+    _follow_parent(enabled=until_stdin_closes)
+    serve(
+        NodeSettings(mode=cast("Mode", mode), **settings),
+        ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
+    )
+
+
+@cli.command()
+@option("--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="Address of the node.")
+@option("--key", default="", show_default=False, help="API key of role miner.")
+@option(
+    "--keyfile",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The miner's signing key; it is made if missing.",
+)
+@option("--miner-id", default="miner-1", help="This miner's name on the node.")
+@option(
+    "--model",
+    "models",
+    multiple=True,
+    help="NAME=DIR of a model to serve; repeatable. Without one the embedded model is served.",
+)
+@option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
+@log_option
+@stdin_option
+def miner(
+    *,
+    url: str,
+    key: str,
+    keyfile: Path,
+    miner_id: str,
+    models: tuple[str, ...],
+    threads: int,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+) -> None:
+    """Run jobs of a node on ONNX Runtime, and sign their receipts."""
+    _configure_logging(log_file)
+    _follow_parent(enabled=until_stdin_closes)
+    signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key_file(keyfile)
+    cache = default_cache(os.environ)
+    served = dict(_parse_model(model) for model in models)
+    if not served:
+        embedded = prepare_embedded_model(cache, lambda line: click.echo(line, err=True))
+        served = {embedded.name: embedded.path}
+    settings = MinerSettings(
+        url=url,
+        api_key=key,
+        miner_id=miner_id,
+        key=signing_key,
+        models=served,
+        cache=cache,
+        threads=threads or os.cpu_count() or 1,
+    )
+    sys.exit(run_miner(settings))
+
+
+@cli.group()
+def keys() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys.command("create")
+@data_option
+@click.option("--role", type=click.Choice(["client", "miner", "admin"]), required=True)
+@click.option("--client", help="Holder's name on receipts (public); by default role and prefix.")
+def keys_create(data: Path, role: str, client: str | None) -> None:
+    """Make a key and print it, for the only time. A running node takes it at once."""
+    genesis_hash = hash_genesis(DataDirectory(data).load_genesis())
+    store = open_market(DataDirectory(data).market, genesis_hash)
+    try:
+        secret = store.write(
+            lambda connection: create_key(
+                connection,
+                genesis_hash=genesis_hash,
+                role=cast("KeyRole", role),
+                client=client,
+                now_ms=read_clock_ms(),
+            )
+        ).result()
+    finally:
+        store.close()
+    click.echo(secret)
+
+
+@keys.command("list")
+@data_option
+def keys_list(data: Path) -> None:
+    """List keys by prefix; secrets are not stored."""
+    store = open_market(
+        DataDirectory(data).market, hash_genesis(DataDirectory(data).load_genesis())
+    )
+    try:
+        for key in list_keys(store.reader):
+            state = "revoked" if key.revoked_at_ms is not None else "active"
+            click.echo(f"aik_{key.prefix}_…  {key.role:<7} {state:<8} {key.client}")
+    finally:
+        store.close()
+
+
+@keys.command("revoke")
+@data_option
+@click.argument("prefix")
+def keys_revoke(data: Path, prefix: str) -> None:
+    """Revoke the key with this prefix (aik_PREFIX_…), for ever and at once."""
+    prefix = prefix.removeprefix("aik_").split("_")[0].rstrip("…")
+    store = open_market(
+        DataDirectory(data).market, hash_genesis(DataDirectory(data).load_genesis())
+    )
+    try:
+        done = store.write(lambda c: revoke_key(c, prefix, read_clock_ms())).result()
+    finally:
+        store.close()
+    if not done:
+        raise StoreError(f"no active key with prefix {prefix}; see ./aitbc keys list")
+    click.echo(f"revoked aik_{prefix}_…")
+
+
+@cli.command()
+@click.argument("prompt")
+@data_option
+@url_option
+@key_option
+@click.option("--model", help="Model name; by default the node's default model.")
+@click.option("--max-tokens", type=int, help="Most tokens to generate.")
+@click.option("--temperature", type=float, help="0 to 2; 0 takes the likeliest token.")
+@click.option("--top-p", type=float, help="Above 0 up to 1.")
+@click.option("--seed", type=int, help="Makes the answer repeatable.")
+@click.option("--wait", type=float, default=300.0, show_default=True, help="Seconds; 0: do not.")
+def submit(
+    prompt: str,
+    data: Path,
+    url: str | None,
+    key: str | None,
+    model: str | None,
+    wait: float,
+    **params: Any,
+) -> None:
+    """Submit a job; print its answer and its receipt's id."""
+    given = {name: value for name, value in params.items() if value is not None}
+    connection = _read_connection(data) if url is None or key is None else {}
+    with RestClient(url or connection["url"], key or connection["client_key"]) as client:
+        job = client.submit(prompt, model=model, params=given)
+        queue = job.get("queue", {})
+        click.echo(
+            f"{job['job_id']} {job['status']}; {queue.get('eligible_miners', 0)} active miners "
+            f"serve {job['model']}",
+            err=True,
+        )
+        if wait <= 0:
+            return
+        job = client.wait_for_job(job["job_id"], timeout_s=wait, progress=lambda _: None)
+    if job["status"] != "completed":
+        raise StoreError(
+            f"job {job['job_id']} {job['status']}: {job.get('error', job.get('status_reason'))}"
+        )
+    click.echo(job["result"])
+    click.echo(f"receipt {job['receipt_id']}", err=True)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path, dir_okay=False))
+@option(
+    "--genesis",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Your own copy of the network's genesis file: what you trust.",
+)
+@click.option(
+    "--disclosure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="JSON with prompt, result and salts, to check the texts too.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: bool) -> None:
+    """Verify a proof bundle, claim by claim. Exit status 0 if all hold, else 1."""
+    verdict = verify_bundle(
+        _read_file(bundle),
+        genesis=parse_genesis(_read_file(genesis)),
+        disclosure=parse_disclosure(_read_file(disclosure)) if disclosure else None,
+    )
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(verdict)).decode())
+    else:
+        print_verdict(verdict)
+    sys.exit(0 if verdict.verified else 1)
+
+
+@cli.command()
+@data_option
+def fsck(data: Path) -> None:
+    """Verify the whole ledger.db from genesis: every hash, signature, tree node and counter."""
+    directory = DataDirectory(data)
+    genesis = directory.load_genesis()
+    shown = sys.stderr.isatty()
+
+    def progress(height: int, last: int) -> None:
+        if shown and (height % 100 == 0 or height == last):
+            click.echo(f"\rblock {height} of {last}", nl=height == last, err=True)
+
+    tip = verify_chain(directory.ledger, genesis, progress)
+    click.echo(f"ok: {tip.height} blocks, {tip.tree_size} transactions, head {tip.hash.hex()}")
+
+
+@cli.command()
+@data_option
+@host_option
+@port_option
+@click.option("--once", is_flag=True, help="Run one job, verify its receipt, stop.")
+@option("--miner-id", default="miner-1", help="Name of the miner beside the node.")
+@option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
+def up(**settings: Any) -> None:
+    """Start a node with explorer and a miner, run a job through them, and keep serving."""
+    sys.exit(run_up(UpSettings(**settings)))
+
+
+def main() -> None:
+    """Entry point of `./aitbc`."""
+    cli(prog_name="aitbc")
+
+
+def _parse_model(text: str) -> tuple[str, Path]:
+    name, separator, directory = text.partition("=")
+    if not (name and separator and directory):
+        raise click.BadParameter(f"expected NAME=DIR, got {text}", param_hint="--model")
+    return name, Path(directory)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise StoreError(f"{path}: is larger than any proof or genesis file")
+    return data
+
+
+def _read_connection(data: Path) -> dict[str, Any]:
+    path = DataDirectory(data).connection
+    try:
+        return dict(msgspec.json.decode(path.read_bytes(), type=dict[str, Any]))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path}: there is no running `aitbc up` to ask; give --url and --key"
+        ) from error
+
+
+def _configure_logging(path: Path | None) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES
+        )
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
+    )
+
+
+def _follow_parent(*, enabled: bool) -> None:
+    if enabled:
+        threading.Thread(target=watch_parent, name="parent", daemon=True).start()

@@ -1,0 +1,213 @@
+"""A node's data directory: who it is, and the three databases.
+
+    genesis.json          the network's trust root; public
+    ledger.db             the chain; public
+    node.db               jobs, prompts, API keys; private
+    votes.db              what this authority has signed; never copied, backed up or restored
+    keys/authority.json   the key that seals blocks and coordinates jobs (0600)
+    keys/miner.json       the key of the miner that `aitbc up` starts (0600)
+
+The directory is made whole beside its place and then renamed, so there is no half-made one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from ledger.block import (
+    Authority,
+    AuthoritySet,
+    Genesis,
+    Limits,
+    hash_genesis,
+    parse_genesis,
+)
+from ledger.encoding import decode_base64url, encode, encode_base64url
+from ledger.errors import LedgerError, StoreError
+from ledger.keys import SEED_BYTES, KeyPair
+from ledger.store.votes import VoteStore
+
+_PRIVATE_FILE = 0o600
+_PRIVATE_DIRECTORY = 0o700
+_INSTANCE_BYTES = 16
+
+
+class KeyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A signing key on disk."""
+
+    v: Literal[1] = 1
+    account: str
+    """Derived from the seed; there for people, and checked."""
+    seed: str
+    """32 bytes, base64url."""
+    instance: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    """Matches an authority's key to the votes.db that was made with it."""
+
+    def __repr__(self) -> str:
+        return f"KeyFile(account={self.account!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class DataDirectory:
+    """The paths of one node's files."""
+
+    root: Path
+
+    @property
+    def genesis(self) -> Path:
+        """The genesis document."""
+        return self.root / "genesis.json"
+
+    @property
+    def ledger(self) -> Path:
+        """The public chain."""
+        return self.root / "ledger.db"
+
+    @property
+    def market(self) -> Path:
+        """Jobs, keys, mempool."""
+        return self.root / "node.db"
+
+    @property
+    def votes(self) -> Path:
+        """The authority's votes."""
+        return self.root / "votes.db"
+
+    @property
+    def authority_key(self) -> Path:
+        """The authority's key file."""
+        return self.root / "keys" / "authority.json"
+
+    @property
+    def miner_key(self) -> Path:
+        """The key file of the miner beside this node."""
+        return self.root / "keys" / "miner.json"
+
+    @property
+    def connection(self) -> Path:
+        """Addresses and API keys of a running `aitbc up`."""
+        return self.root / "connection.json"
+
+    def load_genesis(self) -> Genesis:
+        """Read the genesis document.
+
+        Raises:
+            StoreError: there is none, or it is not one.
+        """
+        try:
+            return parse_genesis(self.genesis.read_bytes())
+        except OSError as error:
+            raise StoreError(
+                f"{self.genesis}: cannot be read ({error.strerror}); make a data directory with "
+                f"./aitbc init --data {self.root}"
+            ) from error
+        except LedgerError as error:
+            raise StoreError(f"{self.genesis}: {error}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory: two nodes on one would sign against each other.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        with (self.root / "node.lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreError(
+                    f"{self.root}: another node runs on this data directory; stop it first"
+                ) from error
+            yield
+
+
+def load_key(path: Path) -> tuple[KeyPair, str]:
+    """Read a key file; returns the key and its instance id.
+
+    Raises:
+        StoreError: missing, malformed, or its account is not the seed's.
+    """
+    try:
+        stored = msgspec.json.decode(path.read_bytes(), type=KeyFile)
+        key = KeyPair.from_seed(decode_base64url(stored.seed, size_bytes=SEED_BYTES))
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, LedgerError) as error:
+        raise StoreError(f"{path}: is not a key file") from error
+    if key.account != stored.account:
+        raise StoreError(f"{path}: its seed belongs to {key.account}, it says {stored.account}")
+    return key, stored.instance
+
+
+def create_key(path: Path, *, instance: str = "") -> KeyPair:
+    """Draw a new key and write its file, readable by its owner alone."""
+    seed = secrets.token_bytes(SEED_BYTES)
+    key = KeyPair.from_seed(seed)
+    stored = KeyFile(account=key.account, seed=encode_base64url(seed), instance=instance)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIRECTORY)
+    write_private(path, encode(stored) + b"\n")
+    return key
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 0600, durably; it appears whole or not at all."""
+    draft = path.with_name(path.name + ".draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    draft.replace(path)
+
+
+def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -> DataDirectory:
+    """Make the data directory of the first authority of a new network.
+
+    Raises:
+        StoreError: there is something already, or the disk refuses.
+    """
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise StoreError(f"{root}: is not an empty directory; choose another --data")
+    draft = DataDirectory(root.parent / f".{root.name}.draft")
+    try:
+        if draft.root.exists():
+            shutil.rmtree(draft.root)
+        draft.root.mkdir(parents=True, mode=_PRIVATE_DIRECTORY)
+        _fill(draft, network=network, name=name, now_ms=now_ms)
+        draft.root.replace(root)
+    except OSError as error:
+        raise StoreError(f"{root}: cannot be created: {error}") from error
+    return DataDirectory(root)
+
+
+def _fill(draft: DataDirectory, *, network: str, name: str, now_ms: int) -> None:
+    instance = secrets.token_hex(_INSTANCE_BYTES)
+    key = create_key(draft.authority_key, instance=instance)
+    create_key(draft.miner_key)
+    genesis = Genesis(
+        network=network,
+        created_ms=now_ms,
+        authority_set=AuthoritySet(
+            epoch=0, members=(Authority(account=key.account, name=name, url=""),)
+        ),
+        limits=Limits(),
+        settlement="off_chain",
+    )
+    VoteStore.create(
+        draft.votes,
+        instance=instance,
+        account=key.account,
+        genesis_hash=hash_genesis(genesis),
+    ).close()
+    draft.genesis.write_bytes(encode(genesis) + b"\n")

@@ -1,0 +1,88 @@
+"""Serves one node over HTTP until a signal or a failure ends it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import uvicorn
+
+from ledger.errors import StoreError
+from node.assembly import open_node
+from node.config import NodeSettings
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 30
+SHUTDOWN_S = 10
+"""How long open requests may take to end."""
+
+logger = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    """Tells the node first that the end has come: open streams and polls wait for the node."""
+
+    def __init__(self, config: uvicorn.Config, begin_shutdown: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._begin_shutdown = begin_shutdown
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._begin_shutdown()
+        await super().shutdown(sockets)
+
+
+def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
+    """Run a node until SIGINT or SIGTERM. `ready(url)` is called once its socket listens.
+
+    Raises:
+        StoreError: it cannot start, or had to stop by itself.
+    """
+    listening = _listen(settings.host, settings.port)
+    servers: list[_Server] = []
+    ended = threading.Event()
+
+    def stop() -> None:
+        ended.set()
+        for server in servers:
+            server.should_exit = True
+
+    # uvicorn raises a signal once more after it has stopped; it must not end the process before
+    # the files are closed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop())
+
+    with listening, open_node(settings, stop=stop) as node:
+        config = uvicorn.Config(
+            node.app,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+        servers.append(_Server(config, node.begin_shutdown))
+        servers[0].should_exit = ended.is_set()
+        host, port = listening.getsockname()[:2]
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        servers[0].run(sockets=[listening])
+        if node.failure is not None:
+            raise StoreError(f"the node had to stop: {node.failure}") from node.failure
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise StoreError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what uses it, "
+            "or choose another with --port"
+        ) from error
+    listening.settimeout(0)
+    return listening

@@ -1,0 +1,39 @@
+"""A signal that any number of coroutines wait for, fired from any thread."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Signal:
+    """Wakes everybody who waits. What it stands for is read by the waiters themselves."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event = asyncio.Event()
+
+    def bind(self) -> None:
+        """Let `fire` reach waiters of the running loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def fire(self) -> None:
+        """Wake all waiters, from any thread. Without a running loop nobody waits."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+
+    async def wait(self, timeout_s: float | None = None) -> None:
+        """Return when the signal is fired next, or after `timeout_s`.
+
+        Read the state you wait for, and call this before anything else is awaited: a signal that
+        fires in between is not missed, since both happen in one turn of the loop.
+        """
+        event = self._event
+        try:
+            async with asyncio.timeout(timeout_s):
+                await event.wait()
+        except TimeoutError:
+            return
+
+    def _wake(self) -> None:
+        event, self._event = self._event, asyncio.Event()
+        event.set()

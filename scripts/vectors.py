@@ -1,0 +1,128 @@
+"""Make the golden vectors and the examples of docs/protocol.md from fixed seeds.
+
+    .venv/bin/python scripts/vectors.py            write tests/vectors/*.json and the examples
+    .venv/bin/python scripts/vectors.py --check    say which of them differ, and end with 1
+
+A vector that changes is a change of the protocol.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ledger.block import hash_authority_set, hash_genesis  # noqa: E402
+from ledger.encoding import encode, encode_base64url  # noqa: E402
+from ledger.keys import decode_account  # noqa: E402
+from ledger.proof import verify_bundle  # noqa: E402
+from tests import golden, tampering  # noqa: E402
+from tests.builders import (  # noqa: E402
+    PROMPT,
+    TOKEN_IDS,
+    build_chain,
+    build_disclosure,
+    build_key,
+    build_salt,
+)
+
+VECTORS = ROOT / "tests" / "vectors"
+PROTOCOL = ROOT / "docs" / "protocol.md"
+
+_EXAMPLE = re.compile(r"(<!-- example (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def build_files() -> dict[Path, str]:
+    """Return the text of every generated file."""
+    contents = golden.build_all() | {"bundles": tampering.build_bundles()}
+    files = {
+        VECTORS / f"{name}.json": json.dumps(content, indent=1) + "\n"
+        for name, content in contents.items()
+    }
+    files[PROTOCOL] = fill_examples(PROTOCOL.read_text(encoding="utf-8"), build_examples())
+    return files
+
+
+def fill_examples(text: str, examples: Mapping[str, str]) -> str:
+    """Put each example between its marks."""
+    if sorted(name for _, name, _ in _EXAMPLE.findall(text)) != sorted(examples):
+        raise SystemExit(f"{PROTOCOL.name}: expected one mark for each of {sorted(examples)}")
+    return _EXAMPLE.sub(lambda mark: mark[1] + examples[mark[2]] + mark[3], text)
+
+
+def build_examples() -> dict[str, str]:
+    """Return the Markdown of each example."""
+    chain = build_chain(1, blocks=[3])
+    receipt, block = chain.transactions[1], chain.blocks[0]
+    bundle, disclosure = encode(chain.bundle(1)), build_disclosure(2)
+    verdict = verify_bundle(bundle, genesis=chain.genesis, disclosure=disclosure)
+    registration = golden.build_registration()
+    miner = build_key("miner").account
+    return {
+        "account": _text(f"public key  {decode_account(miner).hex()}", f"account     {miner}"),
+        "receipt": _json(msgspec.Raw(receipt.envelope))
+        + _text(f"transaction id  {receipt.id.hex()}"),
+        "digests": _text(
+            f"salt           {encode_base64url(build_salt('prompt 2'))}",
+            f"prompt         {PROMPT}",
+            f"prompt_digest  {receipt.payload.prompt_digest}",
+            "",
+            f"salt           {encode_base64url(build_salt('result 2'))}",
+            f"token ids      {' '.join(map(str, TOKEN_IDS))}",
+            f"tokens_digest  {receipt.payload.tokens_digest}",
+            "",
+            *(f"file           {path}: {data!r}" for path, data in golden.MODEL_FILES.items()),
+            f"model_digest   {golden.hash_model(golden.MODEL_FILES)}",
+        ),
+        "registration": _text(
+            registration["message"] + f"\nsignature  {registration['signature']}"
+        ),
+        "genesis": _json(chain.genesis)
+        + _text(
+            f"genesis hash  {hash_genesis(chain.genesis).hex()}",
+            f"set hash      {hash_authority_set(chain.genesis.authority_set).hex()}",
+        ),
+        "header": _json(block.header) + _text(f"block hash  {block.hash.hex()}"),
+        "certificate": _json(chain.certificates[0]),
+        "bundle": _json(msgspec.Raw(bundle)),
+        "disclosure": _json(disclosure),
+        "verdict": _json(verdict, is_sorted=False),
+    }
+
+
+def _json(value: object, *, is_sorted: bool = True) -> str:
+    data = encode(value) if is_sorted else msgspec.json.encode(value)
+    return f"```json\n{msgspec.json.format(data).decode()}\n```\n"
+
+
+def _text(*lines: str) -> str:
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def main() -> int:
+    """Write the files, or compare them. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    check = parser.parse_args().check
+    different = 0
+    VECTORS.mkdir(parents=True, exist_ok=True)
+    for path, text in build_files().items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        different += 1
+        print(f"{'differs' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return int(check and different > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

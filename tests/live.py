@@ -1,0 +1,78 @@
+"""A node as a process of its own, for tests that talk HTTP to it and kill it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from ledger.block import hash_genesis
+from ledger.jobs import KeyRole
+from ledger.store.market import open_market
+from node.apikeys import create_key
+from node.datadir import DataDirectory, create_data_directory
+
+ROOT = Path(__file__).parent.parent
+GENESIS_TIME_MS = 1_700_000_000_000
+
+
+class LiveNode:
+    """`python -m node run` on an ephemeral port. Keys are made while it does not run."""
+
+    def __init__(self, root: Path, *arguments: str) -> None:
+        self.data: DataDirectory = create_data_directory(
+            root, network="aitbc-test", name="authority-1", now_ms=GENESIS_TIME_MS
+        )
+        self.url = ""
+        self._arguments = arguments
+        self._process: subprocess.Popen[str] | None = None
+
+    def create_key(self, role: KeyRole, client: str | None = None) -> str:
+        genesis_hash = hash_genesis(self.data.load_genesis())
+        store = open_market(self.data.market, genesis_hash)
+        try:
+            return store.write(
+                lambda connection: create_key(
+                    connection,
+                    genesis_hash=genesis_hash,
+                    role=role,
+                    client=client,
+                    now_ms=GENESIS_TIME_MS,
+                )
+            ).result()
+        finally:
+            store.close()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "node", "run", "--data", str(self.data.root)]
+        log = self.data.root / "node.log"
+        self._process = subprocess.Popen(
+            [*command, "--port", "0", "--log-file", str(log), *self._arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        assert line, f"the node did not start, see {log}"
+        self.url = line.rsplit(" ", 1)[-1]
+
+    def kill(self) -> None:
+        """SIGKILL: no handler runs, nothing is flushed."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit status."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: int) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.send_signal(number)
+        status = process.wait(timeout=60)
+        assert process.stdout is not None
+        process.stdout.close()
+        return status

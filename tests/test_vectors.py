@@ -1,0 +1,126 @@
+"""The golden vectors and the examples of docs/protocol.md are what the code makes, byte for byte.
+
+If one of these fails on purpose, the protocol changed: `make vectors`, and say so in the commit.
+"""
+
+import json
+import re
+
+import pytest
+from blake3 import blake3
+
+from ledger.encoding import decode_base64url, encode
+from ledger.errors import EncodingError
+from ledger.hashing import build_receipt_id, hash_text, hash_tokens
+from ledger.keys import verify_signature
+from ledger.proof import MAX_BUNDLE_BYTES, NOT_PROVED
+from scripts import vectors
+from scripts import verify_receipt as script
+from tests import golden
+
+FILES = vectors.build_files()
+
+
+def load(name):
+    return json.loads((vectors.VECTORS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_code_reproduces_every_generated_file(path):
+    assert path.read_text(encoding="utf-8") == FILES[path]
+
+
+def test_check_says_which_file_differs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vectors.sys, "argv", ["vectors.py", "--check"])
+    assert vectors.main() == 0
+    text = vectors.PROTOCOL.read_text(encoding="utf-8")
+    monkeypatch.setattr(vectors, "PROTOCOL", tmp_path / "protocol.md")
+    monkeypatch.setattr(vectors, "ROOT", tmp_path)
+    monkeypatch.setattr(vectors, "VECTORS", tmp_path / "vectors")
+    vectors.PROTOCOL.write_text(text.replace("public key  e", "public key  f"), encoding="utf-8")
+    assert vectors.main() == 1
+    assert "differs: protocol.md" in capsys.readouterr().out
+    monkeypatch.setattr(vectors.sys, "argv", ["vectors.py"])
+    assert vectors.main() == 0
+    assert vectors.PROTOCOL.read_text(encoding="utf-8") == text
+
+
+def test_the_protocol_names_every_domain_and_bound_of_the_code():
+    text = vectors.PROTOCOL.read_text(encoding="utf-8")
+    source = (vectors.ROOT / "ledger" / "hashing.py").read_text(encoding="utf-8")
+    domains = re.findall(r'_DOMAIN = b"(.*)"', source)
+    assert len(domains) == 7
+    assert [domain for domain in domains if f"`{domain}`" not in text] == []
+    assert f"{MAX_BUNDLE_BYTES:,}" in text
+    fields = [name for case in load("bundles")["cases"] for name, _ in case.get("claims", [])]
+    assert [name for name in fields if f"| `{name}` |" not in text] == []
+    assert list(NOT_PROVED) == script.NOT_PROVED
+
+
+def test_links_inside_the_protocol_lead_somewhere():
+    text = vectors.PROTOCOL.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^a-z0-9 -]", "", line.lstrip("#").strip().lower()).replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    links = re.findall(r"\]\(#([^)]*)\)", text)
+    assert links
+    assert [link for link in links if link not in headings] == []
+
+
+@pytest.mark.parametrize("case", load("canonical")["canonical"], ids=lambda case: case["text"])
+def test_canonical_vectors(case):
+    value = json.loads(case["text"])
+    assert encode(value).decode() == case["canonical"]
+    assert script.canonical(value).decode() == case["canonical"]
+    assert script.read_canonical(case["canonical"].encode()) == value
+
+
+@pytest.mark.parametrize(
+    "case", load("canonical")["not_canonical"], ids=lambda case: case["text"] or "empty"
+)
+def test_texts_that_are_not_canonical(case):
+    with pytest.raises(script.MalformedError):
+        script.read_canonical(case["text"].encode())
+
+
+def test_digest_vectors():
+    digests = load("digests")
+    salt = decode_base64url(digests["salt"], size_bytes=32)
+    for case in digests["texts"]:
+        assert hash_text(salt, case["text"]).hex() == case["digest"]
+    for case in digests["tokens"]:
+        assert hash_tokens(salt, case["ids"]).hex() == case["digest"]
+    for case in digests["receipt_ids"]:
+        expected = case.pop("receipt_id")
+        assert build_receipt_id(**case) == expected == script.receipt_id(**case)
+    registration = digests["registration"]
+    verify_signature(
+        registration["account"], registration["message"].encode(), registration["signature"]
+    )
+
+
+def test_a_model_digest_depends_on_every_name_and_byte_but_not_on_their_order():
+    files = golden.MODEL_FILES
+    digest = load("digests")["model"]["digest"]
+    assert golden.hash_model(dict(reversed(files.items()))) == digest
+    manifest = (
+        f"aitbc/model/v1\n{blake3(b'{}').hexdigest()} 2 config.json\n"
+        f"{blake3(b'').hexdigest()} 0 onnx.txt\n"
+        f"{blake3(b'weights').hexdigest()} 7 onnx/model.onnx\n"
+        f"{blake3(files['tokenizer.json']).hexdigest()} 12 tokenizer.json\n"
+    )
+    assert blake3(manifest.encode()).hexdigest() == digest
+    assert golden.hash_model(files | {"config.json": b"{ }"}) != digest
+
+
+@pytest.mark.parametrize("token", [-1, 2**32])
+def test_a_token_id_that_does_not_fit_has_no_digest(token):
+    with pytest.raises(OverflowError):
+        hash_tokens(bytes(32), [token])
+
+
+def test_text_without_utf_8_has_no_canonical_form():
+    with pytest.raises(EncodingError):
+        encode("\ud800")

@@ -1,0 +1,221 @@
+"""scripts/verify_receipt.py as its users meet it: a file, some files, an exit status."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ledger.block import hash_genesis
+from ledger.encoding import encode
+from scripts import verify_receipt as script
+from tests.builders import build_chain, build_disclosure, build_genesis, build_receipt
+
+SCRIPT = Path(script.__file__)
+ALLOWED_PACKAGES = {"bech32", "blake3", "nacl"}
+TIMEOUT_S = 60
+CHAIN = build_chain(1, blocks=[3])
+BUNDLE = encode(CHAIN.bundle(1))
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A bundle, its genesis and its disclosure as files."""
+    contents = {
+        "bundle.json": BUNDLE,
+        "genesis.json": encode(CHAIN.genesis) + b"\n",
+        "disclosure.json": encode(build_disclosure(2)),
+        "other.json": encode(build_genesis(4)),
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+    return tmp_path
+
+
+def run(files, *arguments, bundle="bundle.json"):
+    """Run the script alone: -I keeps this checkout off its import path."""
+    return subprocess.run(
+        [sys.executable, "-I", SCRIPT, bundle, *arguments],
+        cwd=files,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+def run_inside(files, *arguments, bundle="bundle.json"):
+    """Run main() here, with paths into `files`; returns the exit status."""
+    places = [str(files / a) if a.endswith(".json") else a for a in arguments]
+    return script.main([str(files / bundle), *places])
+
+
+def test_it_imports_the_standard_library_and_three_packages_only():
+    tree = ast.parse(SCRIPT.read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add(node.module.split(".")[0])
+    assert imported - sys.stdlib_module_names == ALLOWED_PACKAGES
+    assert "importlib" not in imported
+    called = {
+        node.func.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"__import__", "eval", "exec", "open"}
+
+
+def test_its_header_names_the_packages_it_imports():
+    header = SCRIPT.read_text(encoding="utf-8").split("# ///\n")[0]
+    assert header.startswith("# /// script\n")
+    assert '# requires-python = ">=3.9"\n' in header
+    assert [name for name in ("bech32", "blake3", "pynacl") if f'"{name}>=' not in header] == []
+
+
+def test_a_genuine_bundle_is_verified_claim_by_claim(files):
+    result = run(files, "--genesis", "genesis.json", "--disclosure", "disclosure.json")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:11]] == [
+        [name, "verified"]
+        for name in (
+            "receipt",
+            "provider_signature",
+            "coordinator_signature",
+            "inclusion",
+            "header",
+            "quorum",
+            "authority_chain",
+            "coordinator",
+            "prompt_digest",
+            "result_digest",
+            "tokens_digest",
+        )
+    ]
+    assert "VERIFIED: rcp_" in result.stdout
+    assert "NOT VERIFIED" not in result.stdout
+    assert all(sentence in result.stdout for sentence in script.NOT_PROVED)
+
+
+def test_the_verdict_as_json(files):
+    result = run(files, "--genesis", "genesis.json", "--json")
+    verdict = json.loads(result.stdout)
+    assert (result.returncode, result.stderr, verdict["verified"]) == (0, "", True)
+    assert verdict["genesis"] == hash_genesis(CHAIN.genesis).hex()
+
+
+@pytest.mark.parametrize("place", ["price_micros", "tree_root", "votes", "sig"])
+def test_a_changed_byte_ends_with_1_and_names_the_claim(files, place):
+    position = BUNDLE.index(place.encode()) + len(place) + 10
+    position = next(i for i in range(position, len(BUNDLE)) if chr(BUNDLE[i]).isalnum())
+    byte = b"1" if BUNDLE[position : position + 1] != b"1" else b"2"
+    (files / "bundle.json").write_bytes(BUNDLE[:position] + byte + BUNDLE[position + 1 :])
+    result = run(files, "--genesis", "genesis.json")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert " FAILED " in result.stdout or "this is no bundle" in result.stderr
+
+
+def test_a_changed_price_names_both_signatures_and_the_inclusion(files):
+    changed = BUNDLE.replace(b'"price_micros":46', b'"price_micros":45')
+    (files / "bundle.json").write_bytes(changed)
+    result = run(files, "--genesis", "genesis.json")
+    assert result.returncode == 1
+    assert "failed: provider_signature, coordinator_signature, inclusion" in result.stdout
+
+
+def test_another_genesis_ends_with_1(files, capsys):
+    assert run_inside(files, "--genesis", "other.json") == 1
+    out = capsys.readouterr().out
+    assert "failed: receipt, header, quorum, authority_chain, coordinator" in out
+
+
+def test_a_receipt_of_a_miner_without_a_key_says_so(files, capsys):
+    chain = build_chain(1, blocks=[1])
+    chain.append(build_receipt(chain.genesis, 2, provider="old-miner"))
+    (files / "bundle.json").write_bytes(encode(chain.bundle(1)))
+    assert run_inside(files, "--genesis", "genesis.json") == 0
+    assert "not applicable  old-miner has no key" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xfe", b"{}", b"[" * 100_000, b'{"a":' * 100_000, BUNDLE[:-1], BUNDLE + b" "],
+    ids=["empty", "not text", "object", "deep list", "deep object", "truncated", "trailing"],
+)
+def test_what_is_no_bundle_ends_with_1_and_one_line(files, data):
+    (files / "bundle.json").write_bytes(data)
+    result = run(files, "--genesis", "genesis.json")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert len(result.stderr.splitlines()) == 1
+    assert "NOT VERIFIED: this is no bundle" in result.stderr
+
+
+def test_what_is_no_bundle_as_json(files, capsys):
+    (files / "bundle.json").write_bytes(b"{}")
+    assert run_inside(files, "--genesis", "genesis.json", "--json") == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["verified"] is False
+    assert set(answer) == {"verified", "error"}
+
+
+def test_hostile_names_cannot_fill_or_steer_a_terminal(files, capsys):
+    hostile = b'{"' + b"\\u001b[2J" * 10_000 + b'":1,"v":1}'
+    (files / "bundle.json").write_bytes(hostile)
+    assert run_inside(files, "--genesis", "genesis.json") == 1
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert len(err) < 500
+    document = json.loads(BUNDLE)
+    document["envelope"]["signatures"][0]["key_id"] = "\x1b[2J\u202e"
+    (files / "bundle.json").write_bytes(encode(document))
+    assert run_inside(files, "--genesis", "genesis.json") == 1
+    assert capsys.readouterr().out.isascii()
+
+
+def test_a_bundle_over_its_bound_is_refused_without_reading_on(files, capsys):
+    assert script.main(["/dev/zero", "--genesis", str(files / "genesis.json")]) == 1
+    assert "longer than 16777216 bytes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--genesis", "missing.json"],
+        ["--genesis", "bundle.json"],
+        ["--genesis", "genesis.json", "--disclosure", "missing.json"],
+        ["--genesis", "genesis.json", "--disclosure", "bundle.json"],
+    ],
+)
+def test_a_file_of_the_verifier_that_is_missing_or_malformed_ends_with_2(files, capsys, arguments):
+    assert run_inside(files, *arguments) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run_inside(files, *arguments, "--json") == 2
+    assert json.loads(capsys.readouterr().out)["verified"] is False
+
+
+def test_wrong_use_ends_with_2(files):
+    assert run(files).returncode == 2
+    assert run(files, "--genesis", "genesis.json", "--nonsense").returncode == 2
+    assert run(files, "--genesis", "genesis.json", bundle="missing.json").returncode == 2
+    assert run(files, "--genesis", "genesis.json", bundle=".").returncode == 2
+
+
+def test_a_genesis_with_a_bad_set_is_refused(files):
+    document = json.loads(encode(CHAIN.genesis))
+    for change in (
+        lambda d: d["authority_set"].update(epoch=1),
+        lambda d: d["authority_set"]["members"].append(d["authority_set"]["members"][0]),
+        lambda d: d["authority_set"]["members"][0].update(account="ait1"),
+        lambda d: d.update(network="x\n"),
+    ):
+        changed = json.loads(json.dumps(document))
+        change(changed)
+        with pytest.raises(script.MalformedError):
+            script.parse_genesis(encode(changed))
+    assert script.parse_genesis(encode(document)) == document
