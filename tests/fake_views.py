@@ -16,7 +16,7 @@ from ledger import merkle
 from ledger.block import Certificate, Header, hash_header
 from ledger.encoding import encode
 from ledger.keys import KeyPair
-from ledger.transaction import ReceiptPayload, build_transaction, sign_payload
+from ledger.transaction import Envelope, ReceiptPayload, hash_payload, sign_payload
 from ledger.views import (
     BlockView,
     HeadView,
@@ -102,19 +102,18 @@ class FakeViews:
         signatures = [sign_payload(payload, COORDINATOR, "coordinator")]
         if payload.provider == MINER.account:
             signatures.append(sign_payload(payload, MINER, "provider"))
-        transaction = build_transaction(payload, signatures)
         self.pending.append(
             TransactionView(
-                id=transaction.id.hex(),
+                id=hash_payload(payload).hex(),
                 type="receipt",
                 finality="pending",
                 cursor=PENDING_CURSOR + number,
                 leaf=None,
                 height=None,
                 time_ms=payload.completed_at_ms + 10,
-                size_bytes=len(transaction.envelope),
+                size_bytes=len(encode(Envelope(payload=payload, signatures=tuple(signatures)))),
                 payload=payload,
-                signatures=transaction.signatures,
+                signatures=tuple(signatures),
             )
         )
         if miner_id is not None:

@@ -3,8 +3,7 @@
 import re
 import tomllib
 import unicodedata
-from html.parser import HTMLParser
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pytest
 from starlette.applications import Starlette
@@ -16,13 +15,13 @@ from ledger.block import hash_header, parse_header
 from ledger.encoding import encode
 from ledger.transaction import Envelope, hash_payload
 from scripts.vendor import VENDOR, find_problems
+from tests.crawler import OF_THE_API, Skeleton, crawl, text_of
 from tests.fake_views import GENESIS, MINER, FakeViews, build_app, build_chain, receipt_id
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-OF_THE_API = re.compile(r"/explorer/(blocks|receipts|stats)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?")
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 NEWEST_FIRST = [receipt_id(number) for number in [100, *range(59, -1, -1)]]
 HOSTILE = [
@@ -56,28 +55,6 @@ def build_client(views):
         yield client
 
 
-class Skeleton(HTMLParser):
-    """The markup of a page without its text: what hostile names must never change."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, tuple[str, ...]]] = []
-        self.links: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, tuple(name for name, _ in attrs)))
-        self.links += [value for name, value in attrs if name in {"href", "action", "src"}]
-        self.links += [value for name, value in attrs if name in {"hx-get", "hx-sse:connect"}]
-
-    def handle_endtag(self, tag):
-        self.tags.append(("/" + tag, ()))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 def every_address(views: FakeViews) -> list[str]:
     final, pending = views.final[-1], views.pending[-1]
     return [
@@ -94,10 +71,6 @@ def every_address(views: FakeViews) -> list[str]:
         *(f"/txs/{transaction.id}" for transaction in (final, pending)),
         *("/search", "/search?q=demo", "/search?q=nothing", "/search?q=77", "/search?q=abcdef12"),
     ]
-
-
-def text_of(response) -> str:
-    return re.sub(r"\s+", " ", "".join(Skeleton(response.text).words))
 
 
 # --- headers ------------------------------------------------------------------------------------
@@ -492,27 +465,6 @@ def test_our_own_bug_gets_a_page_that_reads_nothing(views, monkeypatch):
 
 
 # --- under a prefix, and links --------------------------------------------------------------------
-
-
-def crawl(client: TestClient, prefix: str, start: list[str]) -> set[str]:
-    """Follow every link; return the paths seen, without the prefix."""
-    waiting, seen = [prefix + address for address in start], set()
-    while waiting:
-        address = waiting.pop()
-        if address in seen or address.startswith("#"):
-            continue
-        seen.add(address)
-        assert address.startswith(prefix + "/"), address
-        bare = address.removeprefix(prefix)
-        if OF_THE_API.fullmatch(bare) or bare.startswith("/_f/home/stream"):
-            continue
-        response = client.get(address)
-        assert response.status_code in {200, 303}, address
-        if response.status_code == 303:
-            waiting.append(response.headers["location"])
-        elif response.headers["content-type"].startswith("text/html"):
-            waiting += Skeleton(response.text).links
-    return {urlsplit(address.removeprefix(prefix)).path for address in seen}
 
 
 @pytest.mark.parametrize("prefix", ["", "/a node"])
