@@ -7,6 +7,7 @@ routes can stand in one application before the pages of the explorer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -72,9 +73,10 @@ def build_api(
     ]
 
 
+@cache
 def _load_document() -> bytes:
     with OPENAPI_FILE.open("rb") as file:
-        return msgspec.json.encode(yaml.safe_load(file))
+        return msgspec.json.encode(yaml.load(file, Loader=yaml.CSafeLoader))
 
 
 def _file(body: bytes, content_type: bytes) -> Operation:

@@ -43,7 +43,9 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 Number = int | float
 MinerName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
 Line = Annotated[str, msgspec.Meta(max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
-NamedModel = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+ModelLine = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")
+]
 StopText = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -63,7 +65,7 @@ class JobRequestBody(msgspec.Struct):
     """`POST /v1/jobs`."""
 
     prompt: str
-    model: Annotated[Line, NamedModel] | None = None
+    model: ModelLine | None = None
     params: ParamsBody | None = None
 
 

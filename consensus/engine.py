@@ -29,7 +29,6 @@ from consensus.interface import (
     Event,
     FetchBlocks,
     HeightOpened,
-    MembersSilent,
     MessageReceived,
     OfferBlock,
     Send,
@@ -105,7 +104,7 @@ class Engine:
             self._is_waiting, self._asked_view = True, -1
         elif isinstance(event, BlockBuilt):
             self._take_built(event.block)
-        elif isinstance(event, MembersSilent):
+        else:
             self._note_silent(event.members)
         self._decide()
         effects, self._out = self._out.list_effects(self._height), Output()

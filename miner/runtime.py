@@ -8,8 +8,10 @@ neighbouring slots can be stepped together as the rows of one batch, each with i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ CPU: Final = "CPUExecutionProvider"
 PREFILL_CHUNK: Final = 128
 """Tokens per prefill run: bounds its working memory and the time until a cancel is seen."""
 MAX_LAYERS: Final = 1_024
+ERRORS_ONLY: Final = 3
 _Float: TypeAlias = np.float16 | np.float32
 _DTYPES: Final[dict[str, type[_Float]]] = {
     "tensor(float)": np.float32,
@@ -242,13 +245,15 @@ class LlamaRuntime:
 def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
     # Spinning threads would take the processor from the node that runs beside the miner.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     asked = [CPU]
     if allow_cuda and CUDA in ort.get_available_providers():
         # This build can use a GPU; whether the machine has one shows only when a session opens.
         if _cuda_device_is_there():
-            ort.preload_dlls()
+            with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot find
+                ort.preload_dlls()
             asked = [CUDA, CPU]
         else:
             log.info("no NVIDIA GPU on this machine: the model runs on the CPU")
@@ -258,7 +263,12 @@ def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:
         raise ModelError(f"{file}: cannot be loaded: {error}") from error
     got = session.get_providers()
     if got[0] != asked[0]:
-        log.warning("asked for %s, but the runtime gave %s: running on the CPU", asked[0], got[0])
+        log.warning(
+            "asked for %s, but the runtime gave %s: the model runs on the CPU; "
+            '"make setup GPU=1" installs the CUDA libraries',
+            asked[0],
+            got[0],
+        )
     else:
         log.info("the model runs on %s with %d threads", got[0], threads)
     return session

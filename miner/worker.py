@@ -174,14 +174,16 @@ class Worker:
         run = _Run(claimed, order, engine, claimed_at_ms)
         heartbeats = asyncio.create_task(self._keep_lease(run))
         try:
-            await self._execute(run, inference)
+            await self._execute(run, inference, heartbeats)
         finally:
             run.ended.set()
             heartbeats.cancel()
             with suppress(asyncio.CancelledError):
                 await heartbeats
 
-    async def _execute(self, run: _Run, inference: ThreadPoolExecutor) -> None:
+    async def _execute(
+        self, run: _Run, inference: ThreadPoolExecutor, heartbeats: asyncio.Task[None]
+    ) -> None:
         """Run the engine, then hand in, fail or release, whichever is true."""
         loop = asyncio.get_running_loop()
         generation = loop.run_in_executor(inference, run.generate)
@@ -193,15 +195,18 @@ class Worker:
                 run.ended.set()
             completion = await generation
         except JobError as error:
+            heartbeats.cancel()
             await self._give_up(run.job, reason=str(error), retryable=False)
         except Exception as error:
             # Whatever broke in the model or its runtime, another miner may do better.
+            heartbeats.cancel()
             log.exception("%s failed", run.job.job_id)
             await self._give_up(run.job, reason=f"miner failed: {error}", retryable=True)
         else:
             if run.lease_lost:
                 log.warning("%s is no longer ours: stopped", run.job.job_id)
             elif completion.finish_reason == "cancelled":
+                heartbeats.cancel()
                 await self._release(run.job)
             else:
                 await self._hand_in(run, completion)

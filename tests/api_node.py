@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from api.access import ApiMode
 from api.app import build_api
+from api.errors import RequestError
 from api.resource import ApiSettings
 from ledger.block import hash_genesis
 from ledger.encoding import decode_base64url, encode
@@ -115,7 +116,13 @@ class ApiNode:
             self._failure = error
             self._changed.notify_all()
 
-    def app(self, mode: ApiMode = "dev", **settings: Any) -> Starlette:
+    def app(
+        self,
+        mode: ApiMode = "dev",
+        *,
+        find_obstacle: Callable[[], RequestError | None] = lambda: None,
+        **settings: Any,
+    ) -> Starlette:
         numbers = itertools.count(1)
         routes = build_api(
             self.coordinator,
@@ -124,6 +131,7 @@ class ApiNode:
             genesis=encode(self.genesis),
             clock_ms=self.clock_ms,
             make_request_id=lambda: f"req-{next(numbers)}",
+            find_obstacle=find_obstacle,
         )
         return Starlette(routes=routes)
 

@@ -17,6 +17,7 @@ from miner.errors import (
 )
 from miner.runtime import CPU, LlamaRuntime
 from miner.sampling import SamplingParams
+from miner.service import read_gpu_info
 from miner.tokenizer import ChatTokenizer, Message, TextStream
 from tests.miner_fixtures import open_engine
 from tests.tiny_model import CONTEXT, TOKENS
@@ -247,3 +248,32 @@ def test_a_damaged_tokenizer_is_refused(tiny_directory, tmp_path, name, content,
     (tmp_path / "model" / name).write_text(content, encoding="utf-8")
     with pytest.raises(error):
         ChatTokenizer(tmp_path / "model")
+
+
+# GPU
+
+
+def test_a_gpu_that_cannot_be_used_is_told_and_not_claimed(tiny_directory, monkeypatch, caplog):
+    monkeypatch.setattr("miner.runtime._cuda_device_is_there", lambda: True)
+    opened = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT)
+    told = any("asked for CUDA" in message for message in caplog.messages)
+    assert told is (opened.provider == CPU)
+    assert opened.score(TEXT).shape == (len(TEXT), len(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (
+            "NVIDIA H100, 80 GB, 81559 MiB\nNVIDIA B",
+            {"name": "NVIDIA H100, 80 GB", "memory": "81559 MiB"},
+        ),
+        ("", None),
+    ],
+)
+def test_a_gpu_is_described_as_its_driver_does(tmp_path, monkeypatch, output, expected):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\nprintf '{output}'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert read_gpu_info() == expected

@@ -10,6 +10,7 @@ and any change or early loss of a vote.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from pathlib import Path
@@ -101,12 +102,12 @@ class VoteStore:
             raise StoreError(f"{path}: exists already; a new key needs a votes.db of its own")
         draft = path.with_name(path.name + ".draft")
         try:
-            draft.unlink(missing_ok=True)
-            connection = open_writer(draft, migrations)
-            connection.execute(
-                "INSERT INTO owner VALUES (1, ?, ?, ?, 0)", (instance, account, genesis_hash)
-            )
-            connection.close()
+            for end in ("", "-wal", "-shm"):  # what a creation that was cut off has left
+                draft.with_name(draft.name + end).unlink(missing_ok=True)
+            with contextlib.closing(open_writer(draft, migrations)) as connection:
+                connection.execute(
+                    "INSERT INTO owner VALUES (1, ?, ?, ?, 0)", (instance, account, genesis_hash)
+                )
             draft.rename(path)
             _sync_directory(path.parent)
         except (OSError, sqlite3.Error) as error:

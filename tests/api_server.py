@@ -1,0 +1,31 @@
+"""A real uvicorn on an ephemeral loopback port, in a thread, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+STOP_TIMEOUT_S = 30
+
+
+@contextmanager
+def serve(app: ASGIApp) -> Iterator[int]:
+    """Serve `app`; yields the port. The socket listens before, so nobody has to wait for it."""
+    config = uvicorn.Config(
+        app, access_log=False, log_config=None, lifespan="off", timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(STOP_TIMEOUT_S)
+            assert not thread.is_alive()

@@ -1,0 +1,107 @@
+"""What the node acknowledged survives SIGKILL at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+
+import httpx2
+import pytest
+
+from ledger.store.fsck import verify_chain
+from tests.live import LiveNode
+
+KILLS = 20
+WORKERS = 4
+
+
+class Load:
+    """Workers that submit, claim and complete jobs until the node dies, and note what it said."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.jobs: list[str] = []
+        self.receipts: dict[str, str] = {}
+        self._url = url
+        self._key = key
+        self._lock = threading.Condition()
+        self._threads = [
+            threading.Thread(target=self._work, args=(f"miner-{i}",)) for i in range(WORKERS)
+        ]
+
+    def run_until(self, acknowledgements: int) -> None:
+        """Start; return once so many jobs and receipts were acknowledged."""
+        for thread in self._threads:
+            thread.start()
+        with self._lock:
+            assert self._lock.wait_for(
+                lambda: len(self.jobs) + len(self.receipts) >= acknowledgements, timeout=60
+            )
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(timeout=60)
+
+    def _work(self, miner_id: str) -> None:
+        headers = {"X-Api-Key": self._key}
+        with (
+            contextlib.suppress(httpx2.HTTPError),
+            httpx2.Client(base_url=self._url, headers=headers, trust_env=False) as http,
+        ):
+            body = {"miner_id": miner_id, "capabilities": ["*"]}
+            http.post("/v1/miners/register", json=body).raise_for_status()
+            while True:
+                self._one_job(http, miner_id)
+
+    def _one_job(self, http: httpx2.Client, miner_id: str) -> None:
+        job = http.post("/v1/jobs", json={"prompt": "p"}).raise_for_status().json()
+        with self._lock:
+            self.jobs.append(job["job_id"])
+            self._lock.notify()
+        path = f"/v1/jobs/{job['job_id']}"
+        body = {"miner_id": miner_id}
+        http.post(f"{path}/claim", json=body).raise_for_status()
+        done = http.post(f"{path}/complete", json={**body, "result": "r"}).raise_for_status().json()
+        with self._lock:
+            self.receipts[job["job_id"]] = done["receipt_id"]
+            self._lock.notify()
+
+
+@pytest.fixture
+def node(tmp_path):
+    live = LiveNode(tmp_path / "data", "--max-pending-per-key", "100000")
+    yield live
+    live.stop()
+
+
+def test_no_acknowledged_job_or_receipt_is_lost_when_the_node_is_killed(node):
+    key = node.create_key("admin", "load")
+    rng = random.Random(20)
+    jobs: list[str] = []
+    receipts: dict[str, str] = {}
+    for _ in range(KILLS):
+        node.start()
+        load = Load(node.url, key)
+        load.run_until(rng.randint(1, 60))
+        node.kill()
+        load.join()
+        jobs += load.jobs
+        receipts |= load.receipts
+
+    node.start()
+    with httpx2.Client(base_url=node.url, headers={"X-Api-Key": key}, trust_env=False) as http:
+        for job_id in jobs:
+            job = http.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+            if job_id in receipts:
+                assert job["status"] == "completed"
+                assert job["receipt_id"] == receipts[job_id]
+        for receipt_id in receipts.values():
+            http.get(f"/v1/receipts/{receipt_id}").raise_for_status()
+        while http.get("/health").json()["pending_transactions"]:
+            pass  # the sealer finishes what the last run left; bounded by the test's time limit
+        final = [http.get(f"/v1/receipts/{r}").json()["status"] for r in receipts.values()]
+    assert set(final) == {"final"}
+    assert node.stop() == 0
+
+    tip = verify_chain(node.data.ledger, node.data.load_genesis(), lambda _height, _last: None)
+    assert tip.tree_size >= len(receipts)
