@@ -196,7 +196,7 @@ def _seal(transaction: Transaction, chain: Chain | None = None) -> ProofBundle:
 
 def _sealed() -> list[Case]:
     genesis = build_genesis()
-    stranger, key = build_key("stranger"), build_key("authority 0")
+    stranger = build_key("stranger")
 
     def case(why: str, failed: list[str], **changes: Any) -> Case:
         return Case(
@@ -209,12 +209,18 @@ def _sealed() -> list[Case]:
     foreign = build_payload(genesis, 9, coordinator=stranger.account)
     unlisted = build_transaction(foreign, sign_receipt(foreign, coordinator=stranger))
     nobody = build_transaction(
-        build_payload(genesis, 9, coordinator="nobody"),
-        [Signature(key_id=key.account, role="coordinator", sig="A" * 86)],
+        build_payload(genesis, 9, coordinator="nobody", provider="old-miner.local"),
+        [Signature(key_id="nobody", role="coordinator", sig="A" * 86)],
     )
     return [
         case("receipt id of another job", ["receipt"], receipt_id="rcp_" + "a" * 26),
         case("receipt of another network", ["receipt"], genesis="ab" * 32),
+        case(
+            "receipt of another network under this network's id",
+            ["receipt"],
+            genesis="ab" * 32,
+            receipt_id=build_payload(genesis, 9).receipt_id,
+        ),
         case("completed before it started", ["receipt"], completed_at_ms=1),
         case("more tokens than the job allowed", ["receipt"], max_tokens=9),
         case("one micro-unit too many", ["receipt"], units_micros=46_000_001),
@@ -234,7 +240,7 @@ def _sealed() -> list[Case]:
             why="coordinator is no account",
             genesis=genesis,
             bundle=_text(_seal(nobody)),
-            failed=["receipt", "provider_signature", "coordinator_signature", "coordinator"],
+            failed=["receipt", "coordinator_signature", "coordinator"],
         ),
     ]
 
