@@ -172,7 +172,7 @@ class Sealer:
         block = effect.block
         self._chain.append(block, effect.certificate).result()
         ids = [bytes(transaction.id) for transaction in block.transactions]
-        self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+        self._forget(ids)
         logger.info("block %d is final, %d transactions", block.header.height, len(ids))
         self._final(block.header.height)
         self._open_height()
@@ -207,15 +207,23 @@ class Sealer:
         )
 
     def _waiting(self, limit: int) -> list[Transaction]:
-        waiting, done = [], []
-        for transaction_id, receipt_id, envelope in list_mempool(self._market.reader, limit=limit):
-            if self._chain.contains(transaction_id, receipt_id):
-                done.append(transaction_id)
-            else:
-                waiting.append(parse_transaction(envelope))
-        if done:  # a crash between the ledger's commit and this one left them behind
-            self._market.write(lambda c: remove_from_mempool(c, done)).result()
-        return waiting
+        """Return the oldest transactions that are not final yet, none only if there are none."""
+        while True:
+            waiting, done = [], []
+            for transaction_id, receipt_id, envelope in list_mempool(
+                self._market.reader, limit=limit
+            ):
+                if self._chain.contains(transaction_id, receipt_id):
+                    done.append(transaction_id)
+                else:
+                    waiting.append(parse_transaction(envelope))
+            if waiting or not done:
+                return waiting
+            # A crash between the ledger's commit and the mempool's left them behind.
+            self._forget(done)
+
+    def _forget(self, ids: list[bytes]) -> None:
+        self._market.write(lambda c: remove_from_mempool(c, ids)).result()
 
     def _evict_invalid(self) -> None:
         """Take out of the mempool what no block may hold, so that the rest can become final."""
@@ -230,4 +238,4 @@ class Sealer:
                 logger.exception("transaction %s can never be final", transaction.id.hex())
                 invalid.append(bytes(transaction.id))
         if invalid:
-            self._market.write(lambda c: remove_from_mempool(c, invalid)).result()
+            self._forget(invalid)
