@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -31,6 +32,7 @@ from ledger.views import LedgerViews
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
+from node.ownname import OwnNameOnly
 from node.sealer import Sealer
 from node.signal import Signal
 
@@ -153,6 +155,7 @@ def open_node(
             views,
             head,
             sealer,
+            host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             genesis_document=encode(genesis),
             clock_ms=clock_ms,
@@ -174,6 +177,7 @@ def _build_app(
     head: HeadWatch,
     sealer: Sealer,
     *,
+    host: str,
     api: ApiSettings,
     genesis_document: bytes,
     clock_ms: Callable[[], int],
@@ -210,6 +214,7 @@ def _build_app(
             ),
             *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
         ],
+        middleware=[Middleware(OwnNameOnly, host=host)] if api.mode == "dev" else [],
         exception_handlers={HTTPException: show_error, Exception: show_failure},
         lifespan=lifespan,
     )
