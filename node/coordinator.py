@@ -46,7 +46,6 @@ from ledger.jobs import (
     check_completable,
     check_held,
     parse_job_id,
-    serves_model,
 )
 from ledger.keys import ACCOUNT_PREFIX, KeyPair, verify_signature
 from ledger.rules import verify_transaction
@@ -160,8 +159,9 @@ class Coordinator:
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
         reader = self._store.reader
-        active = market.list_active_miners(reader, self._clock_ms() - ACTIVE_MINER_MS)
-        eligible = sum(serves_model(miner.capabilities, job.order.model) for miner in active)
+        eligible = market.count_eligible_miners(
+            reader, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
+        )
         return Queue(position=market.count_ahead(reader, job) + 1, eligible_miners=eligible)
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
