@@ -53,7 +53,7 @@ from ledger.store import market
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
 from ledger.transaction import Transaction, build_transaction, sign_payload
-from ledger.views import LedgerViews, ReceiptView
+from ledger.views import LedgerViews, ReceiptView, view_pending
 from ledger.views.reader import ACTIVE_MINER_MS
 from node import apikeys
 from node.signal import Signal
@@ -320,11 +320,11 @@ class Coordinator:
         now_ms = self._clock_ms()
         transaction = self._build_receipt(job, report, miner, now_ms)
 
-        def complete(connection: sqlite3.Connection) -> Job | None:
+        def complete(connection: sqlite3.Connection) -> int | None:
             now = market.load_job(connection, job.id)
             if now.state == "completed" and now.miner_id == report.miner_id:
-                return now  # the same request was faster
-            market.complete_job(
+                return None  # the same request was faster
+            return market.complete_job(
                 connection,
                 job,
                 miner_id=report.miner_id,
@@ -332,13 +332,15 @@ class Coordinator:
                 transaction=transaction,
                 now_ms=now_ms,
             )
-            return None
 
-        earlier = await self._write(complete)
-        if earlier is not None:
-            return self._repeated(earlier, report)
+        seq = await self._write(complete)
+        if seq is None:
+            return self._repeated(self.job(job_id), report)
         self._receipt_waiting()
-        return self._receipt(transaction.payload.receipt_id)
+        return ReceiptView(
+            transaction=view_pending(transaction, seq=seq, received_at_ms=now_ms),
+            miner_id=report.miner_id,
+        )
 
     # --- upkeep ---------------------------------------------------------------------------------
 
@@ -481,10 +483,7 @@ class Coordinator:
                 "JOB_RESULT_CONFLICT", f"job {job.job_id} was completed with another result"
             )
         assert job.receipt_id is not None, "a completed job has a receipt"
-        return self._receipt(job.receipt_id)
-
-    def _receipt(self, receipt_id: str) -> ReceiptView:
-        receipt = self._views.receipt(receipt_id)
+        receipt = self._views.receipt(job.receipt_id)
         assert receipt is not None, "a receipt is in the mempool or on the chain"
         return receipt
 

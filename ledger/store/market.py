@@ -291,8 +291,11 @@ def complete_job(
     result: str,
     transaction: Transaction,
     now_ms: int,
-) -> None:
-    """Store the result and put its receipt into the mempool: both or neither."""
+) -> int:
+    """Store the result and put its receipt into the mempool: both or neither.
+
+    Returns the receipt's place in the mempool.
+    """
     payload = transaction.payload
     _transition(
         connection,
@@ -310,9 +313,9 @@ def complete_job(
         ),
         lost="JOB_LEASE_LOST",
     )
-    connection.execute(
+    (seq,) = connection.execute(
         "INSERT INTO mempool (id, receipt_id, client, provider, model, received_at_ms, envelope)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
         (
             bytes(transaction.id),
             payload.receipt_id,
@@ -322,7 +325,8 @@ def complete_job(
             now_ms,
             transaction.envelope.decode(),
         ),
-    )
+    ).fetchone()
+    return int(seq)
 
 
 def list_expired_leases(connection: sqlite3.Connection, now_ms: int) -> list[Job]:
