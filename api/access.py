@@ -2,8 +2,9 @@
 
 `dev` mode: what the reference leaves open is open, so only submitting needs a key. `strict` mode:
 every write needs one, and reads show prompt, result and parameters to the owner of the job, the
-owner of the miner that took it, and admins only. In both modes a key that is not one is refused
-wherever it is shown, and a key is held to its role.
+owner of the miner that took it, and admins only. Where a key is needed it is held to its role;
+where none is, a good key takes nothing away, so a client may send its one key everywhere. A key
+that is not one is refused wherever it is shown.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ def check_role(caller: Caller, role: KeyRole | None, *, key_needed: bool) -> Non
     Raises:
         RequestError: AUTH_MISSING_KEY or AUTH_INSUFFICIENT_SCOPE.
     """
-    if caller.role is None:
-        if key_needed:
-            raise RequestError(
-                "AUTH_MISSING_KEY", "send an API key as X-Api-Key or Authorization: Bearer"
-            )
+    if not key_needed:
         return
+    if caller.role is None:
+        raise RequestError(
+            "AUTH_MISSING_KEY", "send an API key as X-Api-Key or Authorization: Bearer"
+        )
     if role is not None and caller.role != role and not caller.is_admin:
         raise RequestError(
             "AUTH_INSUFFICIENT_SCOPE", f"expected the key of a {role} or admin, got a {caller.role}"

@@ -66,6 +66,12 @@ def decimal(micros: int) -> str:
     return f"-{text}" if micros < 0 else text
 
 
+def column(micros: int) -> str:
+    """Return integer micros with all 6 places, so that a column of them lines up."""
+    whole, rest = divmod(micros, MICROS)
+    return f"{whole:,}.{rest:06d}"
+
+
 def money(micros: int) -> str:
     """Return a price with its word: `0.00038 credits`."""
     return f"{decimal(micros)} {'credit' if micros == MICROS else 'credits'}"

@@ -59,12 +59,14 @@ class Home:
         head_changed: HeadWatch,
         clock_ms: Callable[[], int],
         heartbeat_s: float = HEARTBEAT_S,
+        min_gap_s: float = MIN_GAP_S,
     ) -> None:
         self._site = site
         self._views = views
         self._head_changed = head_changed
         self._clock_ms = clock_ms
         self._heartbeat_s = heartbeat_s
+        self._min_gap_s = min_gap_s
         self._streams: Counter[str] = Counter()
         self._rendered: tuple[tuple[str, str], str] = (("", ""), "")
 
@@ -74,7 +76,7 @@ class Home:
         tag = self._site.tag(request, head, stats)
         if (unchanged := self._site.unchanged(request, tag)) is not None:
             return unchanged
-        frame = Frame(title=head.network, json_path="/explorer/stats", live=True)
+        frame = Frame(title="Home", json_path="/explorer/stats", live=True)
         page = self._build(head, stats)
         return self._site.page("home.html", request, frame=frame, page=page, head=head, tag=tag)
 
@@ -113,7 +115,7 @@ class Home:
                 seen = mark
                 yield _message(head.height, self._render(request, head, stats))
             try:
-                await asyncio.sleep(MIN_GAP_S)
+                await asyncio.sleep(self._min_gap_s)
                 async with asyncio.timeout(self._heartbeat_s):
                     await self._head_changed.wait(head.height)
             except TimeoutError:

@@ -181,6 +181,7 @@ def _hash_templates(release: str, assets_release: str) -> str:
 
 def _filters() -> dict[str, Callable[..., object]]:
     return {
+        "column": show.column,
         "count": show.count,
         "decimal": show.decimal,
         "document": show.visible_document,

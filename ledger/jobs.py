@@ -410,7 +410,9 @@ def _check_meter(
 ) -> None:
     """A miner cannot bill more than text and time allow."""
     prompt_limit = len(job.order.prompt.encode()) + TEMPLATE_TOKENS
-    completion_limit = min(job.order.max_tokens, result_bytes + SPECIAL_TOKENS)
+    # A stop sequence is generated, but is not part of the result.
+    stop_bytes = max((len(stop.encode()) for stop in job.order.stop), default=0)
+    completion_limit = min(job.order.max_tokens, result_bytes + stop_bytes + SPECIAL_TOKENS)
     bounds = (
         ("prompt_tokens", report.prompt_tokens or 0, prompt_limit),
         ("completion_tokens", report.completion_tokens or 0, completion_limit),

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.app import build_api
+from api.errors import RequestError
 from api.resource import ApiSettings
 from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger.block import hash_genesis
@@ -30,11 +32,13 @@ from ledger.views import LedgerViews
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
+from node.ownname import OwnNameOnly
 from node.sealer import Sealer
 from node.signal import Signal
 
 RELEASE = "0.1.0"
 SWEEP_INTERVAL_S = 1.0
+_CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ class HeadWatch:
     def __init__(self, height: int) -> None:
         self.height = height
         self.signal = Signal()
-        self._closing = False
+        self.is_closing = False
 
     def note(self, height: int) -> None:
         """Say that the block at `height` is final, from any thread."""
@@ -59,13 +63,13 @@ class HeadWatch:
 
     def close(self) -> None:
         """Let everybody go who waits, now and later."""
-        self._closing = True
+        self.is_closing = True
         self.signal.fire()
 
     async def wait(self, height: int) -> int:
         """Return the head's height once it is above `height`."""
         while True:
-            if self._closing:
+            if self.is_closing:
                 raise ClosingError
             if self.height > height:
                 return self.height
@@ -151,6 +155,7 @@ def open_node(
             views,
             head,
             sealer,
+            host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             genesis_document=encode(genesis),
             clock_ms=clock_ms,
@@ -172,6 +177,7 @@ def _build_app(
     head: HeadWatch,
     sealer: Sealer,
     *,
+    host: str,
     api: ApiSettings,
     genesis_document: bytes,
     clock_ms: Callable[[], int],
@@ -204,9 +210,11 @@ def _build_app(
                 genesis=genesis_document,
                 clock_ms=clock_ms,
                 make_request_id=lambda: secrets.token_hex(8),
+                find_obstacle=lambda: _CLOSING if head.is_closing else None,
             ),
             *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
         ],
+        middleware=[Middleware(OwnNameOnly, host=host)] if api.mode == "dev" else [],
         exception_handlers={HTTPException: show_error, Exception: show_failure},
         lifespan=lifespan,
     )

@@ -299,30 +299,36 @@ def keys_revoke(data: Path, prefix: str) -> None:
 @click.option("--temperature", type=float, help="0 to 2; 0 takes the likeliest token.")
 @click.option("--top-p", type=float, help="Above 0 up to 1.")
 @click.option("--seed", type=int, help="Makes the answer repeatable.")
-@click.option("--wait", type=float, default=300.0, show_default=True, help="Seconds; 0: do not.")
+@click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
+@click.option(
+    "--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait at most."
+)
 def submit(
+    *,
     prompt: str,
     data: Path,
     url: str | None,
     key: str | None,
     model: str | None,
-    wait: float,
+    wait: bool,
+    timeout: float,
     **params: Any,
 ) -> None:
-    """Submit a job; print its answer and its receipt's id."""
+    """Submit a job and print its id; with --wait, print its answer and its receipt's id."""
     given = {name: value for name, value in params.items() if value is not None}
     connection = _read_connection(data) if url is None or key is None else {}
     with RestClient(url or connection["url"], key or connection["client_key"]) as client:
         job = client.submit(prompt, model=model, params=given)
         queue = job.get("queue", {})
+        click.echo(job["job_id"], err=wait)
         click.echo(
-            f"{job['job_id']} {job['status']}; {queue.get('eligible_miners', 0)} active miners "
-            f"serve {job['model']}",
+            f"{job['status']}; active miners that serve {job['model']}: "
+            f"{queue.get('eligible_miners', 0)}",
             err=True,
         )
-        if wait <= 0:
+        if not wait:
             return
-        job = client.wait_for_job(job["job_id"], timeout_s=wait, progress=lambda _: None)
+        job = client.wait_for_job(job["job_id"], timeout_s=timeout, progress=lambda _: None)
     if job["status"] != "completed":
         raise StoreError(
             f"job {job['job_id']} {job['status']}: {job.get('error', job.get('status_reason'))}"

@@ -46,7 +46,6 @@ from ledger.jobs import (
     check_completable,
     check_held,
     parse_job_id,
-    serves_model,
 )
 from ledger.keys import ACCOUNT_PREFIX, KeyPair, verify_signature
 from ledger.rules import verify_transaction
@@ -54,7 +53,7 @@ from ledger.store import market
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
 from ledger.transaction import Transaction, build_transaction, sign_payload
-from ledger.views import LedgerViews, ReceiptView
+from ledger.views import LedgerViews, ReceiptView, view_pending
 from ledger.views.reader import ACTIVE_MINER_MS
 from node import apikeys
 from node.signal import Signal
@@ -159,8 +158,9 @@ class Coordinator:
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
         reader = self._store.reader
-        active = market.list_active_miners(reader, self._clock_ms() - ACTIVE_MINER_MS)
-        eligible = sum(serves_model(miner.capabilities, job.order.model) for miner in active)
+        eligible = market.count_eligible_miners(
+            reader, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
+        )
         return Queue(position=market.count_ahead(reader, job) + 1, eligible_miners=eligible)
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
@@ -307,13 +307,13 @@ class Coordinator:
         now_ms = self._clock_ms()
         transaction = self._build_receipt(job, report, miner, now_ms)
 
-        def complete(connection: sqlite3.Connection) -> Job | None:
+        def complete(connection: sqlite3.Connection) -> int | None:
             now = market.load_job(connection, job.id)
             if now.state == "completed" and now.miner_id == report.miner_id:
-                return now  # the same request was faster
+                return None  # the same request was faster
             check_completable(now, report.miner_id)
             # The lease may have run out since; only another attempt makes this receipt wrong.
-            market.complete_job(
+            return market.complete_job(
                 connection,
                 replace(job, state=now.state),
                 miner_id=report.miner_id,
@@ -321,12 +321,14 @@ class Coordinator:
                 transaction=transaction,
                 now_ms=now_ms,
             )
-            return None
 
-        earlier = await self._write(complete, then=self._receipt_waiting)
-        if earlier is not None:
-            return self._repeated(earlier, report)
-        return self._receipt(transaction.payload.receipt_id)
+        seq = await self._write(complete, then=self._receipt_waiting)
+        if seq is None:
+            return self._repeated(self.job(job_id), report)
+        return ReceiptView(
+            transaction=view_pending(transaction, seq=seq, received_at_ms=now_ms),
+            miner_id=report.miner_id,
+        )
 
     # --- upkeep ---------------------------------------------------------------------------------
 
@@ -483,10 +485,7 @@ class Coordinator:
                 "JOB_RESULT_CONFLICT", f"job {job.job_id} was completed with another result"
             )
         assert job.receipt_id is not None, "a completed job has a receipt"
-        return self._receipt(job.receipt_id)
-
-    def _receipt(self, receipt_id: str) -> ReceiptView:
-        receipt = self._views.receipt(receipt_id)
+        receipt = self._views.receipt(job.receipt_id)
         assert receipt is not None, "a receipt is in the mempool or on the chain"
         return receipt
 

@@ -86,26 +86,27 @@
     if (!bar) return;
     const button = bar.querySelector("button");
     const note = bar.querySelector("[role=status]");
+    note.textContent = "This page is live.";
     let paused = false;
     let held = null;
     document.addEventListener("htmx:before:swap", (event) => {
       if (!paused) return;
       event.preventDefault();
       held = event.detail.ctx;
-      note.textContent = "There is something newer.";
+      note.textContent = "Paused: there is something newer.";
     });
     button.addEventListener("click", async () => {
       paused = !paused;
       button.setAttribute("aria-pressed", String(paused));
-      button.textContent = paused ? "Resume live updates" : "Pause live updates";
-      note.textContent = paused ? "This page stands still." : "";
+      button.textContent = paused ? "Resume" : "Pause";
+      note.textContent = paused ? "This page stands still." : "This page is live.";
       if (!paused && held) {
         const ctx = held;
         held = null;
         await window.htmx.swap(ctx);
       }
     });
-    bar.hidden = false;
+    button.hidden = false;
   }
 
   document.addEventListener("keydown", focusSearchOnSlash);

@@ -125,7 +125,7 @@ def build_payload(genesis: Genesis, number: int = 1, /, **changes: Any) -> Recei
         "temperature_micros": 700_000,
         "top_p_micros": 900_000,
         "seed": 7_000_000_000_000_000 + number,
-        "sampler": "gumbel-1",
+        "sampler": "aitbc-gumbel-v1",
         "prompt_tokens": 36,
         "completion_tokens": len(TOKEN_IDS),
         "unit_type": "tokens",

@@ -8,12 +8,15 @@ import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
-from explorer_ui import ClosingError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger import merkle
 from ledger.block import Certificate, Header, hash_header
 from ledger.encoding import encode
 from ledger.keys import KeyPair
-from ledger.transaction import ReceiptPayload, build_transaction, sign_payload
+from ledger.transaction import Envelope, ReceiptPayload, hash_payload, sign_payload
 from ledger.views import (
     BlockView,
     HeadView,
@@ -99,19 +102,18 @@ class FakeViews:
         signatures = [sign_payload(payload, COORDINATOR, "coordinator")]
         if payload.provider == MINER.account:
             signatures.append(sign_payload(payload, MINER, "provider"))
-        transaction = build_transaction(payload, signatures)
         self.pending.append(
             TransactionView(
-                id=transaction.id.hex(),
+                id=hash_payload(payload).hex(),
                 type="receipt",
                 finality="pending",
                 cursor=PENDING_CURSOR + number,
                 leaf=None,
                 height=None,
                 time_ms=payload.completed_at_ms + 10,
-                size_bytes=len(transaction.envelope),
+                size_bytes=len(encode(Envelope(payload=payload, signatures=tuple(signatures)))),
                 payload=payload,
-                signatures=transaction.signatures,
+                signatures=tuple(signatures),
             )
         )
         if miner_id is not None:
@@ -304,3 +306,15 @@ def build_chain(blocks: int, *, per_block: int = 2, **changes) -> FakeViews:
             number += 1
         views.seal()
     return views
+
+
+def now_ms() -> int:
+    return START_MS + 86_400_000
+
+
+def build_app(views: FakeViews) -> Starlette:
+    handler = build_error_handler(views, release="1.2.3")
+    return Starlette(
+        routes=build_explorer(views, clock_ms=now_ms, head_changed=views, release="1.2.3"),
+        exception_handlers={HTTPException: handler, Exception: handler},
+    )

@@ -196,7 +196,7 @@ def _seal(transaction: Transaction, chain: Chain | None = None) -> ProofBundle:
 
 def _sealed() -> list[Case]:
     genesis = build_genesis()
-    stranger, key = build_key("stranger"), build_key("authority 0")
+    stranger = build_key("stranger")
 
     def case(why: str, failed: list[str], **changes: Any) -> Case:
         return Case(
@@ -209,12 +209,18 @@ def _sealed() -> list[Case]:
     foreign = build_payload(genesis, 9, coordinator=stranger.account)
     unlisted = build_transaction(foreign, sign_receipt(foreign, coordinator=stranger))
     nobody = build_transaction(
-        build_payload(genesis, 9, coordinator="nobody"),
-        [Signature(key_id=key.account, role="coordinator", sig="A" * 86)],
+        build_payload(genesis, 9, coordinator="nobody", provider="old-miner.local"),
+        [Signature(key_id="nobody", role="coordinator", sig="A" * 86)],
     )
     return [
         case("receipt id of another job", ["receipt"], receipt_id="rcp_" + "a" * 26),
         case("receipt of another network", ["receipt"], genesis="ab" * 32),
+        case(
+            "receipt of another network under this network's id",
+            ["receipt"],
+            genesis="ab" * 32,
+            receipt_id=build_payload(genesis, 9).receipt_id,
+        ),
         case("completed before it started", ["receipt"], completed_at_ms=1),
         case("more tokens than the job allowed", ["receipt"], max_tokens=9),
         case("one micro-unit too many", ["receipt"], units_micros=46_000_001),
@@ -234,7 +240,7 @@ def _sealed() -> list[Case]:
             why="coordinator is no account",
             genesis=genesis,
             bundle=_text(_seal(nobody)),
-            failed=["receipt", "provider_signature", "coordinator_signature", "coordinator"],
+            failed=["receipt", "coordinator_signature", "coordinator"],
         ),
     ]
 
@@ -354,6 +360,7 @@ def _paths() -> list[Case]:
         case("another price", price, *signers),
         case("the next index", lambda d: d.update(index=5)),
         case("an index outside the tree", lambda d: d.update(index=7)),
+        case("an index outside the tree that folds alike", lambda d: d.update(index=4 + 8)),
         case("another node in the path", lambda d: d["path"].__setitem__(0, "00" * 32)),
         case("path too short", lambda d: d["path"].pop()),
         case("path too long", lambda d: d["path"].append("00" * 32)),
@@ -394,6 +401,8 @@ def _headers() -> list[Case]:
         case("a tree of one leaf", ["inclusion", "quorum"], tree_size=1),
         case("another set", AUTHORITIES_UNKNOWN, set_hash="00" * 32),
         certified("a header of another network, certified", ["header"], genesis="ab" * 32),
+        certified("a tree too large for its root, certified", ["inclusion"], tree_size=9),
+        _lonely_leaf(chain),
         Case(
             why="another network of the same authorities",
             genesis=foreign,
@@ -407,6 +416,20 @@ def _headers() -> list[Case]:
             failed=["receipt", "header", *AUTHORITIES_UNKNOWN],
         ),
     ]
+
+
+def _lonely_leaf(chain: Chain) -> Case:
+    """A certified tree of one leaf whose root is that of two: the path is one node too long."""
+    leaf = merkle.hash_leaf(chain.transactions[0].envelope)
+    root = merkle.hash_children(bytes(32), leaf)
+    header = msgspec.structs.replace(chain.blocks[0].header, tree_size=1, tree_root=root.hex())
+    change = {
+        "path": [bytes(32).hex()],
+        "header": msgspec.to_builtins(header),
+        "certificate": msgspec.to_builtins(build_certificate(header, chain.members)),
+    }
+    why = "a tree too small for its root, certified"
+    return _change(why, chain, lambda d: d.update(change), ["inclusion"], index=0)
 
 
 def _certify(
@@ -517,6 +540,10 @@ def _epochs() -> list[Case]:
         case(
             "a change of another network, certified",
             lambda d: _recertify(d, 0, build_members(4), genesis="ab" * 32),
+        ),
+        case(
+            "a change that names other voters, certified",
+            lambda d: _recertify(d, 1, build_members(5, epoch=1), set_hash="00" * 32),
         ),
         case("a set that the change does not name, with a header of its own", _usurp),
         _account_twice(),

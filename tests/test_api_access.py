@@ -104,10 +104,13 @@ def test_a_write_without_a_key_is_refused_where_it_needs_one(client, role, path,
 
 
 @pytest.mark.parametrize(("role", "path", "body"), WRITES)
-def test_a_key_is_held_to_its_role(client, node, role, path, body):
+def test_a_key_is_held_to_its_role_where_one_is_needed(client, node, role, path, body):
     other = "miner" if role == "client" else "client"
     answer = client.post(path, json=body, headers={"X-Api-Key": node.keys[other]})
-    assert refused(answer) == (403, "AUTH_INSUFFICIENT_SCOPE")
+    if client.mode == "strict" or path == "/v1/jobs":
+        assert refused(answer) == (403, "AUTH_INSUFFICIENT_SCOPE")
+    else:
+        assert answer.status_code in {201, 404}
     for own in (role, "admin"):
         name = f"by-{own}-{client.mode}"
         allowed = {**body, "miner_id": name} if body and "miner_id" in body else body

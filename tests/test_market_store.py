@@ -360,17 +360,16 @@ def test_a_miner_registers_anew_and_keeps_its_first_day(store, write):
     assert market.find_miner(store.reader, "m2") is None
 
 
-def test_active_miners_are_those_heard_since(store, write):
-    for i in range(3):
-        write(market.upsert_miner, replace(build_miner(f"m{i}"), last_seen_at_ms=100 + i))
+def test_eligible_miners_serve_the_model_and_were_heard_since(store, write):
+    for i, models in enumerate((("llama3.2",), ("llama3.2",), ("gpt",), ("*",))):
+        miner = replace(build_miner(f"m{i}", *models), last_seen_at_ms=100 + i)
+        write(market.upsert_miner, miner)
     write(market.touch_miner, "m0", 105)
 
-    def active(since_ms: int) -> set[str]:
-        return {miner.miner_id for miner in market.list_active_miners(store.reader, since_ms)}
+    def eligible(since_ms: int) -> int:
+        return market.count_eligible_miners(store.reader, "llama3.2:latest", since_ms)
 
-    assert active(100) == {"m0", "m1", "m2"}
-    assert active(102) == {"m0", "m2"}
-    assert active(105) == {"m0"}
+    assert [eligible(since) for since in (100, 102, 105, 106)] == [3, 2, 1, 0]
 
 
 def test_a_key_is_revoked_once_and_for_ever(store, write):

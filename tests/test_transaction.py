@@ -130,7 +130,7 @@ def test_numbers_have_exact_bounds(name, low, high):
     [
         ("client", ["a", "A.b_c:d@e-9", "x" * 128], ["", "-a", "a b", "a\n", "é", "x" * 129]),
         ("model", ["m", "é 😀", "x" * 128], ["", "a\x7f", "a\n", "\x00", "x" * 129]),
-        ("sampler", ["", "gumbel-1", "x" * 64], ["A", "a_b", "a\n", "x" * 65]),
+        ("sampler", ["", "aitbc-gumbel-v1", "x" * 64], ["A", "a_b", "a\n", "x" * 65]),
         ("model_digest", ["", "ab" * 32], ["ab", "AB" * 32, "ab" * 32 + "\n", "\n"]),
         ("prompt_digest", ["ab" * 32], ["", "ab" * 31, "ab" * 32 + "\n"]),
         ("job_id", ["job_" + "Z" * 26], ["job_" + "I" * 26, "job_" + "0" * 25, "job_\n"]),

@@ -9,14 +9,18 @@ import re
 import pytest
 from blake3 import blake3
 
+from ledger.block import hash_genesis
 from ledger.encoding import decode_base64url, encode
 from ledger.errors import EncodingError
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
+from ledger.jobs import build_registration_message
 from ledger.keys import verify_signature
 from ledger.proof import MAX_BUNDLE_BYTES, NOT_PROVED
+from miner.models.digest import digest_model
 from scripts import vectors
 from scripts import verify_receipt as script
 from tests import golden
+from tests.builders import build_genesis
 
 FILES = vectors.build_files()
 
@@ -95,10 +99,23 @@ def test_digest_vectors():
     for case in digests["receipt_ids"]:
         expected = case.pop("receipt_id")
         assert build_receipt_id(**case) == expected == script.receipt_id(**case)
-    registration = digests["registration"]
-    verify_signature(
-        registration["account"], registration["message"].encode(), registration["signature"]
+
+
+def test_the_registration_vector_is_what_the_job_market_asks_for():
+    vector = load("digests")["registration"]
+    message = build_registration_message(
+        genesis_hash=hash_genesis(build_genesis()), miner_id="miner-1", account=vector["account"]
     )
+    assert message.decode() == vector["message"]
+    verify_signature(vector["account"], message, vector["signature"])
+
+
+def test_the_model_vector_is_what_the_miner_reports(tmp_path):
+    vector = load("digests")["model"]
+    for name, text in vector["files"].items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text.encode())
+    assert digest_model(tmp_path) == vector["digest"]
 
 
 def test_a_model_digest_depends_on_every_name_and_byte_but_not_on_their_order():

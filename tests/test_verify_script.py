@@ -156,6 +156,25 @@ def test_what_is_no_bundle_ends_with_1_and_one_line(files, data):
     assert "NOT VERIFIED: this is no bundle" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b'"index":1', b'"index":1,"index":1', "an object has the same key twice"),
+        (b'"index":1', b'"index":1.0', "a number is not an integer"),
+        (b'"index":1', b'"index":9007199254740992', "a number is not below 2^53"),
+        (b'"index":1', b'"index":' + b"9" * 100_000, "a number is not below 2^53"),
+        (b'"index":1', b'"index":-0', "not in canonical form"),
+        (b'"index":1', b'"index":-1', "bundle.index: expected 0 to"),
+        (b'"index":1', b'"index":1,"more":1', "bundle: expected no field 'more'"),
+        (b'"index":1,', b"", "bundle: expected the field index"),
+    ],
+)
+def test_the_one_line_says_what_is_wrong(files, capsys, old, new, reason):
+    (files / "bundle.json").write_bytes(BUNDLE.replace(old, new, 1))
+    assert run_inside(files, "--genesis", "genesis.json") == 1
+    assert reason in capsys.readouterr().err
+
+
 def test_what_is_no_bundle_as_json(files, capsys):
     (files / "bundle.json").write_bytes(b"{}")
     assert run_inside(files, "--genesis", "genesis.json", "--json") == 1

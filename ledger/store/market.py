@@ -27,6 +27,7 @@ from ledger.jobs import (
     format_job_id,
     list_served_models,
     normalize_model,
+    serves_model,
 )
 from ledger.store.database import Database
 from ledger.transaction import Transaction
@@ -308,8 +309,11 @@ def complete_job(
     result: str,
     transaction: Transaction,
     now_ms: int,
-) -> None:
-    """Store the result and put its receipt into the mempool: both or neither."""
+) -> int:
+    """Store the result and put its receipt into the mempool: both or neither.
+
+    Returns the receipt's place in the mempool.
+    """
     payload = transaction.payload
     _transition(
         connection,
@@ -327,9 +331,9 @@ def complete_job(
         ),
         lost="JOB_LEASE_LOST",
     )
-    connection.execute(
+    (seq,) = connection.execute(
         "INSERT INTO mempool (id, receipt_id, client, provider, model, received_at_ms, envelope)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
         (
             bytes(transaction.id),
             payload.receipt_id,
@@ -339,7 +343,8 @@ def complete_job(
             now_ms,
             transaction.envelope.decode(),
         ),
-    )
+    ).fetchone()
+    return int(seq)
 
 
 def list_expired_leases(connection: sqlite3.Connection, now_ms: int) -> list[Job]:
@@ -442,23 +447,34 @@ def find_miner(connection: sqlite3.Connection, miner_id: str) -> Miner | None:
     return _miner(row) if row else None
 
 
-def list_active_miners(connection: sqlite3.Connection, since_ms: int) -> list[Miner]:
-    """Return the miners heard since a time."""
-    rows = connection.execute("SELECT * FROM miners WHERE last_seen_at_ms >= ?", (since_ms,))
-    return [_miner(row) for row in rows]
+def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: int) -> int:
+    """Return how many of the miners heard since a time could serve `model`."""
+    # Miners of one kind list the same capabilities, so few lists stand for many miners.
+    rows = connection.execute(
+        "SELECT capabilities, count(*) FROM miners WHERE last_seen_at_ms >= ?"
+        " GROUP BY capabilities",
+        (since_ms,),
+    )
+    return sum(
+        count for capabilities, count in rows if serves_model(_parse_names(capabilities), model)
+    )
 
 
 def _miner(row: Sequence[Any]) -> Miner:
     return Miner(
         miner_id=row[0],
         account=row[1],
-        capabilities=msgspec.json.decode(row[2], type=tuple[str, ...]),
+        capabilities=_parse_names(row[2]),
         gpu_name=row[3],
         gpu_memory=row[4],
         owner=row[5],
         registered_at_ms=row[6],
         last_seen_at_ms=row[7],
     )
+
+
+def _parse_names(text: str) -> tuple[str, ...]:
+    return msgspec.json.decode(text, type=tuple[str, ...])
 
 
 # --- API keys -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from ledger.views.models import (
     TransactionView,
     VoteView,
 )
-from ledger.views.reader import LedgerViews
+from ledger.views.reader import LedgerViews, view_pending
 
 __all__ = [
     "MAX_PAGE",
@@ -28,4 +28,5 @@ __all__ = [
     "StatsView",
     "TransactionView",
     "VoteView",
+    "view_pending",
 ]

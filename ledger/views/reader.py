@@ -21,7 +21,7 @@ from ledger.keys import is_account
 from ledger.proof import Epoch, ProofBundle
 from ledger.store.chain import ChainStore, load_authority_set, load_tip, read_node
 from ledger.store.database import Database
-from ledger.transaction import Envelope, parse_transaction
+from ledger.transaction import Envelope, Transaction, parse_transaction
 from ledger.views.models import (
     MAX_PAGE,
     BlockView,
@@ -386,19 +386,27 @@ def _final_transaction(row: sqlite3.Row) -> TransactionView:
     )
 
 
-def _pending_transaction(row: sqlite3.Row) -> TransactionView:
-    transaction = parse_transaction(row["envelope"].encode())
+def view_pending(transaction: Transaction, *, seq: int, received_at_ms: int) -> TransactionView:
+    """Return how a transaction is shown that waits in the mempool at place `seq`."""
     return TransactionView(
         id=transaction.id.hex(),
         type="receipt",
         finality="pending",
-        cursor=_PENDING_CURSOR + row["seq"],
+        cursor=_PENDING_CURSOR + seq,
         leaf=None,
         height=None,
-        time_ms=row["received_at_ms"],
+        time_ms=received_at_ms,
         size_bytes=len(transaction.envelope),
         payload=transaction.payload,
         signatures=transaction.signatures,
+    )
+
+
+def _pending_transaction(row: sqlite3.Row) -> TransactionView:
+    return view_pending(
+        parse_transaction(row["envelope"].encode()),
+        seq=row["seq"],
+        received_at_ms=row["received_at_ms"],
     )
 
 

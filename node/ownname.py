@@ -1,0 +1,31 @@
+"""Dev mode needs no key, so it answers to its own address only.
+
+A foreign page whose name is made to resolve to this machine (DNS rebinding), or a proxy that makes
+a dev node public by mistake, asks under another name and gets nothing.
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import URL
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_REFUSAL = (
+    "This node runs in dev mode and answers as localhost only. To serve it under another name, "
+    "start it with --mode strict.\n"
+)
+
+
+class OwnNameOnly:
+    """ASGI middleware that refuses requests for any host but this one."""
+
+    def __init__(self, app: ASGIApp, *, host: str) -> None:
+        self._app = app
+        self._names = {"localhost", "127.0.0.1", "::1", host}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer 400."""
+        if scope["type"] == "http" and URL(scope=scope).hostname not in self._names:
+            await PlainTextResponse(_REFUSAL, 400)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)

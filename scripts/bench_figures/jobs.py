@@ -1,0 +1,174 @@
+"""Durable life cycles of jobs through a real node, and how soon a receipt is final."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import uvloop
+
+from node.datadir import DataDirectory
+from scripts.bench_figures.connection import Connection
+from scripts.bench_figures.load import LoadOrder, open_party, run_load
+from scripts.bench_figures.measure import MICROS, Plan, Row, measure_rates, percentile
+from scripts.bench_figures.node_process import (
+    RunningNode,
+    make_api_key,
+    make_data_directory,
+    read_clock_ms,
+    run_node,
+)
+from scripts.bench_figures.references import Appender, Signatures
+
+CONNECTIONS = (1, 32)
+WARM_UP_S = 0.5
+FINAL_TIMEOUT_S = 30
+POLL_S = 0.001
+REFERENCE_SLICE_S = 0.3
+
+
+class _Health(msgspec.Struct):
+    pending_transactions: int
+
+
+@dataclass(kw_only=True)
+class _Turns:
+    """What the turns of one number of connections gave."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu_micros: list[float] = field(default_factory=list)
+    complete_ms: list[float] = field(default_factory=list)
+
+
+def measure_jobs(plan: Plan) -> Iterator[Row]:
+    """Submit, claim, complete with a signature: three requests, each durable when answered.
+
+    The server's processor time includes sealing the receipts into final blocks.
+    """
+    data = make_data_directory(plan.folder / "jobs", created_ms=read_clock_ms())
+    key = make_api_key(data, "admin")
+    turns = {connections: _Turns() for connections in CONNECTIONS}
+    appends, signings = [], []
+    with run_node(data) as node:
+        _take_turn(_Turns(), node, data, key, connections=max(CONNECTIONS), seconds=WARM_UP_S)
+        for _ in range(plan.rounds):
+            append, signing = _measure_references(data.root)
+            appends.append(append)
+            signings.append(signing)
+            for connections, turn in turns.items():
+                _take_turn(turn, node, data, key, connections=connections, seconds=plan.load_s)
+    yield from _list_rows(turns, median(appends), median(signings))
+
+
+def _list_rows(turns: dict[int, _Turns], append: float, signing: float) -> Iterator[Row]:
+    for connections, turn in turns.items():
+        cpu_micros = median(turn.cpu_micros)
+        yield Row(
+            figure=f"job life cycles, {connections} at a time",
+            value=median(turn.rates),
+            unit="/s",
+            reference="fdatasync of 4 kB",
+            reference_value=append,
+            cpu_micros=cpu_micros,
+        )
+        yield Row(
+            figure=f"complete, {connections} at a time",
+            value=median(turn.complete_ms),
+            unit="ms",
+            p99=percentile(turn.complete_ms, 0.99),
+            reference="fdatasync of 4 kB",
+            reference_value=1000 / append,
+            goal="p50 <= 2 ms" if connections > 1 else "",
+        )
+    yield Row(
+        figure="job life cycles per server core",
+        value=MICROS / cpu_micros,
+        unit="/s",
+        reference="libsodium sign and verify",
+        reference_value=signing,
+        goal=">= 6,000/s",
+        cpu_micros=cpu_micros,
+    )
+
+
+def _measure_references(folder: Path) -> tuple[float, float]:
+    """Return durable appends and pairs of signature and verification per second."""
+    with Appender(folder / "appended") as appender:
+        works = {"append": appender.append, "sign": Signatures().sign_and_verify}
+        rates = measure_rates(works, rounds=1, slice_s=REFERENCE_SLICE_S)
+    return rates["append"].per_second, rates["sign"].per_second
+
+
+def _take_turn(
+    turn: _Turns,
+    node: RunningNode,
+    data: DataDirectory,
+    key: str,
+    *,
+    connections: int,
+    seconds: float,
+) -> None:
+    cpu_s = node.cpu_s
+    order = LoadOrder(
+        port=node.port, key=key, data=str(data.root), connections=connections, seconds=seconds
+    )
+    report = run_load(order)
+    uvloop.run(_wait_until_sealed(node.port))
+    count = len(report.complete_ms)
+    turn.rates.append(count / report.seconds)
+    turn.cpu_micros.append((node.cpu_s - cpu_s) * MICROS / count)
+    turn.complete_ms += report.complete_ms
+
+
+async def _wait_until_sealed(port: int) -> None:
+    connection = await Connection.open(port, {})
+
+    async def is_sealed() -> bool:
+        answer = await connection.expect(200, "GET", "/health")
+        return not msgspec.json.decode(answer.body, type=_Health).pending_transactions
+
+    await _wait_until(is_sealed)
+    await connection.close()
+
+
+async def _wait_until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(FINAL_TIMEOUT_S):
+        while True:
+            if await is_so():
+                return
+            await asyncio.sleep(POLL_S)
+
+
+def measure_finality(plan: Plan) -> Iterator[Row]:
+    """One job after another: from the acknowledged completion until the receipt is final."""
+    data = make_data_directory(plan.folder / "finality", created_ms=read_clock_ms())
+    key = make_api_key(data, "admin")
+    with run_node(data) as node:
+        waits_ms = uvloop.run(_time_finals(node.port, key, data, plan.finals))
+    append, _ = _measure_references(data.root)
+    yield Row(
+        figure="completed until final, 1 authority",
+        value=median(waits_ms),
+        unit="ms",
+        p99=percentile(waits_ms, 0.99),
+        reference="fdatasync of 4 kB",
+        reference_value=1000 / append,
+    )
+
+
+async def _time_finals(port: int, key: str, data: DataDirectory, count: int) -> list[float]:
+    party = await open_party(port, key, data, 0)
+    waits_ms = []
+    for _ in range(count):
+        receipt_id, _ = await party.run_job()
+        began = time.perf_counter()
+        await _wait_until(partial(party.is_final, receipt_id))
+        waits_ms.append((time.perf_counter() - began) * 1000)
+    await party.close()
+    return waits_ms

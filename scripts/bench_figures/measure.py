@@ -1,0 +1,123 @@
+"""Rows of the table, and how rates are measured: interleaved slices of time, medians.
+
+All rates move with the machine and its neighbours. So what is measured and what it is compared
+with take turns in short slices, and a row states the ratio of their medians beside the value.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+MICROS = 1_000_000
+_CPUCLOCK_SCHED = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much one run measures."""
+
+    folder: Path
+    """Where files are made: on the disk whose speed counts."""
+    rounds: int
+    """How often everything takes its turn."""
+    slice_s: float
+    """Length of one turn of an in-process figure."""
+    load_s: float
+    """Length of one turn of the job load."""
+    receipts: int
+    """Length of the generated chain."""
+    visits: int
+    """Requests of each page in one round."""
+    finals: int
+    """Jobs whose way to finality is timed."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One line of the table."""
+
+    figure: str
+    value: float
+    unit: str
+    p99: float | None = None
+    """In the same unit, where `value` is a median of single times."""
+    reference: str = ""
+    reference_value: float | None = None
+    """Measured in the same run, in the same unit."""
+    goal: str = ""
+    cpu_micros: float | None = None
+    """Processor time of one operation; of the server's process where there is one."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Value by reference."""
+        return self.value / self.reference_value if self.reference_value else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Medians over all slices of one figure."""
+
+    per_second: float
+    cpu_micros: float
+
+
+Work = Callable[[], int]
+"""Does some operations and returns how many."""
+
+
+def measure_rates(works: Mapping[str, Work], *, rounds: int, slice_s: float) -> dict[str, Rate]:
+    """Let all works take turns, each for a slice of time, and return their medians."""
+    slices: dict[str, list[Rate]] = {name: [] for name in works}
+    for work in works.values():
+        work()
+    for _ in range(rounds):
+        for name, work in works.items():
+            slices[name].append(_measure_slice(work, slice_s))
+    return {
+        name: Rate(
+            per_second=median(rate.per_second for rate in rates),
+            cpu_micros=median(rate.cpu_micros for rate in rates),
+        )
+        for name, rates in slices.items()
+    }
+
+
+def _measure_slice(work: Work, slice_s: float) -> Rate:
+    count, began, cpu_began = 0, time.perf_counter(), time.process_time()
+    while (elapsed := time.perf_counter() - began) < slice_s:
+        count += work()
+    cpu = time.process_time() - cpu_began
+    return Rate(per_second=count / elapsed, cpu_micros=cpu * MICROS / count)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which `share` (0 to 1) of the values lie."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+
+
+def read_cpu_s(pid: int) -> float:
+    """Return the processor time of a process of ours, all threads, in seconds. Linux only."""
+    # What clock_getcpuclockid(3) returns, which Python does not wrap.
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def describe_machine() -> str:
+    """Return in one line what the figures were measured on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "unknown processor",
+    )
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} x {model}, load {load:.1f} before the run"

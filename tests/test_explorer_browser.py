@@ -1,0 +1,289 @@
+"""The explorer in Chromium: only our own origin, nothing in the console, nothing too wide."""
+
+import asyncio
+import os
+import re
+import socket
+import threading
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.fake_views import FakeViews, build_app, build_chain, receipt_id
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = [
+    *("--no-sandbox", "--headless", "--disable-gpu", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--no-first-run"),
+]
+START_S = 20
+HOSTILE = "</bdi><img src=//x.test/i onerror=alert(1)>\u202e" + "W" * 100
+PAGES = {
+    "home": "/",
+    "blocks": "/blocks",
+    "block": "/blocks/31",
+    "receipts": "/receipts",
+    "receipt": f"/receipts/{receipt_id(5)}",
+    "pending": f"/receipts/{receipt_id(100)}",
+    "hostile": f"/receipts/{receipt_id(90)}",
+    "search": "/search?q=abcdef12",
+    "missing": "/blocks/99",
+}
+
+
+PAPER = {"light": "rgb(247, 245, 240)", "dark": "rgb(20, 23, 26)"}
+MEASURE = """() => ({
+  overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+  background: getComputedStyle(document.documentElement).backgroundColor,
+  images: document.images.length,
+})"""
+
+
+class Node:
+    """The explorer on a real socket, in a thread of its own."""
+
+    def __init__(self, views: FakeViews) -> None:
+        self.views = views
+        config = uvicorn.Config(build_app(views), log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._ready = threading.Event()
+
+    def _run(self) -> None:
+        async def serve():
+            listener = socket.create_server(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self._ready.set()  # connections queue up until the server accepts them
+            await self._server.serve(sockets=[listener])
+
+        self._loop.run_until_complete(serve())
+        self._loop.close()
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(START_S)
+        return self
+
+    def __exit__(self, *_):
+        self.call(self.views.close())
+        self._server.should_exit = True
+        self._thread.join(START_S)
+        assert not self._thread.is_alive(), "an open stream must not hold the shutdown"
+
+    def call(self, coroutine) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(START_S)
+
+    def seal(self, number: int) -> None:
+        async def change():
+            self.views.add_receipt(number)
+            self.views.seal()
+            await self.views.announce()
+
+        self.call(change())
+
+
+def build_views() -> FakeViews:
+    views = build_chain(30)
+    views.add_receipt(90, client=HOSTILE, provider=HOSTILE, model=HOSTILE, miner_id=HOSTILE)
+    views.seal()
+    views.add_receipt(100)
+    return views
+
+
+@pytest.fixture(scope="module", name="node")
+def start_node():
+    with Node(build_views()) as node:
+        yield node
+
+
+@pytest.fixture(scope="module", name="browser")
+def start_browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(browser: Browser, node: Node, path: str, **options):
+    """A page whose complaints and foreign requests fail the test when it is closed."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.set_default_timeout(10_000)
+    page = context.new_page()
+    problems: list[str] = []
+
+    def note(message) -> None:
+        is_own_404 = "404" in message.text and message.location["url"] == page.url
+        if message.type in {"error", "warning"} and not is_own_404:
+            problems.append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append("dialog: " + dialog.message))
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(node.url + "/")
+            else problems.append("request to " + request.url)
+        ),
+    )
+    page.goto(node.url + path, wait_until="domcontentloaded")
+    yield page
+    context.close()
+    assert problems == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_every_page_fits_and_complains_of_nothing(browser, node, width, scheme):
+    viewport = {"width": width, "height": 800}
+    with open_page(browser, node, "/", viewport=viewport, color_scheme=scheme) as page:
+        for name, path in PAGES.items():
+            page.goto(node.url + path, wait_until="domcontentloaded")
+            measured = page.evaluate(MEASURE)
+            assert measured["overflow"] <= 0, name
+            assert measured["background"] == PAPER[scheme], name
+            assert measured["images"] == 0, name
+            page.wait_for_load_state("load")
+
+
+@pytest.mark.parametrize("path", ["/", "/receipts", PAGES["receipt"]])
+def test_pages_are_whole_without_javascript(browser, node, path):
+    with open_page(browser, node, path, java_script_enabled=False) as page:
+        expect(page.locator("main .lede").first).to_be_visible()
+        assert "UTC" in page.locator("body").inner_text()
+        assert page.locator("button:visible").all_inner_texts()[0] == "Search"
+        page.fill("#find", "#12")
+        page.press("#find", "Enter")
+        expect(page.locator("h1")).to_have_text("Block #12")
+
+
+def test_the_home_page_asks_for_little(browser, node):
+    requested: list[str] = []
+    context = browser.new_context()
+    page = context.new_page()
+    page.on("request", lambda request: requested.append(urlsplit(request.url).path))
+    with page.expect_request("**/_f/home/stream*"):
+        page.goto(node.url + "/", wait_until="domcontentloaded")
+    assert len(requested) <= 8, requested
+    context.close()
+
+
+def rows(page: Page, table: str) -> list[str]:
+    return page.locator(f"#{table} tr th").all_inner_texts()
+
+
+SHIFTS = """() => { window.shift = 0; new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) window.shift += entry.value;
+}).observe({ type: "layout-shift", buffered: true }); }"""
+
+
+def test_a_new_block_appears_by_itself_and_moves_nothing(browser, node):
+    with open_page(browser, node, "/") as page:
+        page.evaluate(SHIFTS)
+        height = node.views.head().height
+        expect(page.locator("#latest-blocks th").first).to_have_text(f"#{height}")
+        expect(page.locator("#pause [role=status]")).to_have_text("This page is live.")
+        page.focus("#find")
+        page.keyboard.type("half a que")
+        node.seal(1000)
+        expect(page.locator("#latest-blocks th").first).to_have_text(f"#{height + 1}")
+        expect(page.locator("#status")).to_contain_text(f"#{height + 1}")
+        expect(page.locator("#figures dd").first).to_have_text(str(height + 1))
+        expect(page.locator("#lede")).to_contain_text(f"block #{height + 1}")
+        assert rows(page, "latest-receipts")[0] == receipt_id(1000)[:12] + "…"
+        assert len(rows(page, "latest-blocks")) == len(rows(page, "latest-receipts")) == 10
+        expect(page.locator("#status time")).to_have_text(re.compile("^[0-9]+ d ago$"))
+        expect(page.locator("#find")).to_have_value("half a que")
+        expect(page.locator("#find")).to_be_focused()
+        assert page.evaluate("window.shift") < 0.001
+
+
+def test_a_first_receipt_replaces_the_invitation(browser):
+    with Node(FakeViews()) as node, open_page(browser, node, "/") as page:
+        expect(page.locator("#first")).to_contain_text("./aitbc submit")
+        node.seal(1)
+        expect(page.locator("#first")).not_to_contain_text("./aitbc submit")
+        expect(page.locator("#latest-blocks th").first).to_have_text("#1")
+
+
+def test_pausing_holds_the_page_still_and_resuming_makes_up_for_it(browser, node):
+    with open_page(browser, node, "/") as page:
+        height = node.views.head().height
+        with page.expect_response("**/_f/home/stream*"):
+            page.reload(wait_until="domcontentloaded")
+        page.get_by_role("button", name="Pause").click()
+        node.seal(1001)
+        expect(page.locator("#pause [role=status]")).to_have_text(
+            "Paused: there is something newer."
+        )
+        assert rows(page, "latest-blocks")[0] == f"#{height}"
+        page.get_by_role("button", name="Resume").click()
+        expect(page.locator("#latest-blocks th").first).to_have_text(f"#{height + 1}")
+        node.seal(1002)
+        expect(page.locator("#latest-blocks th").first).to_have_text(f"#{height + 2}")
+
+
+def test_a_page_without_a_stream_polls(browser, node):
+    with open_page(browser, node, "/") as page:
+        context = page.context
+        pages = [page]
+        for _ in range(4):
+            pages.append(context.new_page())
+            pages[-1].clock.install()
+            with pages[-1].expect_response("**/_f/home/stream*") as answer:
+                pages[-1].goto(node.url, wait_until="domcontentloaded")
+        assert answer.value.status == 204
+        last = pages[-1]
+        for number in (1003, 1004):
+            node.seal(number)
+            with last.expect_response("**/_f/home"):
+                last.clock.run_for(5_500)
+            height = node.views.head().height
+            expect(last.locator("#latest-blocks th").first).to_have_text(f"#{height}")
+
+
+def test_the_keyboard_reaches_content_and_search(browser, node):
+    with open_page(browser, node, "/blocks") as page:
+        page.keyboard.press("Tab")
+        expect(page.locator(".skip")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("main")).to_be_focused()
+        page.keyboard.press("/")
+        expect(page.locator("#find")).to_be_focused()
+        page.keyboard.type("a/b")
+        expect(page.locator("#find")).to_have_value("a/b")
+
+
+def test_the_theme_is_kept_from_page_to_page(browser, node):
+    with open_page(browser, node, "/blocks", color_scheme="light") as page:
+        page.get_by_role("button", name="Theme: system").click()
+        page.get_by_role("button", name="Theme: light").click()
+        page.goto(node.url + "/receipts", wait_until="domcontentloaded")
+        expect(page.get_by_role("button", name="Theme: dark")).to_be_visible()
+        background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert background == "rgb(20, 23, 26)"
+
+
+def test_an_id_is_copied_whole(browser, node):
+    permissions = ["clipboard-read", "clipboard-write"]
+    with open_page(browser, node, PAGES["receipt"], permissions=permissions) as page:
+        page.get_by_role("button", name="Copy the receipt id").click()
+        expect(page.get_by_role("button", name="Copy the receipt id")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == receipt_id(5)
+
+
+def test_a_printed_receipt_keeps_the_facts_and_drops_the_furniture(browser, node):
+    with open_page(browser, node, PAGES["receipt"], color_scheme="dark") as page:
+        page.emulate_media(media="print")
+        for gone in ("#find", ".status", ".crumbs", "#theme", "#raw", ".copy"):
+            expect(page.locator(gone).first).to_be_hidden()
+        for kept in (".sheet .lede", ".steps", ".bill", "#signatures", "#path", "#facts"):
+            expect(page.locator(kept)).to_be_visible()
+        background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert background == "rgb(255, 255, 255)"

@@ -1,0 +1,515 @@
+"""The explorer's answers without a browser: content, headers, caching, hostile text, prefixes."""
+
+import re
+import tomllib
+import unicodedata
+from urllib.parse import quote
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from explorer_ui.site import SECURITY_HEADERS
+from ledger.block import hash_header, parse_header
+from ledger.encoding import encode
+from ledger.transaction import Envelope, hash_payload
+from scripts.vendor import VENDOR, find_problems
+from tests.crawler import OF_THE_API, Skeleton, crawl, text_of
+from tests.fake_views import GENESIS, MINER, FakeViews, build_app, build_chain, receipt_id
+
+CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+NEWEST_FIRST = [receipt_id(number) for number in [100, *range(59, -1, -1)]]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</bdi></td></table><h1>pwned",
+    "javascript:alert(1)",
+    "{{ 7 * 7 }}{% raw %}",
+    "</template><hx-partial hx-target='body'>gone</hx-partial>",
+    "&lt;b&gt;&amp;#60;",
+    "a\u202egpj.exe\u2066\u200b\u2028\u0000\u001b[31m\r\ndata: x\n\nid: 9",
+    "\u3164\u115f\ufeff\U000e0041\u00a0",
+    "Z" + "\u0335" * 40,
+    "../../etc/passwd?a=b#c",
+    "عربى " * 20,
+    "x" * 128,
+]
+
+
+@pytest.fixture(name="views")
+def build_views() -> FakeViews:
+    views = build_chain(30)
+    views.add_receipt(100)
+    return views
+
+
+@pytest.fixture(name="client")
+def build_client(views):
+    with TestClient(build_app(views), follow_redirects=False) as client:
+        yield client
+
+
+def every_address(views: FakeViews) -> list[str]:
+    final, pending = views.final[-1], views.pending[-1]
+    return [
+        *(
+            "/",
+            "/blocks",
+            "/blocks?before=6",
+            "/blocks/1",
+            f"/blocks/{len(views.chain)}",
+            "/receipts",
+        ),
+        *("/receipts?before=4", "/receipts?model=x&miner=y&client=z", "/receipts?client=demo"),
+        *(f"/receipts/{transaction.payload.receipt_id}" for transaction in (final, pending)),
+        *(f"/txs/{transaction.id}" for transaction in (final, pending)),
+        *("/search", "/search?q=demo", "/search?q=nothing", "/search?q=77", "/search?q=abcdef12"),
+    ]
+
+
+# --- headers ------------------------------------------------------------------------------------
+
+
+def test_every_page_answers_with_the_security_headers_and_one_heading(client, views):
+    missing = ["/blocks/99", "/receipts/rcp_x", "/nope"]
+    for address in [*every_address(views), *missing]:
+        response = client.get(address)
+        assert response.status_code == (404 if address in missing else 200), address
+        assert response.headers["content-type"] == "text/html; charset=utf-8"
+        assert response.headers["content-security-policy"] == CSP
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "same-origin"
+        assert response.headers["cache-control"] == "no-cache"
+        assert response.text.count("<h1") == 1, address
+        assert 'href="#main"' in response.text
+        assert '<main id="main"' in response.text
+
+
+def test_pages_hold_no_script_or_style_of_their_own(client, views):
+    for address in every_address(views):
+        for tag, names in Skeleton(client.get(address).text).tags:
+            assert tag != "style"
+            assert tag != "script" or "src" in names
+            assert not [name for name in names if name == "style" or name.startswith("on")]
+
+
+# --- what pages say -----------------------------------------------------------------------------
+
+
+def test_the_receipt_is_summed_up_in_one_sentence(client, views):
+    views.add_receipt(300, client="demo", price_micros=380, units_micros=38_000_000)
+    views.seal()
+    text = text_of(client.get(f"/receipts/{receipt_id(300)}"))
+    assert (
+        "Miner miner-a ran smollm2:135m for demo: 38 tokens for 0.00038 credits, "
+        "signed by both sides, final in block #31." in text
+    )
+    assert "38 tokens \u00d7 0.00001" in text
+    assert f"/v1/receipts/{receipt_id(300)}/proof" in text
+    assert "scripts/verify_receipt.py" in text
+    assert GENESIS in text
+
+
+def test_a_pending_receipt_never_claims_to_be_final(client, views):
+    text = text_of(client.get(f"/receipts/{receipt_id(100)}"))
+    assert "waiting for the next block." in text
+    assert "There is no proof yet" in text
+    assert "final in block" not in text
+    assert f"/v1/receipts/{receipt_id(100)}/proof" not in text
+
+
+def test_a_miner_without_a_key_is_said_to_have_none(client, views):
+    views.add_receipt(301, provider="laptop", miner_id="laptop")
+    views.seal()
+    text = text_of(client.get(f"/receipts/{receipt_id(301)}"))
+    assert "signed by the coordinator alone" in text
+    assert "the miner has no key" in text
+
+
+def test_a_block_says_who_signed_and_who_did_not(client, views):
+    text = text_of(client.get("/blocks/7"))
+    assert "This block is final: 3 of 4 authorities signed it (3 needed). It holds 2 rec" in text
+    assert text.count("not in this certificate") == 1
+    for vote in views.block(7).votes:
+        assert (vote.signature or vote.account) in text
+
+
+def test_the_merkle_path_of_the_page_is_the_whole_path(client, views):
+    text = text_of(client.get(f"/receipts/{receipt_id(5)}"))
+    inclusion = views.inclusion(5, views.final[5].height)
+    assert [text.count(node) for node in inclusion.path] == [1] * len(inclusion.path)
+    assert inclusion.tree_root in text
+
+
+def test_a_new_network_explains_itself_on_every_list():
+    with TestClient(build_app(FakeViews())) as client:
+        assert "first completed job will seal its first block" in text_of(client.get("/"))
+        assert "no blocks yet" in text_of(client.get("/blocks"))
+        assert "no receipts yet" in text_of(client.get("/receipts"))
+        assert "Height 0 is the genesis" in text_of(client.get("/blocks/0"))
+
+
+# --- hostile text -------------------------------------------------------------------------------
+
+
+def chain_of(name: str) -> FakeViews:
+    """A chain in which everything that somebody else chooses is `name`."""
+    views = FakeViews(network=name, authority_names=[name] * 4)
+    for number in (1, 2):
+        views.add_receipt(
+            number, miner_id=name, client=name, provider=name, model=name, sampler=name,
+            metered_by=name, unit_type=name, model_digest=name,
+        )  # fmt: skip
+        if number == 1:
+            views.seal()
+    return views
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_change_no_markup_and_hide_nothing(name):
+    hostile, plain = chain_of(name), chain_of("plain")
+    with TestClient(build_app(hostile)) as bad, TestClient(build_app(plain)) as good:
+        addresses = zip(
+            [*every_address(hostile), "/_f/home"], [*every_address(plain), "/_f/home"], strict=True
+        )
+        for bad_address, good_address in addresses:
+            response = bad.get(bad_address)
+            assert response.status_code == 200, bad_address
+            page = Skeleton(response.text)
+            assert page.tags == Skeleton(good.get(good_address).text).tags, bad_address
+            assert not {unicodedata.category(c) for c in response.text if c != "\n"} & HIDDEN
+            assert not [link for link in page.links if link.lower().startswith("javascript")]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_questions_are_shown_as_they_are(client, name):
+    for response in (
+        client.get("/search", params={"q": name}),
+        client.get("/receipts", params={"model": name, "miner": name, "client": name}),
+        client.get("/blocks/x" + quote(name, safe="")),
+        client.get("/", headers={"host": 'x"><script>'}),
+    ):
+        assert response.status_code in {200, 404}
+        page = Skeleton(response.text)
+        assert ("h1", ()) in page.tags
+        assert not {"img"} & {tag for tag, _ in page.tags}
+        assert all(names for tag, names in page.tags if tag == "script")
+        assert not {unicodedata.category(c) for c in "".join(page.words) if c != "\n"} & HIDDEN
+
+
+# --- caching ------------------------------------------------------------------------------------
+
+
+def test_an_unchanged_list_is_answered_304_before_anything_is_read(client, views, monkeypatch):
+    addresses = [a for a in every_address(views) if not a.startswith("/search")]
+    tags = {address: client.get(address).headers["etag"] for address in addresses}
+    assert len(set(tags.values())) == len(addresses), "every address has its own tag"
+    for read in ("blocks", "block", "receipts", "receipt", "transaction", "inclusion"):
+        monkeypatch.setattr(views, read, None)
+    for address, tag in tags.items():
+        response = client.get(address, headers={"if-none-match": f'"other", {tag}'})
+        assert (response.status_code, response.content) == (304, b"")
+        assert response.headers["etag"] == tag
+
+
+@pytest.mark.parametrize("change", ["block", "pending"])
+def test_a_change_of_the_chain_changes_every_tag(client, views, change):
+    addresses = every_address(views)
+    tags = {address: client.get(address).headers["etag"] for address in addresses}
+    if change == "block":
+        views.seal()
+    else:
+        views.add_receipt(400)
+    for address, tag in tags.items():
+        assert client.get(address, headers={"if-none-match": tag}).status_code == 200
+
+
+def test_the_home_page_also_follows_its_figures(client, views):
+    tag = client.get("/").headers["etag"]
+    views.jobs_24h += 1
+    assert client.get("/").headers["etag"] != tag
+
+
+def test_pages_are_compressed_for_those_who_read_gzip(client):
+    plain = client.get("/blocks", headers={"accept-encoding": "identity"})
+    packed = client.get("/blocks", headers={"accept-encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.text == plain.text
+    assert packed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+
+
+def test_static_files_are_immutable_under_an_address_of_their_contents(client):
+    links = [link for link in Skeleton(client.get("/").text).links if "/static/" in link]
+    assert len(links) == 5
+    for link in links:
+        response = client.get(link)
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert response.headers["x-content-type-options"] == "nosniff"
+    release = links[0].split("/")[2]
+    for missing in (
+        f"/static/{release}/../explorer_ui/site.py",
+        f"/static/{release}/%2e%2e/pyproject.toml",
+        f"/static/{release}/vendor/vendor.toml",
+        links[0].replace(release, "0" * 12),
+    ):
+        assert client.get(missing).status_code == 404
+
+
+def test_the_home_page_is_light(client):
+    def weigh(address: str) -> int:
+        packed = client.get(address, headers={"accept-encoding": "gzip"})
+        return int(packed.headers["content-length"])
+
+    links = {link for link in Skeleton(client.get("/").text).links if "/static/" in link}
+    scripts = [weigh(link) for link in links if link.endswith(".js")]
+    assert sum(scripts) <= 20_000
+    assert weigh("/") + sum(weigh(link) for link in links) <= 30_000
+    assert 1 + len(links) + 1 <= 8, "the page, its files, its stream"
+
+
+# --- data twins ---------------------------------------------------------------------------------
+
+
+def test_block_json_is_the_signed_bytes_and_checks_out(client, views):
+    block = views.block(9)
+    by_height, by_hash = client.get("/blocks/9.json"), client.get(f"/blocks/{block.hash}.json")
+    assert by_height.content == by_hash.content == views.raw_block(9)
+    header = parse_header(encode(by_height.json()["header"]))
+    assert hash_header(header).hex() == block.hash
+    assert by_height.headers["etag"] == by_hash.headers["etag"] == f'W/"{block.hash}"'
+    assert by_height.headers["cache-control"] == "no-cache"
+    assert "immutable" in by_hash.headers["cache-control"]
+    again = client.get("/blocks/9.json", headers={"if-none-match": f'W/"{block.hash}"'})
+    assert again.status_code == 304
+
+
+def test_transaction_json_carries_the_exact_envelope(client, views):
+    final, pending = views.final[3], views.pending[0]
+    response = client.get(f"/txs/{final.id}.json")
+    envelope = Envelope(payload=final.payload, signatures=final.signatures)
+    assert encode(response.json()["envelope"]) == encode(envelope)
+    assert hash_payload(final.payload).hex() == response.json()["id"] == final.id
+    assert "immutable" in response.headers["cache-control"]
+    waiting = client.get(f"/txs/{pending.id}.json")
+    assert (waiting.json()["status"], waiting.json()["height"]) == ("pending", None)
+    assert waiting.headers["cache-control"] == "no-cache"
+
+
+@pytest.mark.parametrize(
+    "address", ["/blocks/99.json", "/blocks/x.json", "/txs/" + "0" * 64 + ".json"]
+)
+def test_missing_data_is_told_as_data(client, address):
+    response = client.get(address)
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/json"
+    assert response.json()["detail"]
+
+
+def test_every_alternate_link_is_a_documented_twin(client, views):
+    for address in every_address(views):
+        for link in re.findall(r'rel="alternate" type="application/json" href="([^"]+)"',
+                               client.get(address).text):  # fmt: skip
+            assert OF_THE_API.fullmatch(link) or client.get(link).status_code == 200, link
+
+
+# --- lists --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "pattern", "expected"),
+    [
+        ("/blocks", r'href="/blocks/(\d+)"', [str(height) for height in range(30, 0, -1)]),
+        ("/receipts", r'href="/receipts/(rcp_\w+)"', NEWEST_FIRST),
+        ("/receipts?client=demo", r'href="/receipts/(rcp_\w+)"', NEWEST_FIRST),
+    ],
+)
+def test_following_older_shows_every_row_once(client, start, pattern, expected):
+    address, rows = start, []
+    for _ in range(10):
+        page = client.get(address).text
+        rows += re.findall(pattern, page[page.index("<tbody") : page.index("</tbody>")])
+        older = re.search(r'href="([^"]+)" rel="next"', page)
+        if older is None:
+            break
+        address = older[1].replace("&amp;", "&")
+    assert rows == expected
+
+
+def test_a_large_block_is_shown_page_by_page(client, views):
+    numbers = range(500, 560)
+    for number in numbers:
+        views.add_receipt(number)
+    views.seal()
+    address, rows = "/blocks/31", []
+    while address:
+        page = client.get(address).text
+        rows += re.findall(r'href="/receipts/(rcp_\w+)"', page)
+        more = re.search(r'href="([^"]+after=\d+)" rel="next"', page)
+        address = more[1] if more else ""
+    assert rows == [receipt_id(number) for number in [100, *numbers]]
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1e3", "9" * 17, "", "٣"])
+@pytest.mark.parametrize("address", ["/blocks?before=", "/receipts?before=", "/blocks/3?after="])
+def test_a_position_that_is_no_number_is_refused_in_words(client, address, value):
+    response = client.get(address + value)
+    assert response.status_code == 400
+    assert "whole number" in text_of(response)
+
+
+def test_an_endless_filter_is_refused(client):
+    assert client.get("/receipts", params={"model": "x" * 201}).status_code == 400
+
+
+def test_filters_narrow_and_stay_in_the_form(client, views):
+    views.add_receipt(600, model="other:1b")
+    page = client.get("/receipts?model=other:1b")
+    assert re.findall(r'href="/receipts/(rcp_\w+)"', page.text) == [receipt_id(600)]
+    assert 'value="other:1b"' in page.text
+    assert "No receipts for the model none." in text_of(client.get("/receipts?model=none"))
+
+
+# --- search, not found, redirects ----------------------------------------------------------------
+
+
+def test_an_exact_search_leads_to_its_page(client, views):
+    block, transaction = views.block(12), views.final[4]
+    for query, target in {
+        "12": "/blocks/12",
+        " #12 ": "/blocks/12",
+        block.hash: "/blocks/12",
+        transaction.id: f"/txs/{transaction.id}",
+        receipt_id(4): f"/receipts/{receipt_id(4)}",
+    }.items():
+        response = client.get("/search", params={"q": query})
+        assert (response.status_code, response.headers["location"]) == (303, target)
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("", "Type a block height"),
+        ("99", "There is no block #99 yet: the newest block is #30."),
+        ("0", "Height 0 is the genesis"),
+        ("abcdef12", "part of a hash: it has 8 digits of 64"),
+        ("a" * 64, "nothing here has it"),
+        ("a" * 65, "more than a hash"),
+        ("rcp_" + "a" * 26, "knows none with exactly this id"),
+        ("job_01K00000000000000000000000", "no receipt here belongs to it"),
+        ("ait1qqqq", "account with a typing error"),
+        (MINER.account.replace("ait1", "ait1q", 1), "account with a typing error"),
+        ("demo", "receipts under that name"),
+        ("smollm2:135m", "Receipts for the model"),
+        ("miner-a", "Receipts from the miner"),
+        (MINER.account, "Receipts from the miner"),
+        ("hello world", "No block, transaction, receipt or account"),
+        ("x" * 300, "longer than 200 characters"),
+    ],
+)
+def test_any_other_search_is_told_what_it_looks_like(client, query, words):
+    response = client.get("/search", params={"q": query})
+    assert response.status_code == 200
+    assert words in text_of(response)
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/blocks/31", "There is no block #31 yet: the newest block is #30."),
+        ("/blocks/007x", "No block, transaction"),
+        ("/blocks/" + "f" * 64, "nothing here has it"),
+        ("/blocks/" + "9" * 40, "digits of 64"),
+        ("/txs/12", "no block"),
+        ("/receipts/rcp_nothing", "knows none"),
+        ("/nope/at/all", "There is no page at this address."),
+    ],
+)
+def test_what_is_not_there_is_explained(client, address, words):
+    response = client.get(address)
+    assert response.status_code == 404
+    assert words in text_of(response)
+    assert "etag" not in response.headers
+
+
+def test_other_spellings_of_a_block_lead_to_its_height(client, views):
+    for key in (views.block(3).hash, "0003"):
+        response = client.get(f"/blocks/{key}")
+        assert (response.status_code, response.headers["location"]) == (303, "/blocks/3")
+    assert client.get("/explorer").headers["location"] == "/"
+
+
+def test_a_method_without_a_page_is_answered_as_a_page(client):
+    response = client.post("/blocks")
+    assert response.status_code == 405
+    assert response.headers["allow"]
+    assert "<h1>" in response.text
+
+
+def test_our_own_bug_gets_a_page_that_reads_nothing(views, monkeypatch):
+    app = build_app(views)
+    monkeypatch.setattr(views, "head", None)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        response = client.get("/blocks")
+    assert response.status_code == 500
+    assert "our fault" in response.text
+    assert response.headers["content-security-policy"] == CSP
+    assert "Traceback" not in response.text
+
+
+# --- under a prefix, and links --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "/a node"])
+def test_every_link_leads_somewhere_below_the_prefix(views, prefix):
+    app = build_app(views)
+    mounted = Starlette(routes=[Mount(prefix, app)]) if prefix else app
+    with TestClient(mounted, follow_redirects=False) as client:
+        seen = crawl(client, prefix.replace(" ", "%20"), ["/", "/search?q=12", "/search?q=demo"])
+    assert {"/blocks/1", "/blocks/30", f"/receipts/{receipt_id(0)}", "/_f/home"} <= seen
+
+
+def test_robots_stay_out_of_fragments_and_searches(client):
+    assert "Disallow: /_f/" in client.get("/robots.txt").text
+
+
+def test_security_headers_are_those_of_the_rule():
+    assert SECURITY_HEADERS["Content-Security-Policy"] == CSP
+
+
+# --- vendored files -------------------------------------------------------------------------------
+
+
+def test_vendored_files_are_byte_for_byte_as_listed():
+    assert find_problems(VENDOR) == []
+
+
+@pytest.mark.parametrize("change", ["altered", "missing", "added"])
+def test_a_changed_vendored_file_is_noticed(tmp_path, change):
+    for path in VENDOR.rglob("*"):
+        if path.is_file():
+            copy = tmp_path / path.relative_to(VENDOR)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+    victim = next(tmp_path.rglob("htmx.min.js"))
+    if change == "altered":
+        victim.write_bytes(victim.read_bytes() + b" ")
+    elif change == "missing":
+        victim.unlink()
+    else:
+        (tmp_path / "htmx" / "more.js").write_text("")
+    assert len(find_problems(tmp_path)) == 1
+
+
+def test_vendored_packages_name_their_licence_and_integrity():
+    for package in tomllib.loads((VENDOR / "vendor.toml").read_text()).values():
+        assert package["licence"]
+        assert package["integrity"].startswith("sha512-")
+        assert "LICENSE" in package["files"]
