@@ -388,7 +388,7 @@ def _meter(
     else:
         units = report.units_micros if report.units_micros is not None else elapsed_micros
         unit_price = job.prices.gpu_seconds
-    _check_meter(job, report, units, elapsed_micros, result_bytes)
+    _check_meter(job, report, unit_type, units, elapsed_micros, result_bytes)
     by_provider = reported or report.units_micros is not None
     return {
         "prompt_tokens": prompt_tokens,
@@ -401,7 +401,12 @@ def _meter(
 
 
 def _check_meter(
-    job: Job, report: Report, units: int, elapsed_micros: int, result_bytes: int
+    job: Job,
+    report: Report,
+    unit_type: UnitType,
+    units: int,
+    elapsed_micros: int,
+    result_bytes: int,
 ) -> None:
     """A miner cannot bill more than text and time allow."""
     prompt_limit = len(job.order.prompt.encode()) + TEMPLATE_TOKENS
@@ -415,12 +420,12 @@ def _check_meter(
     for field, got, limit in bounds:
         if got > limit:
             raise MarketError("VALIDATION_FAILED", f"{field}: expected at most {limit}, got {got}")
-    if report.unit_type == "gpu_seconds" and units > elapsed_micros:
+    if unit_type == "gpu_seconds" and units > elapsed_micros:
         raise MarketError(
             "VALIDATION_FAILED",
             f"units: expected at most the {elapsed_micros / MICROS} seconds that the job ran",
         )
-    if report.unit_type == "tokens" and report.units_micros not in {None, units}:
+    if unit_type == "tokens" and report.units_micros not in {None, units}:
         raise MarketError(
             "VALIDATION_FAILED", f"units: expected {units // MICROS}, the sum of both token counts"
         )

@@ -140,8 +140,7 @@ class Coordinator:
                 )
             market.insert_job(connection, job)
 
-        await self._write(store)
-        self.job_waiting.fire()
+        await self._write(store, then=self.job_waiting.fire)
         return job
 
     def job(self, job_id: str) -> Job:
@@ -283,12 +282,7 @@ class Coordinator:
 
     async def release(self, caller: Caller, job_id: str, miner_id: str) -> Job:
         """Put the job back at the head of the queue."""
-        return await self._give_up(
-            caller,
-            job_id,
-            miner_id,
-            lambda connection, job: market.requeue_job(connection, job, reason="requeued"),
-        )
+        return await self._give_up(caller, job_id, miner_id, self._try_again)
 
     async def fail(
         self, caller: Caller, job_id: str, miner_id: str, *, reason: str, retryable: bool
@@ -296,17 +290,10 @@ class Coordinator:
         """Give up an attempt, or the whole job. `reason` is shown to the job's owner."""
 
         def fail(connection: sqlite3.Connection, job: Job) -> None:
-            if retryable and job.attempt < MAX_ATTEMPTS:
-                market.requeue_job(connection, job, reason="requeued")
-                return
-            market.end_job(
-                connection,
-                job,
-                state="failed",
-                reason="max_attempts" if retryable else "miner_error",
-                now_ms=self._clock_ms(),
-                error=reason,
-            )
+            if retryable:
+                self._try_again(connection, job, error=reason)
+            else:
+                self._fail_job(connection, job, "miner_error", error=reason)
 
         return await self._give_up(caller, job_id, miner_id, fail)
 
@@ -324,19 +311,20 @@ class Coordinator:
             now = market.load_job(connection, job.id)
             if now.state == "completed" and now.miner_id == report.miner_id:
                 return None  # the same request was faster
+            check_completable(now, report.miner_id)
+            # The lease may have run out since; only another attempt makes this receipt wrong.
             return market.complete_job(
                 connection,
-                job,
+                replace(job, state=now.state),
                 miner_id=report.miner_id,
                 result=report.result,
                 transaction=transaction,
                 now_ms=now_ms,
             )
 
-        seq = await self._write(complete)
+        seq = await self._write(complete, then=self._receipt_waiting)
         if seq is None:
             return self._repeated(self.job(job_id), report)
-        self._receipt_waiting()
         return ReceiptView(
             transaction=view_pending(transaction, seq=seq, received_at_ms=now_ms),
             miner_id=report.miner_id,
@@ -354,9 +342,7 @@ class Coordinator:
                 self._end_attempt(connection, job, now_ms)
             stale = market.list_stale_jobs(connection, now_ms - self._settings.queue_timeout_ms)
             for job in stale:
-                market.end_job(
-                    connection, job, state="failed", reason="queue_timeout", now_ms=now_ms
-                )
+                self._fail_job(connection, job, "queue_timeout")
             return len(expired) + len(stale)
 
         swept = await self._write(sweep)
@@ -366,18 +352,36 @@ class Coordinator:
 
     def _end_attempt(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
         if job.heartbeat and now_ms >= self._execution_deadline_ms(job):
-            market.end_job(
-                connection, job, state="failed", reason="execution_timeout", now_ms=now_ms
-            )
-        elif job.attempt >= MAX_ATTEMPTS:
-            market.end_job(connection, job, state="failed", reason="max_attempts", now_ms=now_ms)
+            self._fail_job(connection, job, "execution_timeout")
         else:
+            self._try_again(connection, job)
+
+    def _try_again(
+        self, connection: sqlite3.Connection, job: Job, *, error: str | None = None
+    ) -> None:
+        """Give the job back to the queue, unless it had all its attempts."""
+        if job.attempt < MAX_ATTEMPTS:
             market.requeue_job(connection, job, reason="requeued")
+        else:
+            self._fail_job(connection, job, "max_attempts", error=error)
+
+    def _fail_job(
+        self, connection: sqlite3.Connection, job: Job, reason: str, *, error: str | None = None
+    ) -> None:
+        market.end_job(
+            connection, job, state="failed", reason=reason, now_ms=self._clock_ms(), error=error
+        )
 
     # --- parts ----------------------------------------------------------------------------------
 
-    async def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return await asyncio.wrap_future(self._store.write(work))
+    async def _write(
+        self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
+    ) -> T:
+        """Do it durably. `then` follows even if whoever waits for the answer is gone by then."""
+        future = self._store.write(work)
+        if then is not None:
+            future.add_done_callback(lambda _: then())
+        return await asyncio.wrap_future(future)
 
     def _miner(self, caller: Caller, miner_id: str) -> Miner:
         miner = market.find_miner(self._store.reader, miner_id)
@@ -449,9 +453,7 @@ class Coordinator:
             end_attempt(connection, job)
             return market.load_job(connection, job.id)
 
-        job = await self._write(give_up)
-        self.job_waiting.fire()
-        return job
+        return await self._write(give_up, then=self.job_waiting.fire)
 
     def _build_receipt(self, job: Job, report: Report, miner: Miner, now_ms: int) -> Transaction:
         """Rebuild what the miner must have signed, sign it too, and check the whole envelope."""

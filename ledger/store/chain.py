@@ -82,8 +82,12 @@ class ChainStore:
         """
         self.genesis = genesis
         self.database = Database(path, migrations)
-        self.database.write(self._adopt_genesis).result()
-        check_tail(self.database.reader, path)
+        try:
+            self.database.write(self._adopt_genesis).result()
+            check_tail(self.database.reader, path)
+        except StoreError:
+            self.database.close()
+            raise
 
     def _adopt_genesis(self, connection: sqlite3.Connection) -> None:
         digest = hash_genesis(self.genesis)
@@ -205,12 +209,12 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
     Raises:
         StoreError: the file is damaged.
     """
-    row = connection.execute(
-        "SELECT hash, header, certificate FROM blocks ORDER BY height DESC LIMIT 1"
-    ).fetchone()
-    if row is None:
-        return
     try:
+        row = connection.execute(
+            "SELECT hash, header, certificate FROM blocks ORDER BY height DESC LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return
         header = parse_header(row[1].encode())
         verify_certificate(
             parse_certificate(row[2].encode()),
@@ -218,7 +222,7 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
             authority_set=load_authority_set(connection, bytes.fromhex(header.set_hash)),
         )
         root = merkle.compute_root(header.tree_size, lambda *node: read_node(connection, *node))
-    except LedgerError as error:
+    except (LedgerError, sqlite3.DatabaseError) as error:
         raise StoreError(f"{path}: the newest block does not verify: {error}; run fsck") from error
     if hash_header(header) != row[0] or root.hex() != header.tree_root:
         raise StoreError(f"{path}: the newest block does not match its hash or tree; run fsck")

@@ -2,7 +2,8 @@
 
 Every write is a function that gets the connection. The writer runs all functions that wait in one
 transaction (group commit), each in a savepoint of its own, and answers them after the commit:
-what is answered is durable. One that raises is rolled back alone.
+what is answered is durable, and rests on nothing that is not. One that raises is rolled back alone;
+if the file fails, all of them fail.
 
 The file is WAL with synchronous=FULL; both are read back when it is opened, since SQLite ignores
 a pragma it cannot honour without a word.
@@ -34,6 +35,19 @@ MAX_BATCH = 512
 _JOIN_TIMEOUT_S = 60
 _SYNCHRONOUS_FULL = 2
 
+# What SQLite refuses because of what was asked. Everything else (full, unreadable, damaged) is the
+# file's fault, and then nothing of the batch can be relied on.
+_FAULTS_OF_THE_WORK = frozenset(
+    {
+        sqlite3.SQLITE_ERROR,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_RANGE,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+_PRIMARY_CODE = 0xFF
+
 _Item = tuple[Work[Any], "Future[Any]"]
 
 
@@ -49,24 +63,35 @@ def open_writer(path: Path, migrations: Migrations) -> sqlite3.Connection:
     """
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be opened: {error}") from error
+    try:
+        _configure(path, connection)
         database = sqlite_utils.Database(connection)
         _refuse_newer_schema(path, database, migrations)
         migrations.apply(database)
         connection.row_factory = sqlite3.Row
     except sqlite3.Error as error:
+        connection.close()
         raise StoreError(f"{path}: cannot be opened as a database: {error}") from error
+    except StoreError:
+        connection.close()
+        raise
+    return connection
+
+
+def _configure(path: Path, connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
     if mode != "wal" or synchronous != _SYNCHRONOUS_FULL:
         raise StoreError(
             f"{path}: expected journal_mode wal and synchronous {_SYNCHRONOUS_FULL}, "
             f"got {mode} and {synchronous}; put the data directory on a local file system"
         )
-    return connection
 
 
 def _refuse_newer_schema(
@@ -91,6 +116,7 @@ class Database:
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = False
+        self._closing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -101,13 +127,15 @@ class Database:
             DatabaseBusyError: too many writes wait already.
             StoreError: the database is closed.
         """
-        if self._closed:
-            raise StoreError(f"{self.path}: is closed")
         future: Future[T] = Future()
-        try:
-            self._waiting.put_nowait((work, future))
-        except queue.Full:
-            raise DatabaseBusyError(f"{self.path.name}: too many writes wait") from None
+        # Under the lock nothing can queue up behind the end, where nobody would answer it.
+        with self._closing:
+            if self._closed:
+                raise StoreError(f"{self.path}: is closed")
+            try:
+                self._waiting.put_nowait((work, future))
+            except queue.Full:
+                raise DatabaseBusyError(f"{self.path.name}: too many writes wait") from None
         return future
 
     @property
@@ -135,9 +163,10 @@ class Database:
 
     def close(self) -> None:
         """Finish the writes that wait, then close every connection."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         self._waiting.put(None)
         self._thread.join(_JOIN_TIMEOUT_S)
         for connection in self._open_readers:
@@ -159,41 +188,49 @@ class Database:
                 return
 
     def _commit(self, batch: list[_Item]) -> None:
-        done: list[tuple[Future[Any], Any]] = []
+        # From here on none of them can be cancelled, so each has to be answered.
+        batch = [item for item in batch if item[1].set_running_or_notify_cancel()]
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            for work, future in batch:
-                if not future.set_running_or_notify_cancel():
-                    continue
-                try:
-                    done.append((future, self._run_one(work)))
-                except sqlite3.OperationalError:
-                    raise  # the file, not the work: disk full, I/O error
-                except Exception as error:  # it belongs to whoever waits for it
-                    future.set_exception(error)
+            answers = [self._run_one(work) for work, _ in batch]
             self._writer.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
+            self._roll_back()
             failure = StoreError(f"{self.path.name}: write failed, nothing was stored: {error}")
             failure.__cause__ = error
             for _, future in batch:
-                if not future.done():
-                    future.set_exception(failure)
+                future.set_exception(failure)
             return
-        for future, result in done:
-            future.set_result(result)
+        for (_, future), (result, refusal) in zip(batch, answers, strict=True):
+            if refusal is None:
+                future.set_result(result)
+            else:
+                future.set_exception(refusal)
 
-    def _run_one(self, work: Work[T]) -> T:
+    def _roll_back(self) -> None:
+        # SQLite has done it by itself after some errors; if it cannot now, the next BEGIN tells.
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("ROLLBACK")
+
+    def _run_one(self, work: Work[Any]) -> tuple[Any, Exception | None]:
+        """Return what `work` returned, or what it raised. Raises what the file is to blame for."""
+        answer: tuple[Any, Exception | None]
         self._writer.execute("SAVEPOINT work")
         try:
-            result = work(self._writer)
-        except BaseException:
+            answer = work(self._writer), None
+        except Exception as error:
+            if _is_fault_of_file(error):
+                raise
             self._writer.execute("ROLLBACK TO work")
-            self._writer.execute("RELEASE work")
-            raise
+            answer = None, error
         self._writer.execute("RELEASE work")
-        return result
+        return answer
+
+
+def _is_fault_of_file(error: Exception) -> bool:
+    # An error of Python's own module, such as a missing parameter, has no code.
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & _PRIMARY_CODE not in _FAULTS_OF_THE_WORK
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

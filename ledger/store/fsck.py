@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 from ledger import merkle
-from ledger.block import Block, Genesis, Tip, build_genesis_tip, verify_certificate
+from ledger.block import (
+    Block,
+    Genesis,
+    Tip,
+    build_genesis_tip,
+    hash_authority_set,
+    hash_genesis,
+    verify_certificate,
+)
+from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.rules import validate_block
 from ledger.store.chain import (
     block_figures,
     load_block,
-    load_genesis,
     read_node,
     receipt_rows,
     transaction_rows,
@@ -30,21 +39,38 @@ def verify_chain(path: Path, genesis: Genesis, progress: Callable[[int, int], No
     Raises:
         StoreError: the first thing that is wrong.
     """
-    connection = open_reader(path)
     try:
-        connection.execute("BEGIN")
-        return _verify_chain(connection, genesis, progress)
+        with contextlib.closing(open_reader(path)) as connection:
+            connection.execute("BEGIN")
+            _verify_file(connection)
+            _verify_network(connection, genesis)
+            return _verify_chain(connection, genesis, progress)
     except sqlite3.DatabaseError as error:
         raise StoreError(f"{path}: is not a readable ledger: {error}") from error
-    finally:
-        connection.close()
+
+
+def _verify_file(connection: sqlite3.Connection) -> None:
+    """Pages, indexes and constraints, as far as SQLite knows them."""
+    (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if found != "ok":
+        raise StoreError(f"ledger.db: SQLite finds the file damaged: {found}")
+
+
+def _verify_network(connection: sqlite3.Connection, genesis: Genesis) -> None:
+    first_set = genesis.authority_set
+    expected = {
+        "genesis": [(1, hash_genesis(genesis), encode(genesis).decode())],
+        "authority_sets": [(0, hash_authority_set(first_set), 1, encode(first_set).decode())],
+    }
+    for table, rows in expected.items():
+        stored = connection.execute(f"SELECT * FROM {table} LIMIT 2")  # noqa: S608 - named above
+        if [tuple(row) for row in stored] != rows:
+            raise StoreError(f"ledger.db: table {table} is not that of this genesis file's network")
 
 
 def _verify_chain(
     connection: sqlite3.Connection, genesis: Genesis, progress: Callable[[int, int], None]
 ) -> Tip:
-    if load_genesis(connection) != genesis:
-        raise StoreError("ledger.db: belongs to another genesis")
     tip, receipts = build_genesis_tip(genesis), 0
     (last,) = connection.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
 
@@ -52,11 +78,11 @@ def _verify_chain(
         return read_node(connection, level, index)
 
     for height in range(1, last + 1):
-        found = load_block(connection, height)
-        if found is None:
-            raise StoreError(f"ledger.db: block {height} is missing")
-        block, certificate = found
         try:
+            found = load_block(connection, height)
+            if found is None:
+                raise StoreError("it is missing")
+            block, certificate = found
             validate_block(block, tip, read)
             verify_certificate(certificate, header=block.header, authority_set=tip.authority_set)
         except LedgerError as error:
@@ -105,16 +131,17 @@ def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None
 
 
 def _verify_counts(connection: sqlite3.Connection, tip: Tip, receipts: int) -> None:
-    counted = (
-        connection.execute("SELECT value FROM counters WHERE name = 'receipts'").fetchone()[0],
-        connection.execute("SELECT count(*) FROM transactions").fetchone()[0],
-        connection.execute("SELECT count(*) FROM receipts").fetchone()[0],
-        connection.execute("SELECT count(*) FROM tree_nodes").fetchone()[0],
-    )
-    # A tree of n leaves has 2n - (bits set in n) full subtrees.
-    expected = (receipts, tip.tree_size, receipts, 2 * tip.tree_size - tip.tree_size.bit_count())
-    if counted != expected:
-        raise StoreError(
-            "ledger.db: counts of (counter, transactions, receipts, tree nodes): "
-            f"expected {expected}, got {counted}"
-        )
+    counters = [tuple(row) for row in connection.execute("SELECT name, value FROM counters")]
+    if counters != [("receipts", receipts)]:
+        raise StoreError(f"ledger.db: counters: expected receipts {receipts}, got {counters}")
+    expected = {
+        "blocks": tip.height,
+        "transactions": tip.tree_size,
+        "receipts": receipts,
+        # A tree of n leaves has 2n - (bits set in n) full subtrees.
+        "tree_nodes": 2 * tip.tree_size - tip.tree_size.bit_count(),
+    }
+    for table, rows in expected.items():
+        (found,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+        if found != rows:
+            raise StoreError(f"ledger.db: {table}: expected {rows} rows, got {found}")

@@ -1,0 +1,197 @@
+"""ledger.db: whole blocks in order or nothing, and a tail that is checked before it is trusted."""
+
+import contextlib
+import sqlite3
+
+import pytest
+
+from ledger import merkle
+from ledger.block import hash_genesis
+from ledger.errors import InvalidTransactionError, StoreError
+from ledger.store.chain import ChainStore, load_block, locate_node
+from ledger.store.database import PAGE_SIZE_BYTES
+from tests.builders import Chain, build_chain, build_genesis, build_receipt
+
+SIZES = (1, 3, 2, 5, 1)
+CHAIN = build_chain(1, blocks=SIZES)
+
+
+def fill(path, chain: Chain = CHAIN, blocks: int | None = None) -> ChainStore:
+    """A store with the first `blocks` blocks of a chain."""
+    store = ChainStore(path, chain.genesis)
+    for block, certificate in list(zip(chain.blocks, chain.certificates, strict=True))[:blocks]:
+        store.append(block, certificate).result()
+    return store
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def store(path):
+    store = fill(path)
+    yield store
+    store.close()
+
+
+def count_rows(store: ChainStore) -> dict[str, int]:
+    tables = ("blocks", "transactions", "receipts", "tree_nodes", "authority_sets")
+    read = store.database.reader.execute
+    counted = {name: read(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+    return counted | {"counter": read("SELECT value FROM counters").fetchone()[0]}
+
+
+def test_an_empty_store_stands_at_genesis(path):
+    genesis = build_genesis()
+    with contextlib.closing(ChainStore(path, genesis)) as store:
+        assert store.tip() == build_chain(1).tip
+        assert load_block(store.database.reader, 1) is None
+
+
+def test_the_tip_is_the_newest_block_in_this_and_the_next_life(store, path):
+    assert store.tip() == CHAIN.tip
+    store.close()
+    with contextlib.closing(ChainStore(path, CHAIN.genesis)) as again:
+        assert again.tip() == CHAIN.tip
+
+
+def test_every_block_comes_back_as_it_went_in(store):
+    for height, expected in enumerate(zip(CHAIN.blocks, CHAIN.certificates, strict=True), 1):
+        assert load_block(store.database.reader, height) == expected
+    assert load_block(store.database.reader, len(SIZES) + 1) is None
+
+
+def test_every_tree_node_is_stored_once_under_its_own_number(store):
+    for (level, index), node in CHAIN.nodes.items():
+        assert store.read_node(level, index) == node
+    assert len({locate_node(*place) for place in CHAIN.nodes}) == len(CHAIN.nodes)
+    assert count_rows(store)["tree_nodes"] == len(CHAIN.nodes)
+    with pytest.raises(StoreError, match="missing"):
+        store.read_node(0, CHAIN.tip.tree_size)
+
+
+def test_the_stored_tree_gives_the_root_of_every_header(store):
+    for block in CHAIN.blocks:
+        root = merkle.compute_root(block.header.tree_size, store.read_node)
+        assert root.hex() == block.header.tree_root
+
+
+def test_it_knows_each_transaction_by_its_id_and_its_receipt(store):
+    for transaction in CHAIN.transactions:
+        receipt_id = transaction.payload.receipt_id
+        assert store.contains(bytes(transaction.id), receipt_id)
+        assert store.contains(bytes(transaction.id), "rcp_other")
+        assert store.contains(b"another id", receipt_id)
+    assert not store.contains(b"another id", "rcp_other")
+
+
+def test_counts_are_kept_with_the_blocks(store):
+    total = sum(SIZES)
+    found = count_rows(store)
+    assert (found["blocks"], found["transactions"], found["receipts"]) == (5, total, total)
+    assert found["counter"] == total
+
+
+@pytest.mark.parametrize("held", [0, 1, 3, 5])
+def test_a_block_that_does_not_extend_the_tip_is_refused(path, held):
+    with contextlib.closing(fill(path, blocks=held)) as store:
+        before = count_rows(store)
+        for height, block in enumerate(CHAIN.blocks, 1):
+            if height != held + 1:
+                with pytest.raises(StoreError, match=f"expected block {held + 1} on"):
+                    store.append(block, CHAIN.certificates[height - 1]).result()
+        assert count_rows(store) == before
+
+
+def test_a_block_on_another_parent_of_the_same_height_is_refused(path):
+    other = build_chain(1)
+    other.append(build_receipt(other.genesis, 77))
+    other.append(build_receipt(other.genesis, 78))
+    with contextlib.closing(fill(path, blocks=1)) as store:
+        with pytest.raises(StoreError, match="expected block 2 on"):
+            store.append(other.blocks[1], other.certificates[1]).result()
+        store.append(CHAIN.blocks[1], CHAIN.certificates[1]).result()
+
+
+def duplicate_transaction(chain: Chain):
+    """A block that repeats a transaction of an earlier block, beside a new one."""
+    return chain.append(build_receipt(chain.genesis, 90), chain.transactions[0])
+
+
+def duplicate_receipt(chain: Chain):
+    """A block with another receipt for a job that has one."""
+    return chain.append(
+        build_receipt(chain.genesis, 90), build_receipt(chain.genesis, 2, client="other")
+    )
+
+
+@pytest.mark.parametrize("build", [duplicate_transaction, duplicate_receipt])
+def test_nothing_is_stored_of_a_block_that_repeats_what_is_final(path, build):
+    chain = build_chain(1, blocks=SIZES)
+    with contextlib.closing(fill(path, chain)) as store:
+        before, tip = count_rows(store), store.tip()
+        bad = build(chain)
+        with pytest.raises(InvalidTransactionError, match="not unique"):
+            store.append(bad, chain.certificates[-1]).result()
+        assert count_rows(store) == before
+        assert store.tip() == tip
+        assert not store.contains(bytes(bad.transactions[0].id), "rcp_other")
+
+
+def test_a_file_of_another_network_is_refused(store, path):
+    other = build_genesis(network="other-net")
+    with pytest.raises(StoreError, match=f"{hash_genesis(other).hex()[:16]}.*belongs to this data"):
+        ChainStore(path, other)
+    assert store.tip() == CHAIN.tip
+
+
+# --- the tail ---------------------------------------------------------------------------------
+
+DAMAGE = {
+    "the header": "UPDATE blocks SET header = replace(header, ',\"height\":5', ',\"height\":6')"
+    " WHERE height = 5",
+    "a header that is none": "UPDATE blocks SET header = '{}' WHERE height = 5",
+    "the block hash": "UPDATE blocks SET hash = randomblob(32) WHERE height = 5",
+    "the certificate": "UPDATE blocks SET certificate = (SELECT certificate FROM blocks"
+    " WHERE height = 4) WHERE height = 5",
+    "a certificate that is none": "UPDATE blocks SET certificate = '' WHERE height = 5",
+    "the authority set": "UPDATE authority_sets SET hash = randomblob(32)",
+    "the right edge of the tree": f"UPDATE tree_nodes SET hash = randomblob(32)"
+    f" WHERE position = {locate_node(3, 0)}",
+    "a missing node": f"DELETE FROM tree_nodes WHERE position = {locate_node(2, 2)}",
+}
+
+
+def damage(path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        assert connection.execute(statement).rowcount > 0
+        connection.commit()
+
+
+@pytest.mark.parametrize("statement", DAMAGE.values(), ids=DAMAGE.keys())
+def test_a_damaged_tail_is_found_when_the_file_is_opened(store, path, statement):
+    store.close()
+    damage(path, statement)
+    with pytest.raises(StoreError, match="run fsck"):
+        ChainStore(path, CHAIN.genesis)
+
+
+def test_a_file_that_is_no_ledger_is_refused(path):
+    path.write_bytes(b"nonsense" * 1000)
+    with pytest.raises(StoreError, match="cannot be opened as a database"):
+        ChainStore(path, CHAIN.genesis)
+
+
+@pytest.mark.parametrize("table", ["genesis", "blocks", "tree_nodes"])
+def test_a_page_of_rubbish_is_told_as_damage(store, path, table):
+    sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?"
+    (page,) = store.database.reader.execute(sql, (table,)).fetchone()
+    store.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE_SIZE_BYTES)
+        file.write(b"\xff" * PAGE_SIZE_BYTES)
+    with pytest.raises(StoreError, match="malformed"):
+        ChainStore(path, CHAIN.genesis)

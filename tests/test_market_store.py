@@ -1,0 +1,417 @@
+"""node.db: each transition states what it expects, so that of two that race only one wins."""
+
+import contextlib
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from ledger.block import hash_genesis
+from ledger.errors import MarketError, StoreError
+from ledger.jobs import Job, JobOrder, Miner, Prices, build_job_id
+from ledger.store import market
+from ledger.store.market import ApiKey, open_market
+from tests.builders import CREATED_MS, build_genesis, build_receipt, build_salt
+
+GENESIS = build_genesis()
+GENESIS_HASH = hash_genesis(GENESIS)
+RECEIPT = build_receipt(GENESIS, 1)
+
+
+def build_job(number: int, *, model: str = "llama3.2", owner: str = "key1") -> Job:
+    return Job(
+        id=build_job_id(now_ms=CREATED_MS + number, entropy=bytes(10)),
+        state="pending",
+        status_reason="queued",
+        client="client-1",
+        owner=owner,
+        order=JobOrder(
+            prompt=f"prompt {number}",
+            model=model,
+            max_tokens=10,
+            temperature_micros=0,
+            top_p_micros=1,
+            seed=None if number % 2 else 5,
+            stop=("a", "\n") if number % 3 else (),
+        ),
+        seed=number,
+        prompt_salt=build_salt("p"),
+        result_salt=build_salt("r"),
+        prices=Prices(tokens=3, gpu_seconds=4),
+        created_at_ms=CREATED_MS + number,
+    )
+
+
+def build_miner(miner_id: str = "m1", *capabilities: str) -> Miner:
+    return Miner(
+        miner_id=miner_id,
+        account=None,
+        capabilities=capabilities or ("*",),
+        gpu_name="GPU",
+        gpu_memory="8 GB",
+        owner="key1",
+        registered_at_ms=CREATED_MS,
+        last_seen_at_ms=CREATED_MS,
+    )
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "node.db"
+
+
+@pytest.fixture
+def store(path):
+    store = open_market(path, GENESIS_HASH)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def write(store):
+    def write(function, *args, **options):
+        return store.write(lambda c: function(c, *args, **options)).result()
+
+    return write
+
+
+@pytest.fixture
+def submit(write, store):
+    def submit(number: int = 1, **job) -> Job:
+        made = build_job(number, **job)
+        write(market.insert_job, made)
+        return market.load_job(store.reader, made.id)
+
+    return submit
+
+
+@pytest.fixture
+def claim(write, store):
+    def claim(job: Job, miner_id: str = "m1", until_ms: int = 60_000) -> Job:
+        write(
+            market.claim_job,
+            job,
+            miner_id=miner_id,
+            now_ms=CREATED_MS + 100,
+            lease_expires_at_ms=until_ms,
+            heartbeat=True,
+        )
+        return market.load_job(store.reader, job.id)
+
+    return claim
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+def test_the_file_of_another_network_is_refused(store, path):
+    other = hash_genesis(build_genesis(network="other-net"))
+    with pytest.raises(StoreError, match="use the data directory of this network"):
+        open_market(path, other)
+    open_market(path, GENESIS_HASH).close()
+
+
+def test_a_job_is_read_as_it_was_written(submit, store):
+    for number in range(1, 7):
+        assert submit(number) == build_job(number)
+    (count,) = store.reader.execute("SELECT value FROM counters WHERE name = 'jobs'").fetchone()
+    assert count == 6
+
+
+def test_an_unknown_job_is_an_error_of_the_caller(store):
+    for job_id in (bytes(16), b"", None):
+        with pytest.raises(MarketError) as caught:
+            market.load_job(store.reader, job_id)
+        assert caught.value.code == "JOB_NOT_FOUND"
+
+
+# --- transitions ------------------------------------------------------------------------------
+
+TRANSITIONS = {
+    "claim": lambda c, job: market.claim_job(
+        c, job, miner_id="m9", now_ms=1, lease_expires_at_ms=2, heartbeat=False
+    ),
+    "renew": lambda c, job: market.renew_lease(c, job, lease_expires_at_ms=9),
+    "requeue": lambda c, job: market.requeue_job(c, job, reason="requeued"),
+    "fail": lambda c, job: market.end_job(c, job, state="failed", reason="miner_error", now_ms=5),
+    "cancel": lambda c, job: market.end_job(
+        c, job, state="cancelled", reason="cancelled_by_client", now_ms=5
+    ),
+    "complete": lambda c, job: market.complete_job(
+        c, job, miner_id="m1", result="r", transaction=RECEIPT, now_ms=5
+    ),
+}
+ALLOWED = {
+    "pending": {"claim", "fail", "cancel", "complete"},
+    "running": {"renew", "requeue", "fail", "cancel", "complete"},
+}
+"""Completing a pending job is for the miner that lost it; `ledger.jobs` says who that is."""
+
+
+@pytest.mark.parametrize("transition", TRANSITIONS)
+@pytest.mark.parametrize("state", ALLOWED)
+def test_a_job_moves_only_where_its_state_allows(submit, claim, store, write, transition, state):
+    job = submit()
+    if state == "running":
+        job = claim(job)
+    if transition in ALLOWED[state]:
+        write(TRANSITIONS[transition], job)
+        assert market.load_job(store.reader, job.id) != job
+    else:
+        with pytest.raises(MarketError):
+            write(TRANSITIONS[transition], job)
+        assert market.load_job(store.reader, job.id) == job
+
+
+@pytest.mark.parametrize("second", TRANSITIONS)
+@pytest.mark.parametrize("first", [name for name in TRANSITIONS if name != "renew"])
+def test_whoever_saw_the_job_before_it_changed_comes_too_late(
+    submit, claim, store, write, first, second
+):
+    """Both decided on the same state of the job; only the first of them may act on it."""
+    job = submit() if first == "claim" else claim(submit())
+    write(TRANSITIONS[first], job)
+    changed = market.load_job(store.reader, job.id)
+    if (first, second) in {("requeue", "claim")}:
+        return  # a claim takes any pending job, whatever happened before
+    with pytest.raises(MarketError, match="changed meanwhile"):
+        write(TRANSITIONS[second], job)
+    assert market.load_job(store.reader, job.id) == changed
+    assert len(market.list_mempool(store.reader, limit=9)) == (first == "complete")
+
+
+def test_an_attempt_that_is_over_moves_nothing_of_the_next_one(submit, claim, store, write):
+    first = claim(submit())
+    write(market.requeue_job, first, reason="requeued")
+    second = claim(market.load_job(store.reader, first.id))
+    assert (first.attempt, second.attempt) == (1, 2)
+    for name in ("renew", "requeue", "fail", "cancel", "complete"):
+        with pytest.raises(MarketError):
+            write(TRANSITIONS[name], first)
+    assert market.load_job(store.reader, first.id) == second
+
+
+def test_completing_stores_result_and_receipt_or_neither(submit, claim, store, write):
+    one, two = (claim(submit(number)) for number in (1, 2))
+    write(TRANSITIONS["complete"], one)
+    with pytest.raises(sqlite3.IntegrityError):
+        write(TRANSITIONS["complete"], two)  # with the receipt of job one
+    assert market.load_job(store.reader, two.id) == two
+    done = market.load_job(store.reader, one.id)
+    assert (done.state, done.result, done.receipt_id) == (
+        "completed",
+        "r",
+        RECEIPT.payload.receipt_id,
+    )
+    assert market.list_mempool(store.reader, limit=9) == [
+        (bytes(RECEIPT.id), RECEIPT.payload.receipt_id, RECEIPT.envelope)
+    ]
+    write(market.remove_from_mempool, [bytes(RECEIPT.id)])
+    assert market.list_mempool(store.reader, limit=9) == []
+
+
+def test_a_requeued_job_remembers_who_lost_it_and_when_it_began(submit, claim, store, write):
+    job = claim(submit())
+    write(market.requeue_job, job, reason="requeued")
+    again = market.load_job(store.reader, job.id)
+    assert (again.state, again.miner_id, again.excluded_miner) == ("pending", None, "m1")
+    assert (again.started_at_ms, again.attempt) == (job.started_at_ms, 1)
+    assert again.lease_expires_at_ms is None
+
+
+# --- finding ----------------------------------------------------------------------------------
+
+
+def test_the_oldest_job_that_fits_is_found(submit, claim, store):
+    jobs = [submit(i, model=model) for i, model in enumerate(("a", "B:latest", "c", "b"))]
+
+    def find(*capabilities: str) -> Job | None:
+        return market.find_available(store.reader, build_miner("m1", *capabilities))
+
+    assert find("*") == jobs[0]
+    assert find("b") == jobs[1]
+    assert find("c", "b") == jobs[1]
+    assert find("gpu") == jobs[0]
+    assert find("d") is None
+    claim(jobs[1])
+    assert find("b") == jobs[3]
+
+
+def test_a_job_that_this_miner_lost_is_offered_to_it_last(submit, claim, store, write):
+    jobs = [submit(i) for i in range(3)]
+    write(market.requeue_job, claim(jobs[0]), reason="requeued")
+
+    def find(miner_id: str) -> bytes | None:
+        found = market.find_available(store.reader, build_miner(miner_id))
+        return found.id if found else None
+
+    assert find("m2") == jobs[0].id
+    assert find("m1") == jobs[1].id
+    claim(jobs[1])
+    claim(jobs[2])
+    assert find("m1") == jobs[0].id
+
+
+def test_jobs_are_listed_newest_first_by_owner_and_state(submit, claim, store):
+    jobs = [submit(i, owner=f"key{i % 2}") for i in range(5)]
+    claim(jobs[4])
+
+    def listed(owner=None, state=None, limit=9, offset=0) -> list[int]:
+        found = market.list_jobs(store.reader, owner=owner, state=state, limit=limit, offset=offset)
+        return [job.seed for job in found]
+
+    assert listed() == [4, 3, 2, 1, 0]
+    assert listed(limit=2) == [4, 3]
+    assert listed(limit=2, offset=2) == [2, 1]
+    assert listed(limit=0) == []
+    assert listed(owner="key0") == [4, 2, 0]
+    assert listed(state="pending") == [3, 2, 1, 0]
+    assert listed(owner="key0", state="running") == [4]
+    assert listed(owner="nobody") == []
+
+
+def test_the_queue_counts_older_jobs_of_the_same_model_up_to_a_bound(
+    submit, claim, store, monkeypatch
+):
+    jobs = [submit(i, model=model) for i, model in enumerate(("a", "b", "A:latest", "a", "a"))]
+    assert [market.count_ahead(store.reader, job) for job in jobs] == [0, 0, 1, 2, 3]
+    claim(jobs[0])
+    assert market.count_ahead(store.reader, jobs[4]) == 2
+    monkeypatch.setattr(market, "MAX_QUEUE_POSITION", 1)
+    assert market.count_ahead(store.reader, jobs[4]) == 1
+
+
+def test_pending_jobs_of_a_key_are_counted_no_further_than_asked(submit, claim, store):
+    jobs = [submit(i, owner="key1") for i in range(4)]
+    submit(9, owner="key2")
+    assert market.count_pending(store.reader, "key1", 100) == 4
+    assert market.count_pending(store.reader, "key1", 2) == 2
+    claim(jobs[0])
+    assert market.count_pending(store.reader, "key1", 100) == 3
+
+
+def test_leases_and_places_in_the_queue_end_at_their_time_and_not_before(submit, claim, store):
+    one, two = claim(submit(1), until_ms=500), claim(submit(2), until_ms=600)
+    three = submit(3)
+    assert market.list_expired_leases(store.reader, 499) == []
+    assert market.list_expired_leases(store.reader, 500) == [one]
+    assert market.list_expired_leases(store.reader, 600) == [one, two]
+    assert market.list_stale_jobs(store.reader, CREATED_MS + 3) == []
+    assert market.list_stale_jobs(store.reader, CREATED_MS + 4) == [three]
+
+
+def test_one_sweep_has_a_bound(submit, claim, store, monkeypatch):
+    jobs = [claim(submit(i), until_ms=1) for i in range(4)]
+    monkeypatch.setattr(market, "MAX_SWEPT_JOBS", 3)
+    assert market.list_expired_leases(store.reader, 10) == jobs[:3]
+
+
+@pytest.mark.parametrize(
+    ("question", "index"),
+    [
+        (lambda c: market.find_available(c, build_miner()), "jobs_state (state=?)"),
+        (
+            lambda c: market.find_available(c, build_miner("m1", "a", "b")),
+            "jobs_pending (model_key=?)",
+        ),
+        (lambda c: market.list_expired_leases(c, 5), "jobs_state (state=?)"),
+        (lambda c: market.list_stale_jobs(c, CREATED_MS), "jobs_state (state=?)"),
+        (lambda c: market.count_pending(c, "key1", 100), "jobs_pending_owner (owner=?)"),
+        (lambda c: market.count_ahead(c, build_job(1)), "jobs_pending (model_key=? AND seq<?)"),
+        (
+            lambda c: market.list_jobs(c, owner="key1", state=None, limit=9, offset=0),
+            "jobs_owner (owner=?)",
+        ),
+        (
+            lambda c: market.list_jobs(c, owner=None, state="failed", limit=9, offset=0),
+            "jobs_state (state=?)",
+        ),
+    ],
+)
+def test_no_question_of_every_second_reads_all_jobs_that_ever_were(store, question, index):
+    """What SQLite plans to walk through: an index that holds what is asked, in its order."""
+    asked = []
+    store.reader.set_trace_callback(asked.append)
+    question(store.reader)
+    store.reader.set_trace_callback(None)
+    assert asked
+    for statement in asked:
+        plan = store.reader.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
+        steps = [row["detail"] for row in plan]
+        assert any(step == f"SEARCH jobs USING INDEX {index}" for step in steps), steps
+        assert not any("TEMP B-TREE" in step or step == "SCAN jobs" for step in steps), steps
+
+
+# --- miners and keys --------------------------------------------------------------------------
+
+
+def test_a_miner_registers_anew_and_keeps_its_first_day(store, write):
+    write(market.upsert_miner, build_miner())
+    later = replace(
+        build_miner("m1", "a", "b"),
+        registered_at_ms=CREATED_MS + 5,
+        last_seen_at_ms=CREATED_MS + 5,
+        account="ait1x",
+        owner="key2",
+    )
+    write(market.upsert_miner, later)
+    expected = replace(later, registered_at_ms=CREATED_MS)
+    assert market.find_miner(store.reader, "m1") == expected
+    assert market.find_miner(store.reader, "m2") is None
+
+
+def test_active_miners_are_those_heard_since(store, write):
+    for i in range(3):
+        write(market.upsert_miner, replace(build_miner(f"m{i}"), last_seen_at_ms=100 + i))
+    write(market.touch_miner, "m0", 105)
+
+    def active(since_ms: int) -> set[str]:
+        return {miner.miner_id for miner in market.list_active_miners(store.reader, since_ms)}
+
+    assert active(100) == {"m0", "m1", "m2"}
+    assert active(102) == {"m0", "m2"}
+    assert active(105) == {"m0"}
+
+
+def test_a_key_is_revoked_once_and_for_ever(store, write):
+    keys = [
+        ApiKey(
+            prefix=name,
+            digest=b"d",
+            role="client",
+            client=name,
+            created_at_ms=when,
+            revoked_at_ms=None,
+        )
+        for name, when in (("b", 2), ("a", 2), ("c", 1))
+    ]
+    for key in keys:
+        write(market.insert_key, key)
+    assert [key.prefix for key in market.list_keys(store.reader)] == ["c", "a", "b"]
+    assert write(market.revoke_key, "a", 7) is True
+    assert write(market.revoke_key, "a", 8) is False
+    assert write(market.revoke_key, "x", 8) is False
+    assert market.find_key(store.reader, "a").revoked_at_ms == 7
+    assert market.find_key(store.reader, "b") == keys[0]
+    assert market.find_key(store.reader, "x") is None
+
+
+def test_the_mempool_keeps_its_order_and_its_bound(store, write, submit, claim):
+    receipts = [build_receipt(GENESIS, number) for number in (3, 1, 2)]
+    for number, receipt in enumerate(receipts):
+        job = claim(submit(number))
+        write(
+            market.complete_job, job, miner_id="m1", result="r", transaction=receipt, now_ms=number
+        )
+    ids = [bytes(receipt.id) for receipt in receipts]
+    assert [row[0] for row in market.list_mempool(store.reader, limit=9)] == ids
+    assert [row[0] for row in market.list_mempool(store.reader, limit=2)] == ids[:2]
+    write(market.remove_from_mempool, [ids[1], b"unknown"])
+    assert [row[0] for row in market.list_mempool(store.reader, limit=9)] == [ids[0], ids[2]]
+
+
+def test_nothing_private_is_lost_when_the_file_is_opened_again(path):
+    with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
+        store.write(lambda c: market.insert_job(c, build_job(1))).result()
+    with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
+        assert market.load_job(store.reader, build_job(1).id) == build_job(1)
