@@ -360,17 +360,19 @@ def test_a_miner_registers_anew_and_keeps_its_first_day(store, write):
     assert market.find_miner(store.reader, "m2") is None
 
 
-def test_active_miners_are_those_heard_since(store, write):
-    for i in range(3):
-        write(market.upsert_miner, replace(build_miner(f"m{i}"), last_seen_at_ms=100 + i))
+def test_eligible_miners_were_heard_since_and_serve_the_model(store, write):
+    served = [("m",), ("m",), ("other",), ("*",)]
+    for i, capabilities in enumerate(served):
+        miner = replace(build_miner(f"m{i}"), capabilities=capabilities, last_seen_at_ms=100 + i)
+        write(market.upsert_miner, miner)
+
+    def eligible(model: str, since_ms: int) -> int:
+        return market.count_eligible_miners(store.reader, model, since_ms)
+
+    assert [eligible("m", since_ms) for since_ms in (100, 101, 102, 103, 104)] == [3, 2, 1, 1, 0]
+    assert eligible("other", 100) == 2
     write(market.touch_miner, "m0", 105)
-
-    def active(since_ms: int) -> set[str]:
-        return {miner.miner_id for miner in market.list_active_miners(store.reader, since_ms)}
-
-    assert active(100) == {"m0", "m1", "m2"}
-    assert active(102) == {"m0", "m2"}
-    assert active(105) == {"m0"}
+    assert eligible("m", 104) == 1
 
 
 def test_a_key_is_revoked_once_and_for_ever(store, write):
