@@ -38,6 +38,8 @@ def visible(text: str) -> str:
 
     Two names that look alike because of such a character no longer do.
     """
+    if text.isascii() and text.isprintable() and len(text) <= MAX_TEXT:
+        return text  # nearly all text, and nothing can hide in it
     shown, marks = [], 0
     for character in text[:MAX_TEXT]:
         category = unicodedata.category(character)
