@@ -1,8 +1,8 @@
 """Who may do what, and who may read a job's text.
 
 `dev` mode: what the reference leaves open is open, so only submitting needs a key. `strict` mode:
-every write needs one, and reads show prompt, result and parameters to the owner of the job, the
-owner of the miner that took it, and admins only. Where a key is needed it is held to its role;
+every write needs one, and reads show prompt, result and parameters to the key that submitted the
+job, the key that claimed it, and admins only. Where a key is needed it is held to its role;
 where none is, a good key takes nothing away, so a client may send its one key everywhere. A key
 that is not one is refused wherever it is shown.
 """
@@ -51,12 +51,8 @@ def check_role(caller: Caller, role: KeyRole | None, *, key_needed: bool) -> Non
         )
 
 
-def may_read(caller: Caller, job: Job, *, mode: ApiMode, market: Market) -> bool:
+def may_read(caller: Caller, job: Job, *, mode: ApiMode) -> bool:
     """Tell whether the caller may see the prompt, result and parameters of a job."""
     if mode == "dev" or caller.is_admin:
         return True
-    if not caller.key:
-        return False
-    if caller.key == job.owner:
-        return True
-    return job.miner_id is not None and market.owner_of_miner(job.miner_id) == caller.key
+    return bool(caller.key) and caller.key in {job.owner, job.claimed_by}

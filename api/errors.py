@@ -3,6 +3,7 @@
     RequestError        the request itself is wrong; raised in this package
     MarketError         the market refuses it (ledger.errors); its code is looked up here
     DatabaseBusyError   too many writes wait (ledger.store); SYSTEM_OVERLOADED
+    StoreError          the disk refuses (ledger.store); SYSTEM_STORAGE_FAILED
 
 The body of every refusal is `{"detail", "error_code", "request_id"}`, with `errors` (a path and a
 message each) where fields are to blame and `expected` where a signature is. A `detail` may change;
@@ -46,7 +47,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "RATE_LIMIT_EXCEEDED": 429,
         "SYSTEM_INTERNAL_ERROR": 500,
         "SYSTEM_OVERLOADED": 503,
-        "SYSTEM_SYNCING": 503,
+        "SYSTEM_STORAGE_FAILED": 503,
         "SYSTEM_SHUTTING_DOWN": 503,
     }
 )

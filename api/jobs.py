@@ -56,7 +56,9 @@ class JobEndpoints:
                 ),
                 "GET": Operation(handler=self.list_jobs),
             },
-            "/v1/jobs/available": {"GET": Operation(handler=self.find_available)},
+            "/v1/jobs/available": {
+                "GET": Operation(handler=self.find_available, role="miner", key="strict")
+            },
             "/v1/jobs/{job_id}": {"GET": Operation(handler=self.show)},
             "/v1/jobs/{job_id}/cancel": {
                 "POST": Operation(handler=self.cancel, role="client", key="strict")
@@ -174,7 +176,7 @@ class JobEndpoints:
     # --- helpers --------------------------------------------------------------------------------
 
     def _may_read(self, request: Request, job: Job) -> bool:
-        return may_read(request.caller, job, mode=self._settings.mode, market=self._market)
+        return may_read(request.caller, job, mode=self._settings.mode)
 
     def _owner(self, request: Request) -> str | None:
         if request.choice("owner", ("me",)) is None:

@@ -52,9 +52,6 @@ class Market(Protocol):
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
 
-    def owner_of_miner(self, miner_id: str) -> str | None:
-        """Return the API key prefix that registered a miner, or None for an unknown miner."""
-
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
 

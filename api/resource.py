@@ -20,7 +20,7 @@ from api.answers import Answer, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
 from api.ports import Market
 from api.requests import Request
-from ledger.errors import MarketError
+from ledger.errors import MarketError, StoreError
 from ledger.jobs import KeyRole
 from ledger.store.database import DatabaseBusyError
 
@@ -87,6 +87,10 @@ class Resource:
         except DatabaseBusyError:
             busy = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
             answer = answer_error(busy, request.id)
+        except StoreError as error:
+            logger.error("request %s: %s", request.id, error)  # noqa: TRY400 - it holds no text
+            failed = RequestError("SYSTEM_STORAGE_FAILED", "the node could not store this")
+            answer = answer_error(failed, request.id)
         except ClientGoneError:
             return
         except Exception as error:

@@ -41,6 +41,9 @@ _encoder = msgspec.json.Encoder(order="sorted")
 def encode(value: object) -> bytes:
     """Return the canonical bytes of a struct, mapping or array.
 
+    The structs of the wire formats hold nothing else than the fenced domain; of a plain mapping the
+    caller must know it.
+
     Raises:
         EncodingError: the value has no canonical form (a lone surrogate, an unsupported type).
     """

@@ -103,6 +103,8 @@ class Job:
     completed_at_ms: int | None = None
     attempt: int = 0
     miner_id: str | None = None
+    claimed_by: str | None = None
+    """Prefix of the API key under which that miner works; empty without one."""
     lease_expires_at_ms: int | None = None
     """Set while running."""
     heartbeat: bool = False
@@ -162,7 +164,7 @@ class Queue:
     """Where a pending job stands."""
 
     position: int
-    """1 is next; at most QUEUE_POSITION_LIMIT."""
+    """1 is next; a long queue is counted to about a thousand."""
     eligible_miners: int
     """Active miners that could serve it."""
 

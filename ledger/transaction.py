@@ -88,7 +88,7 @@ class ReceiptPayload(
     temperature_micros: Annotated[int, msgspec.Meta(ge=0, le=2 * MICROS)]
     top_p_micros: Annotated[int, msgspec.Meta(ge=1, le=MICROS)]
     seed: Count
-    """Drawn by the coordinator, so that the provider cannot choose a convenient one."""
+    """Chosen by the client or drawn by the coordinator, never by the provider."""
     sampler: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]{0,64}\Z")]
     """Name of the sampling procedure, or empty where the provider names none."""
     prompt_tokens: Count

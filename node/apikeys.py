@@ -11,10 +11,13 @@ import hmac
 import secrets
 import sqlite3
 
+import msgspec
 from blake3 import blake3
 
+from ledger.errors import StoreError
 from ledger.jobs import Caller, KeyRole
 from ledger.store.market import ApiKey, find_key, insert_key
+from ledger.transaction import Identifier
 
 _PREFIX_BYTES = 5
 _SECRET_BYTES = 32
@@ -32,7 +35,17 @@ def create_key(
     """Make and store a key; returns it whole, for the only time.
 
     `client` names the holder on receipts; without one it is the key's prefix.
+
+    Raises:
+        StoreError: `client` is a name that no receipt can carry.
     """
+    try:
+        msgspec.convert(client, Identifier | None)
+    except msgspec.ValidationError as error:
+        raise StoreError(
+            f"client name {client!r}: expected a letter or digit, then letters, digits and "
+            "_ . : @ -, at most 128"
+        ) from error
     prefix = base64.b32encode(secrets.token_bytes(_PREFIX_BYTES)).decode().lower()
     secret = secrets.token_urlsafe(_SECRET_BYTES)
     key = ApiKey(

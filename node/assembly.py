@@ -22,7 +22,6 @@ from api.resource import ApiSettings
 from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger.block import hash_genesis
 from ledger.encoding import encode
-from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
@@ -224,6 +223,6 @@ async def _sweep(coordinator: Coordinator) -> None:
     while True:
         try:
             await coordinator.sweep()
-        except StoreError:
+        except Exception:
             logger.exception("the sweep failed; the next one tries again")
         await asyncio.sleep(SWEEP_INTERVAL_S)

@@ -69,7 +69,7 @@ port_option = option(
     help="Port to listen on; 0 lets the system choose.",
 )
 url_option = option("--url", help="Address of the node; by default that of --data's running node.")
-key_option = option("--key", help="API key; by default from --data's connection.json.")
+key_option = option("--key", help="API key; without --url, by default from connection.json.")
 log_option = option(
     "--log-file",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -316,8 +316,10 @@ def submit(
 ) -> None:
     """Submit a job and print its id; with --wait, print its answer and its receipt's id."""
     given = {name: value for name, value in params.items() if value is not None}
-    connection = _read_connection(data) if url is None or key is None else {}
-    with RestClient(url or connection["url"], key or connection["client_key"]) as client:
+    if url is None:
+        connection = _read_connection(data)
+        url, key = connection["url"], key or connection["client_key"]
+    with RestClient(url, key) as client:
         job = client.submit(prompt, model=model, params=given)
         queue = job.get("queue", {})
         click.echo(job["job_id"], err=wait)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -60,6 +61,10 @@ from node.signal import Signal
 
 T = TypeVar("T")
 
+MAX_POLLS = 1_000
+"""Long polls that wait at once; one more is answered at once."""
+MAX_POLLS_PER_MINER = 4
+"""A miner needs one; those of a connection it gave up wait on for their time."""
 TOUCH_INTERVAL_MS = 10_000
 """A miner that polls is noted as seen no more often than this."""
 _SEED_BITS = 53
@@ -101,6 +106,7 @@ class Coordinator:
         self._views = LedgerViews(chain, store)
         self.job_waiting = Signal()
         self._closing = False
+        self._polls: Counter[str] = Counter()
 
     def close(self) -> None:
         """Answer everybody who waits for a job, now and later, with none."""
@@ -188,11 +194,6 @@ class Coordinator:
 
     # --- miners ---------------------------------------------------------------------------------
 
-    def owner_of_miner(self, miner_id: str) -> str | None:
-        """Return the API key prefix that registered a miner, or None for an unknown miner."""
-        miner = market.find_miner(self._store.reader, miner_id)
-        return miner.owner if miner else None
-
     async def register_miner(self, caller: Caller, registration: Registration) -> Miner:
         """Store or replace a miner's description."""
         self._check_registration(registration)
@@ -230,6 +231,17 @@ class Coordinator:
     async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
         """Return the oldest job for this miner, waiting up to `wait_ms` for one."""
         miner = await self._seen(self._miner(caller, miner_id))
+        if self._polls.total() >= MAX_POLLS or self._polls[miner_id] >= MAX_POLLS_PER_MINER:
+            wait_ms = 0
+        self._polls[miner_id] += 1
+        try:
+            return await self._wait_for_job(miner, wait_ms)
+        finally:
+            self._polls[miner_id] -= 1
+            if not self._polls[miner_id]:
+                del self._polls[miner_id]
+
+    async def _wait_for_job(self, miner: Miner, wait_ms: int) -> Job | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_ms / 1000
         while True:
@@ -255,6 +267,7 @@ class Coordinator:
                     connection,
                     job,
                     miner_id=miner_id,
+                    claimed_by=caller.key,
                     now_ms=now_ms,
                     lease_expires_at_ms=now_ms + lasting_ms,
                     heartbeat=heartbeat,
@@ -317,6 +330,7 @@ class Coordinator:
                 connection,
                 replace(job, state=now.state),
                 miner_id=report.miner_id,
+                claimed_by=caller.key,
                 result=report.result,
                 transaction=transaction,
                 now_ms=now_ms,

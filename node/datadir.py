@@ -35,9 +35,11 @@ from ledger.block import (
 from ledger.encoding import decode_base64url, encode, encode_base64url
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import SEED_BYTES, KeyPair
+from ledger.store.database import sync_directory
 from ledger.store.votes import VoteStore
 
 _PRIVATE_FILE = 0o600
+_PUBLIC_FILE = 0o644
 _PRIVATE_DIRECTORY = 0o700
 _INSTANCE_BYTES = 16
 
@@ -159,16 +161,17 @@ def create_key(path: Path, *, instance: str = "") -> KeyPair:
     return key
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file of mode 0600, durably; it appears whole or not at all."""
+def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None:
+    """Write a file, by default of mode 0600, durably; it appears whole or not at all."""
     draft = path.with_name(path.name + ".draft")
     draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as handle:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
     draft.replace(path)
+    sync_directory(path.parent)
 
 
 def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -> DataDirectory:
@@ -186,6 +189,7 @@ def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -
         draft.root.mkdir(parents=True, mode=_PRIVATE_DIRECTORY)
         _fill(draft, network=network, name=name, now_ms=now_ms)
         draft.root.replace(root)
+        sync_directory(root.parent)
     except OSError as error:
         raise StoreError(f"{root}: cannot be created: {error}") from error
     return DataDirectory(root)
@@ -210,4 +214,6 @@ def _fill(draft: DataDirectory, *, network: str, name: str, now_ms: int) -> None
         account=key.account,
         genesis_hash=hash_genesis(genesis),
     ).close()
-    draft.genesis.write_bytes(encode(genesis) + b"\n")
+    document = encode(genesis) + b"\n"
+    parse_genesis(document)  # names that no reader accepts are refused before anything is made
+    write_private(draft.genesis, document, mode=_PUBLIC_FILE)

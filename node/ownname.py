@@ -1,7 +1,7 @@
 """Dev mode needs no key, so it answers to its own address only.
 
-A foreign page whose name is made to resolve to this machine (DNS rebinding), or a proxy that makes
-a dev node public by mistake, asks under another name and gets nothing.
+A foreign page whose name is made to resolve to this machine (DNS rebinding) asks under that name
+and gets nothing; so does a proxy that hands on the name it was asked under.
 """
 
 from __future__ import annotations

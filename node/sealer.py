@@ -34,7 +34,7 @@ from ledger.errors import InvalidBlockError, LedgerError, StoreError
 from ledger.keys import KeyPair
 from ledger.rules import build_block, validate_block, verify_transaction
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database
+from ledger.store.database import Database, DatabaseBusyError
 from ledger.store.market import list_mempool, remove_from_mempool
 from ledger.store.votes import VoteStore
 from ledger.transaction import Transaction, parse_transaction
@@ -114,6 +114,9 @@ class Sealer:
                 f"time_ms: expected within {CLOCK_DRIFT_MS} ms of the clock, got {drift_ms} ms; "
                 "set this machine's clock"
             )
+        for transaction in block.transactions:
+            if self._chain.contains(transaction.id, transaction.payload.receipt_id):
+                raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
         validate_block(block, tip, self._chain.read_node)
 
     def _run(self) -> None:
@@ -184,8 +187,17 @@ class Sealer:
 
     def _note_waiting(self) -> None:
         # Never without need: an engine that waits for a block lets its views time out.
-        if self._waiting(limit=1):
-            self._events.append(TransactionsWaiting())
+        if not self._waiting(limit=1):
+            return
+        behind_ms = self._chain.tip().time_ms - self._clock_ms()
+        if behind_ms > CLOCK_DRIFT_MS:
+            logger.error(
+                "this machine's clock is %d ms behind the chain: nothing is sealed until it is set",
+                behind_ms,
+            )
+            self._retry_at = monotonic() + RETRY_S
+            return
+        self._events.append(TransactionsWaiting())
 
     def _fill_block(self, tip: Tip) -> Block | None:
         """Build a block of the oldest transactions that fit and are not final yet."""
@@ -208,22 +220,29 @@ class Sealer:
 
     def _waiting(self, limit: int) -> list[Transaction]:
         """Return the oldest transactions that are not final yet, none only if there are none."""
-        while True:
-            waiting, done = [], []
-            for transaction_id, receipt_id, envelope in list_mempool(
-                self._market.reader, limit=limit
-            ):
+        waiting: list[Transaction] = []
+        done: list[bytes] = []
+        seq = 0
+        while len(waiting) < limit:
+            page = list_mempool(self._market.reader, limit=limit - len(waiting), after=seq)
+            if not page:
+                break
+            for _, transaction_id, receipt_id, envelope in page:
                 if self._chain.contains(transaction_id, receipt_id):
                     done.append(transaction_id)
                 else:
                     waiting.append(parse_transaction(envelope))
-            if waiting or not done:
-                return waiting
-            # A crash between the ledger's commit and the mempool's left them behind.
+            seq = page[-1][0]
+        if done:  # a crash between the ledger's commit and the mempool's left them behind
             self._forget(done)
+        return waiting
 
     def _forget(self, ids: list[bytes]) -> None:
-        self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+        """Remove transactions from the mempool; what stays is skipped and removed another time."""
+        try:
+            self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+        except DatabaseBusyError as error:
+            logger.warning("%s: %d final transactions stay in the mempool", error, len(ids))
 
     def _evict_invalid(self) -> None:
         """Take out of the mempool what no block may hold, so that the rest can become final."""

@@ -15,6 +15,8 @@ from node.assembly import open_node
 from node.config import NodeSettings
 
 BACKLOG = 2048
+MAX_CONNECTIONS = 4096
+"""Above this many open connections requests are answered 503."""
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 10
 """How long open requests may take to end."""
@@ -60,6 +62,7 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
             access_log=False,
             log_config=None,
             server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )

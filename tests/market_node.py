@@ -132,7 +132,7 @@ class MarketNode:
 
     @property
     def pending_receipts(self) -> list[str]:
-        return [receipt_id for _, receipt_id, _ in list_mempool(self.store.reader, limit=1000)]
+        return [receipt_id for _, _, receipt_id, _ in list_mempool(self.store.reader, limit=1000)]
 
     # What tests ask of a market
 

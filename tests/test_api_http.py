@@ -244,10 +244,10 @@ def test_a_proof_is_refused_with_a_hint_until_its_receipt_is_final(tmp_path):
 def test_the_node_says_whether_it_takes_work(node):
     with TestClient(node.app(find_obstacle=lambda: None)) as client:
         assert client.get("/health/ready").json() == {"status": "ready"}
-    syncing = RequestError("SYSTEM_SYNCING", "10 blocks behind")
+    syncing = RequestError("SYSTEM_SHUTTING_DOWN", "later")
     with TestClient(node.app(find_obstacle=lambda: syncing)) as client:
         answer = client.get("/health/ready")
-        assert (answer.status_code, answer.json()["error_code"]) == (503, "SYSTEM_SYNCING")
+        assert (answer.status_code, answer.json()["error_code"]) == (503, "SYSTEM_SHUTTING_DOWN")
         assert "Retry-After" in answer.headers
         assert client.get("/health").status_code == 200
 

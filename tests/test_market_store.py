@@ -92,6 +92,7 @@ def claim(write, store):
             market.claim_job,
             job,
             miner_id=miner_id,
+            claimed_by="key",
             now_ms=CREATED_MS + 100,
             lease_expires_at_ms=until_ms,
             heartbeat=True,
@@ -129,7 +130,7 @@ def test_an_unknown_job_is_an_error_of_the_caller(store):
 
 TRANSITIONS = {
     "claim": lambda c, job: market.claim_job(
-        c, job, miner_id="m9", now_ms=1, lease_expires_at_ms=2, heartbeat=False
+        c, job, miner_id="m9", claimed_by="", now_ms=1, lease_expires_at_ms=2, heartbeat=False
     ),
     "renew": lambda c, job: market.renew_lease(c, job, lease_expires_at_ms=9),
     "requeue": lambda c, job: market.requeue_job(c, job, reason="requeued"),
@@ -138,7 +139,7 @@ TRANSITIONS = {
         c, job, state="cancelled", reason="cancelled_by_client", now_ms=5
     ),
     "complete": lambda c, job: market.complete_job(
-        c, job, miner_id="m1", result="r", transaction=RECEIPT, now_ms=5
+        c, job, miner_id="m1", claimed_by="key", result="r", transaction=RECEIPT, now_ms=5
     ),
 }
 ALLOWED = {
@@ -204,7 +205,7 @@ def test_completing_stores_result_and_receipt_or_neither(submit, claim, store, w
         RECEIPT.payload.receipt_id,
     )
     assert market.list_mempool(store.reader, limit=9) == [
-        (bytes(RECEIPT.id), RECEIPT.payload.receipt_id, RECEIPT.envelope)
+        (1, bytes(RECEIPT.id), RECEIPT.payload.receipt_id, RECEIPT.envelope)
     ]
     write(market.remove_from_mempool, [bytes(RECEIPT.id)])
     assert market.list_mempool(store.reader, limit=9) == []
@@ -400,13 +401,20 @@ def test_the_mempool_keeps_its_order_and_its_bound(store, write, submit, claim):
     for number, receipt in enumerate(receipts):
         job = claim(submit(number))
         write(
-            market.complete_job, job, miner_id="m1", result="r", transaction=receipt, now_ms=number
+            market.complete_job,
+            job,
+            miner_id="m1",
+            claimed_by="key",
+            result="r",
+            transaction=receipt,
+            now_ms=number,
         )
     ids = [bytes(receipt.id) for receipt in receipts]
-    assert [row[0] for row in market.list_mempool(store.reader, limit=9)] == ids
-    assert [row[0] for row in market.list_mempool(store.reader, limit=2)] == ids[:2]
+    assert [row[1] for row in market.list_mempool(store.reader, limit=9)] == ids
+    assert [row[1] for row in market.list_mempool(store.reader, limit=2)] == ids[:2]
     write(market.remove_from_mempool, [ids[1], b"unknown"])
-    assert [row[0] for row in market.list_mempool(store.reader, limit=9)] == [ids[0], ids[2]]
+    assert [row[1] for row in market.list_mempool(store.reader, limit=9)] == [ids[0], ids[2]]
+    assert [row[1] for row in market.list_mempool(store.reader, limit=9, after=1)] == [ids[2]]
 
 
 def test_nothing_private_is_lost_when_the_file_is_opened_again(path):

@@ -186,14 +186,14 @@ def load_tip(connection: sqlite3.Connection) -> Tip:
 def load_block(connection: sqlite3.Connection, height: int) -> tuple[Block, Certificate] | None:
     """Return a block with its transactions and certificate, or None above the tip."""
     row = connection.execute(
-        "SELECT hash, header, certificate FROM blocks WHERE height = ?", (height,)
+        "SELECT hash, header, certificate, first_leaf, transactions FROM blocks WHERE height = ?",
+        (height,),
     ).fetchone()
     if row is None:
         return None
     envelopes = connection.execute(
-        "SELECT envelope FROM transactions WHERE leaf >= (SELECT first_leaf FROM blocks"
-        " WHERE height = ?1) AND height = ?1 ORDER BY leaf",
-        (height,),
+        "SELECT envelope FROM transactions WHERE leaf >= ? AND leaf < ? ORDER BY leaf",
+        (row[3], row[3] + row[4]),
     )
     block = Block(
         hash=row[0],

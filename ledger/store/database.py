@@ -12,6 +12,7 @@ a pragma it cannot honour without a word.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import sqlite3
 import threading
@@ -239,6 +240,15 @@ def _is_fault_of_file(error: Exception) -> bool:
     # An error of Python's own module, such as a missing parameter, has no code.
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & _PRIMARY_CODE not in _FAULTS_OF_THE_WORK
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames and new files in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

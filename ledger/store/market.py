@@ -54,8 +54,9 @@ def m001_market(db: sqlite_utils.Database) -> None:
         " seed INTEGER NOT NULL, prompt_salt BLOB NOT NULL, result_salt BLOB NOT NULL,"
         " price_token_micros INTEGER NOT NULL, price_gpu_second_micros INTEGER NOT NULL,"
         " created_at_ms INTEGER NOT NULL, started_at_ms INTEGER, completed_at_ms INTEGER,"
-        " attempt INTEGER NOT NULL DEFAULT 0, miner_id TEXT, lease_expires_at_ms INTEGER,"
-        " heartbeat INTEGER NOT NULL DEFAULT 0, excluded_miner TEXT, result TEXT, error TEXT,"
+        " attempt INTEGER NOT NULL DEFAULT 0, miner_id TEXT, claimed_by TEXT,"
+        " lease_expires_at_ms INTEGER, heartbeat INTEGER NOT NULL DEFAULT 0, excluded_miner TEXT,"
+        " result TEXT, error TEXT,"
         " receipt_id TEXT UNIQUE) STRICT",
         "CREATE INDEX jobs_pending ON jobs (model_key, seq) WHERE state = 'pending'",
         "CREATE INDEX jobs_pending_owner ON jobs (owner) WHERE state = 'pending'",
@@ -241,6 +242,7 @@ def claim_job(
     job: Job,
     *,
     miner_id: str,
+    claimed_by: str,
     now_ms: int,
     lease_expires_at_ms: int,
     heartbeat: bool,
@@ -249,9 +251,9 @@ def claim_job(
     _transition(
         connection,
         "UPDATE jobs SET state = 'running', status_reason = 'running', attempt = attempt + 1,"
-        " miner_id = ?, started_at_ms = ?, lease_expires_at_ms = ?, heartbeat = ?"
+        " miner_id = ?, claimed_by = ?, started_at_ms = ?, lease_expires_at_ms = ?, heartbeat = ?"
         " WHERE id = ? AND state = 'pending'",
-        (miner_id, now_ms, lease_expires_at_ms, heartbeat, job.id),
+        (miner_id, claimed_by, now_ms, lease_expires_at_ms, heartbeat, job.id),
         lost="JOB_ALREADY_CLAIMED",
     )
 
@@ -275,7 +277,7 @@ def requeue_job(connection: sqlite3.Connection, job: Job, *, reason: str) -> Non
     _transition(
         connection,
         "UPDATE jobs SET state = 'pending', status_reason = ?, excluded_miner = miner_id,"
-        " miner_id = NULL, lease_expires_at_ms = NULL"
+        " miner_id = NULL, claimed_by = NULL, lease_expires_at_ms = NULL"
         " WHERE id = ? AND state = 'running' AND attempt = ?",
         (reason, job.id, job.attempt),
         lost="JOB_LEASE_LOST",
@@ -306,6 +308,7 @@ def complete_job(
     job: Job,
     *,
     miner_id: str,
+    claimed_by: str,
     result: str,
     transaction: Transaction,
     now_ms: int,
@@ -318,10 +321,11 @@ def complete_job(
     _transition(
         connection,
         "UPDATE jobs SET state = 'completed', status_reason = 'completed', miner_id = ?,"
-        " result = ?, receipt_id = ?, completed_at_ms = ?, lease_expires_at_ms = NULL"
-        " WHERE id = ? AND state = ? AND attempt = ?",
+        " claimed_by = ?, result = ?, receipt_id = ?, completed_at_ms = ?,"
+        " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
         (
             miner_id,
+            claimed_by,
             result,
             payload.receipt_id,
             payload.completed_at_ms,
@@ -402,6 +406,7 @@ def _job(row: sqlite3.Row) -> Job:
         completed_at_ms=row["completed_at_ms"],
         attempt=row["attempt"],
         miner_id=row["miner_id"],
+        claimed_by=row["claimed_by"],
         lease_expires_at_ms=row["lease_expires_at_ms"],
         heartbeat=bool(row["heartbeat"]),
         excluded_miner=row["excluded_miner"],
@@ -523,12 +528,15 @@ def _key(row: Sequence[Any]) -> ApiKey:
 # --- mempool ------------------------------------------------------------------------------------
 
 
-def list_mempool(connection: sqlite3.Connection, *, limit: int) -> list[tuple[bytes, str, bytes]]:
-    """Return the oldest waiting transactions as (id, receipt id, envelope)."""
+def list_mempool(
+    connection: sqlite3.Connection, *, limit: int, after: int = 0
+) -> list[tuple[int, bytes, str, bytes]]:
+    """Return the oldest waiting transactions as (seq, id, receipt id, envelope)."""
     rows = connection.execute(
-        "SELECT id, receipt_id, envelope FROM mempool ORDER BY seq LIMIT ?", (limit,)
+        "SELECT seq, id, receipt_id, envelope FROM mempool WHERE seq > ? ORDER BY seq LIMIT ?",
+        (after, limit),
     )
-    return [(bytes(row[0]), row[1], row[2].encode()) for row in rows]
+    return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
 
 
 def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:

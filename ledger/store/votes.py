@@ -11,7 +11,6 @@ and any change or early loss of a vote.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from sqlite_utils.migrations import Migrations
 from ledger.encoding import decode, decode_base64url, encode, encode_base64url
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import SIGNATURE_BYTES
-from ledger.store.database import open_writer
+from ledger.store.database import open_writer, sync_directory
 from ledger.vote import QuorumCertificate, Vote, VoteRecord, encode_block, parse_block
 
 KEEP_HEIGHTS = 16
@@ -109,7 +108,7 @@ class VoteStore:
                     "INSERT INTO owner VALUES (1, ?, ?, ?, 0)", (instance, account, genesis_hash)
                 )
             draft.rename(path)
-            _sync_directory(path.parent)
+            sync_directory(path.parent)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{path}: cannot be created: {error}") from error
         return cls.open(path, instance=instance, account=account, genesis_hash=genesis_hash)
@@ -243,11 +242,3 @@ def _parse_vote(
 
 def _show(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

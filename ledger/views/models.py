@@ -33,6 +33,7 @@ class HeadView:
     """Signatures on the newest block; 0 at genesis."""
     authorities: int
     pending_transactions: int
+    """Counted up to 10,000."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ class StatsView:
 
     total_jobs: int
     jobs_24h: int
+    """Counted up to 10,000."""
     active_miners: int
     total_receipts: int
     """Final receipts."""

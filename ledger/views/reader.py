@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
@@ -38,8 +39,8 @@ from ledger.views.models import (
 ACTIVE_MINER_MS = 120_000
 """A miner unheard for longer is not counted as active."""
 DAY_MS = 86_400_000
-MAX_PENDING_SHOWN = 1_000
-"""Pending transactions that lists look at; more than this wait in the mempool unseen."""
+MAX_COUNTED = 10_000
+"""Pending transactions, and jobs of a day, are counted no further than this."""
 MAX_HEIGHT = 2**53 - 1
 
 # Pending transactions sort above every leaf of the tree.
@@ -66,7 +67,9 @@ class LedgerViews:
 
     def head(self) -> HeadView:
         """Return where the chain stands."""
-        (pending,) = self._market.reader.execute("SELECT count(*) FROM mempool").fetchone()
+        (pending,) = self._market.reader.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?)", (MAX_COUNTED,)
+        ).fetchone()
         with self._chain.database.snapshot() as ledger:
             tip = load_tip(ledger)
             row = ledger.execute(
@@ -184,7 +187,8 @@ class LedgerViews:
         market = self._market.reader
         (total_jobs,) = market.execute("SELECT value FROM counters WHERE name = 'jobs'").fetchone()
         (jobs_24h,) = market.execute(
-            "SELECT count(*) FROM jobs WHERE created_at_ms >= ?", (now_ms - DAY_MS,)
+            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE created_at_ms >= ? LIMIT ?)",
+            (now_ms - DAY_MS, MAX_COUNTED),
         ).fetchone()
         (miners,) = market.execute(
             "SELECT count(*) FROM miners WHERE last_seen_at_ms >= ?", (now_ms - ACTIVE_MINER_MS,)
@@ -289,26 +293,39 @@ class LedgerViews:
 
     def _page(self, wanted: ReceiptFilter, limit: int, before: int | None) -> list[TransactionView]:
         limit = max(limit, 0)
-        conditions, values = self._narrow(wanted)
+        rows = [
+            row
+            for spelling in self._list_spellings(wanted)
+            for row in self._plain_page(spelling, limit, before)
+        ]
+        return sorted(rows, key=lambda row: row.cursor, reverse=True)[:limit]
+
+    def _list_spellings(self, wanted: ReceiptFilter) -> list[ReceiptFilter]:
+        """A miner's receipts stand under its account, or under its name while it had no key.
+
+        One read for each keeps every read in the order of its index.
+        """
+        if wanted.provider is None:
+            return [wanted]
+        names = {wanted.provider, self._account_of(wanted.provider)}
+        return [replace(wanted, provider=name) for name in sorted(names)]
+
+    def _plain_page(
+        self, wanted: ReceiptFilter, limit: int, before: int | None
+    ) -> list[TransactionView]:
+        columns = {
+            column: value
+            for column in ("client", "provider", "model")
+            if (value := getattr(wanted, column)) is not None
+        }
+        conditions = "".join(f" AND {column} = ?" for column in columns)
+        values = list(columns.values())
         pending: list[TransactionView] = []
         if before is None or before >= _PENDING_CURSOR:
             pending = self._pending_page(conditions, values, limit, before)
         final = self._final_page(conditions, values, limit, before)
         seen = {transaction.id for transaction in final}
-        return [*(p for p in pending if p.id not in seen), *final][:limit]
-
-    def _narrow(self, wanted: ReceiptFilter) -> tuple[str, list[str]]:
-        """Return SQL conditions on columns that receipts and mempool share."""
-        conditions, values = "", []
-        for column in ("client", "model"):
-            value = getattr(wanted, column)
-            if value is not None:
-                conditions += f" AND {column} = ?"
-                values.append(value)
-        if wanted.provider is not None:
-            conditions += " AND provider IN (?, ?)"
-            values += [wanted.provider, self._account_of(wanted.provider)]
-        return conditions, values
+        return [*(p for p in pending if p.id not in seen), *final]
 
     def _account_of(self, miner_id: str) -> str:
         row = self._market.reader.execute(
@@ -323,7 +340,7 @@ class LedgerViews:
         rows = self._market.reader.execute(
             "SELECT * FROM mempool WHERE seq < ?"  # noqa: S608 - conditions hold only marks
             f"{conditions} ORDER BY seq DESC LIMIT ?",
-            (below, *values, min(limit, MAX_PENDING_SHOWN)),
+            (below, *values, limit),
         )
         return [_pending_transaction(row) for row in rows]
 
