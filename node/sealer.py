@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, sleep
 
 from consensus.engine import Engine
 from consensus.interface import (
@@ -34,7 +34,7 @@ from ledger.errors import InvalidBlockError, LedgerError, StoreError
 from ledger.keys import KeyPair
 from ledger.rules import build_block, validate_block, verify_transaction
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database
+from ledger.store.database import Database, DatabaseBusyError
 from ledger.store.market import list_mempool, remove_from_mempool
 from ledger.store.votes import VoteStore
 from ledger.transaction import Transaction, parse_transaction
@@ -42,7 +42,10 @@ from ledger.transaction import Transaction, parse_transaction
 CLOCK_DRIFT_MS = 10_000
 """How far a fresh block's time may lie from a voter's clock."""
 RETRY_S = 5.0
-"""Pause after a block of our own was refused."""
+"""Pause after a block of our own could not be sealed."""
+BUSY_PAUSE_S = 0.05
+MAX_BUSY_PAUSES = 600
+"""How often room in node.db's queue of writes is waited for."""
 _JOIN_TIMEOUT_S = 30
 
 logger = logging.getLogger(__name__)
@@ -157,6 +160,8 @@ class Sealer:
             block = self._fill_block(effect.tip)
             if block is not None:
                 self._events.append(BlockBuilt(block=block))
+            else:
+                self._open_height()
         elif isinstance(effect, Commit):
             self._commit(effect)
         elif isinstance(effect, SetTimer):
@@ -164,8 +169,11 @@ class Sealer:
             self._timers[timer.kind] = (monotonic() + effect.delay_ms / 1000, timer)
         elif isinstance(effect, BlockRefused):
             logger.error("block %s of our own was refused: %s", effect.block_hash, effect.error)
-            self._evict_invalid()
-            self._retry_at = monotonic() + RETRY_S
+            self._open_height()
+            if self._evict_invalid():
+                self._note_waiting()
+            else:
+                self._retry_at = monotonic() + RETRY_S
         # What is left are messages to other members, and a network of one has none.
 
     def _commit(self, effect: Commit) -> None:
@@ -179,13 +187,28 @@ class Sealer:
         self._note_waiting()
 
     def _open_height(self) -> None:
+        """Start the height after the tip, or start it over: then the engine waits for no block.
+
+        It lets view after view time out while it waits, and a height has a bounded number.
+        """
+        self._timers.pop(TimerKind.VIEW, None)
         tip = self._chain.tip()
         self._events.append(HeightOpened(tip=tip, record=self._votes.load(tip.height + 1)))
 
     def _note_waiting(self) -> None:
-        # Never without need: an engine that waits for a block lets its views time out.
-        if self._waiting(limit=1):
-            self._events.append(TransactionsWaiting())
+        if self._retry_at is not None or not self._waiting(limit=1):
+            return
+        tip = self._chain.tip()
+        behind_ms = tip.time_ms - self._clock_ms()
+        if behind_ms >= CLOCK_DRIFT_MS:
+            logger.error(
+                "this machine's clock is %d s behind the newest block: set it. Until then nothing "
+                "becomes final; what waits is kept",
+                behind_ms // 1000,
+            )
+            self._retry_at = monotonic() + RETRY_S
+            return
+        self._events.append(TransactionsWaiting())
 
     def _fill_block(self, tip: Tip) -> Block | None:
         """Build a block of the oldest transactions that fit and are not final yet."""
@@ -209,23 +232,38 @@ class Sealer:
     def _waiting(self, limit: int) -> list[Transaction]:
         """Return the oldest transactions that are not final yet, none only if there are none."""
         while True:
-            waiting, done = [], []
+            waiting, done, unreadable = [], [], []
             for transaction_id, receipt_id, envelope in list_mempool(
                 self._market.reader, limit=limit
             ):
                 if self._chain.contains(transaction_id, receipt_id):
                     done.append(transaction_id)
-                else:
+                    continue
+                try:
                     waiting.append(parse_transaction(envelope))
-            if waiting or not done:
+                except LedgerError as error:
+                    _log_eviction(transaction_id, envelope, error)
+                    unreadable.append(transaction_id)
+            # A crash between the ledger's commit and the mempool's left those behind that are done;
+            # they do no harm unless nothing else is seen for them.
+            leaving = unreadable if waiting else unreadable + done
+            if leaving:
+                self._forget(leaving)
+            if waiting or not leaving:
                 return waiting
-            # A crash between the ledger's commit and the mempool's left them behind.
-            self._forget(done)
 
     def _forget(self, ids: list[bytes]) -> None:
-        self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+        # Much work is no reason to stop a node: wait for a place among the writes.
+        for _ in range(MAX_BUSY_PAUSES):
+            try:
+                self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+            except DatabaseBusyError:
+                sleep(BUSY_PAUSE_S)
+            else:
+                return
+        raise StoreError("node.db: the mempool could not be cleared, too many writes wait")
 
-    def _evict_invalid(self) -> None:
+    def _evict_invalid(self) -> bool:
         """Take out of the mempool what no block may hold, so that the rest can become final."""
         tip = self._chain.tip()
         invalid = []
@@ -234,8 +272,19 @@ class Sealer:
                 verify_transaction(
                     transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
                 )
-            except LedgerError:
-                logger.exception("transaction %s can never be final", transaction.id.hex())
+            except LedgerError as error:
+                _log_eviction(bytes(transaction.id), transaction.envelope, error)
                 invalid.append(bytes(transaction.id))
         if invalid:
             self._forget(invalid)
+        return bool(invalid)
+
+
+def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:
+    # Envelopes are public, so the log may keep what the mempool gives up.
+    logger.error(
+        "transaction %s can never be final and leaves the mempool: %s: %s",
+        transaction_id.hex(),
+        error,
+        envelope.decode(errors="replace"),
+    )
