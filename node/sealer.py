@@ -42,7 +42,7 @@ from ledger.transaction import Transaction, parse_transaction
 CLOCK_DRIFT_MS = 10_000
 """How far a fresh block's time may lie from a voter's clock."""
 RETRY_S = 5.0
-"""Pause after a block of our own was refused."""
+"""Pause after a block of our own could not be sealed."""
 _JOIN_TIMEOUT_S = 30
 
 logger = logging.getLogger(__name__)
@@ -160,6 +160,8 @@ class Sealer:
             block = self._fill_block(effect.tip)
             if block is not None:
                 self._events.append(BlockBuilt(block=block))
+            else:
+                self._open_height()
         elif isinstance(effect, Commit):
             self._commit(effect)
         elif isinstance(effect, SetTimer):
@@ -167,8 +169,11 @@ class Sealer:
             self._timers[timer.kind] = (monotonic() + effect.delay_ms / 1000, timer)
         elif isinstance(effect, BlockRefused):
             logger.error("block %s of our own was refused: %s", effect.block_hash, effect.error)
-            self._evict_invalid()
-            self._retry_at = monotonic() + RETRY_S
+            self._open_height()
+            if self._evict_invalid():
+                self._note_waiting()
+            else:
+                self._retry_at = monotonic() + RETRY_S
         # What is left are messages to other members, and a network of one has none.
 
     def _commit(self, effect: Commit) -> None:
@@ -182,18 +187,24 @@ class Sealer:
         self._note_waiting()
 
     def _open_height(self) -> None:
+        """Start the height after the tip, or start it over: then the engine waits for no block.
+
+        It lets view after view time out while it waits, and a height has a bounded number.
+        """
+        self._timers.pop(TimerKind.VIEW, None)
         tip = self._chain.tip()
         self._events.append(HeightOpened(tip=tip, record=self._votes.load(tip.height + 1)))
 
     def _note_waiting(self) -> None:
-        # Never without need: an engine that waits for a block lets its views time out.
-        if not self._waiting(limit=1):
+        if self._retry_at is not None or not self._waiting(limit=1):
             return
-        behind_ms = self._chain.tip().time_ms - self._clock_ms()
-        if behind_ms > CLOCK_DRIFT_MS:
+        tip = self._chain.tip()
+        behind_ms = tip.time_ms - self._clock_ms()
+        if behind_ms >= CLOCK_DRIFT_MS:
             logger.error(
-                "this machine's clock is %d ms behind the chain: nothing is sealed until it is set",
-                behind_ms,
+                "this machine's clock is %d s behind the newest block: set it. Until then nothing "
+                "becomes final; what waits is kept",
+                behind_ms // 1000,
             )
             self._retry_at = monotonic() + RETRY_S
             return
@@ -221,7 +232,7 @@ class Sealer:
     def _waiting(self, limit: int) -> list[Transaction]:
         """Return the oldest transactions that are not final yet, none only if there are none."""
         waiting: list[Transaction] = []
-        done: list[bytes] = []
+        leaving: list[bytes] = []
         seq = 0
         while len(waiting) < limit:
             page = list_mempool(self._market.reader, limit=limit - len(waiting), after=seq)
@@ -229,23 +240,29 @@ class Sealer:
                 break
             for _, transaction_id, receipt_id, envelope in page:
                 if self._chain.contains(transaction_id, receipt_id):
-                    done.append(transaction_id)
-                else:
+                    leaving.append(transaction_id)  # a crash between the two commits left it behind
+                    continue
+                try:
                     waiting.append(parse_transaction(envelope))
+                except LedgerError as error:
+                    _log_eviction(transaction_id, envelope, error)
+                    leaving.append(transaction_id)
             seq = page[-1][0]
-        if done:  # a crash between the ledger's commit and the mempool's left them behind
-            self._forget(done)
+        if leaving:
+            self._forget(leaving)
         return waiting
 
-    def _forget(self, ids: list[bytes]) -> None:
+    def _forget(self, ids: list[bytes]) -> bool:
         """Remove transactions from the mempool; what stays is skipped and removed another time."""
         try:
             self._market.write(lambda c: remove_from_mempool(c, ids)).result()
         except DatabaseBusyError as error:
-            logger.warning("%s: %d final transactions stay in the mempool", error, len(ids))
+            logger.warning("%s: %d transactions stay in the mempool for now", error, len(ids))
+            return False
+        return True
 
-    def _evict_invalid(self) -> None:
-        """Take out of the mempool what no block may hold, so that the rest can become final."""
+    def _evict_invalid(self) -> bool:
+        """Take out of the mempool what no block may hold. Returns whether anything left it."""
         tip = self._chain.tip()
         invalid = []
         for transaction in self._waiting(tip.limits.max_block_transactions):
@@ -253,8 +270,17 @@ class Sealer:
                 verify_transaction(
                     transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
                 )
-            except LedgerError:
-                logger.exception("transaction %s can never be final", transaction.id.hex())
+            except LedgerError as error:
+                _log_eviction(bytes(transaction.id), transaction.envelope, error)
                 invalid.append(bytes(transaction.id))
-        if invalid:
-            self._forget(invalid)
+        return bool(invalid) and self._forget(invalid)
+
+
+def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:
+    # Envelopes are public, so the log may keep what the mempool gives up.
+    logger.error(
+        "transaction %s can never be final and leaves the mempool: %s: %s",
+        transaction_id.hex(),
+        error,
+        envelope.decode(errors="replace"),
+    )

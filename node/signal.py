@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 
 class Signal:
@@ -18,8 +19,9 @@ class Signal:
 
     def fire(self) -> None:
         """Wake all waiters, from any thread. Without a running loop nobody waits."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
+                self._loop.call_soon_threadsafe(self._wake)
 
     async def wait(self, timeout_s: float | None = None) -> None:
         """Return when the signal is fired next, or after `timeout_s`.
