@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from ledger.encoding import encode_base64url
-from ledger.jobs import Claim, Job, Lease, Miner, Queue, build_work_order
+from ledger.jobs import Claim, Job, Lease, Miner, Queue
+from ledger.metering import build_work_order
 from ledger.transaction import MICROS, Signature
 from ledger.views import BlockView, HeadView, ReceiptView, StatsView, TransactionView
 

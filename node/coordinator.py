@@ -39,9 +39,7 @@ from ledger.jobs import (
     Registration,
     Report,
     build_job_id,
-    build_receipt,
     build_registration_message,
-    build_terms,
     check_cancellable,
     check_claimable,
     check_completable,
@@ -49,6 +47,7 @@ from ledger.jobs import (
     parse_job_id,
 )
 from ledger.keys import ACCOUNT_PREFIX, KeyPair, verify_signature
+from ledger.metering import build_receipt, build_terms
 from ledger.rules import verify_transaction
 from ledger.store import market
 from ledger.store.chain import ChainStore

@@ -19,10 +19,10 @@ from ledger.jobs import (
     Prices,
     Registration,
     Report,
-    build_receipt,
     build_registration_message,
 )
 from ledger.keys import KeyPair
+from ledger.metering import build_receipt
 from ledger.store.chain import ChainStore
 from ledger.store.fsck import verify_chain
 from ledger.store.market import list_mempool, open_market

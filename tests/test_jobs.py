@@ -13,11 +13,8 @@ from ledger.encoding import MAX_INTEGER, decode_base64url
 from ledger.errors import MarketError
 from ledger.hashing import hash_text, hash_tokens
 from ledger.jobs import (
-    CLOCK_TOLERANCE_MS,
     GENERIC_CAPABILITIES,
     JOB_ID_BYTES,
-    SPECIAL_TOKENS,
-    TEMPLATE_TOKENS,
     Claim,
     Job,
     JobOrder,
@@ -25,10 +22,7 @@ from ledger.jobs import (
     Prices,
     Report,
     build_job_id,
-    build_receipt,
     build_registration_message,
-    build_terms,
-    build_work_order,
     check_cancellable,
     check_claimable,
     check_completable,
@@ -36,6 +30,14 @@ from ledger.jobs import (
     format_job_id,
     parse_job_id,
     serves_model,
+)
+from ledger.metering import (
+    CLOCK_TOLERANCE_MS,
+    SPECIAL_TOKENS,
+    TEMPLATE_TOKENS,
+    build_receipt,
+    build_terms,
+    build_work_order,
 )
 from ledger.rules import validate_receipt
 from ledger.transaction import Signature
