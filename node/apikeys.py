@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from ledger.errors import StoreError
 from ledger.jobs import Caller, KeyRole
-from ledger.store.market import ApiKey, find_key, insert_key
+from ledger.store.registry import ApiKey, find_key, insert_key
 from ledger.transaction import Identifier
 
 _PREFIX_BYTES = 5

@@ -19,7 +19,8 @@ from ledger.errors import LedgerError, StoreError
 from ledger.jobs import KeyRole
 from ledger.proof import parse_disclosure, verify_bundle
 from ledger.store.fsck import verify_chain
-from ledger.store.market import list_keys, open_market, revoke_key
+from ledger.store.market import open_market
+from ledger.store.registry import list_keys, revoke_key
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner

@@ -49,7 +49,8 @@ from ledger.jobs import (
 from ledger.keys import ACCOUNT_PREFIX, KeyPair, verify_signature
 from ledger.metering import build_receipt, build_terms
 from ledger.rules import verify_transaction
-from ledger.store import market
+from ledger.store import jobs as job_store
+from ledger.store import registry
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
 from ledger.transaction import Transaction, build_transaction, sign_payload
@@ -138,41 +139,41 @@ class Coordinator:
         limit = self._settings.max_pending_per_key
 
         def store(connection: sqlite3.Connection) -> None:
-            if market.count_pending(connection, caller.key, limit) >= limit:
+            if job_store.count_pending(connection, caller.key, limit) >= limit:
                 raise MarketError(
                     "RATE_LIMIT_EXCEEDED",
                     f"this key has {limit} pending jobs; wait for some to run, or cancel them",
                 )
-            market.insert_job(connection, job)
+            job_store.insert_job(connection, job)
 
         await self._write(store, then=self.job_waiting.fire)
         return job
 
     def job(self, job_id: str) -> Job:
         """Return a job. Raises MarketError JOB_NOT_FOUND."""
-        return market.load_job(self._store.reader, parse_job_id(job_id))
+        return job_store.load_job(self._store.reader, parse_job_id(job_id))
 
     def jobs(
         self, *, owner: str | None, state: JobState | None, limit: int, offset: int
     ) -> Sequence[Job]:
         """Return jobs, newest first; `owner` (an API key's prefix) narrows the list."""
-        return market.list_jobs(
+        return job_store.list_jobs(
             self._store.reader, owner=owner, state=state, limit=limit, offset=offset
         )
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
         reader = self._store.reader
-        eligible = market.count_eligible_miners(
+        eligible = registry.count_eligible_miners(
             reader, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
         )
-        return Queue(position=market.count_ahead(reader, job) + 1, eligible_miners=eligible)
+        return Queue(position=job_store.count_ahead(reader, job) + 1, eligible_miners=eligible)
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
 
         def cancel(connection: sqlite3.Connection) -> Job:
-            job = market.load_job(connection, parse_job_id(job_id))
+            job = job_store.load_job(connection, parse_job_id(job_id))
             # Without a key nobody gets this far but in dev mode, where cancelling is open.
             if caller.role is not None and not caller.is_admin and job.owner != caller.key:
                 raise MarketError(
@@ -180,14 +181,14 @@ class Coordinator:
                 )
             check_cancellable(job)
             if job.state != "cancelled":
-                market.end_job(
+                job_store.end_job(
                     connection,
                     job,
                     state="cancelled",
                     reason="cancelled_by_client",
                     now_ms=self._clock_ms(),
                 )
-            return market.load_job(connection, job.id)
+            return job_store.load_job(connection, job.id)
 
         return await self._write(cancel)
 
@@ -209,14 +210,14 @@ class Coordinator:
         )
 
         def register(connection: sqlite3.Connection) -> Miner:
-            known = market.find_miner(connection, miner.miner_id)
+            known = registry.find_miner(connection, miner.miner_id)
             if known is not None and not _acts_for(caller, known):
                 raise MarketError(
                     "MINER_ALREADY_REGISTERED",
                     f"miner {miner.miner_id} belongs to another key; choose another miner_id",
                 )
-            market.upsert_miner(connection, miner)
-            return market.find_miner(connection, miner.miner_id) or miner
+            registry.upsert_miner(connection, miner)
+            return registry.find_miner(connection, miner.miner_id) or miner
 
         return await self._write(register)
 
@@ -224,7 +225,7 @@ class Coordinator:
         """Note that a miner is alive."""
         miner = self._miner(caller, miner_id)
         now_ms = self._clock_ms()
-        await self._write(lambda c: market.touch_miner(c, miner_id, now_ms))
+        await self._write(lambda c: registry.touch_miner(c, miner_id, now_ms))
         return replace(miner, last_seen_at_ms=now_ms)
 
     async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
@@ -244,7 +245,7 @@ class Coordinator:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_ms / 1000
         while True:
-            job = market.find_available(self._store.reader, miner)
+            job = job_store.find_available(self._store.reader, miner)
             left_s = deadline - loop.time()
             if job is not None or left_s <= 0 or self._closing:
                 return job
@@ -255,14 +256,14 @@ class Coordinator:
         miner = await self._seen(self._miner(caller, miner_id))
 
         def claim(connection: sqlite3.Connection) -> Job:
-            job = market.load_job(connection, parse_job_id(job_id))
+            job = job_store.load_job(connection, parse_job_id(job_id))
             check_claimable(job, miner_id)
             if job.state == "pending":
                 now_ms = self._clock_ms()
                 lasting_ms = (
                     self._settings.lease_ms if heartbeat else self._settings.execution_timeout_ms
                 )
-                market.claim_job(
+                job_store.claim_job(
                     connection,
                     job,
                     miner_id=miner_id,
@@ -271,7 +272,7 @@ class Coordinator:
                     lease_expires_at_ms=now_ms + lasting_ms,
                     heartbeat=heartbeat,
                 )
-            return market.load_job(connection, job.id)
+            return job_store.load_job(connection, job.id)
 
         job = await self._write(claim)
         return Claim(job=job, lease=self._lease(job), terms=self._terms(job, miner))
@@ -281,14 +282,14 @@ class Coordinator:
         await self._seen(self._miner(caller, miner_id))
 
         def renew(connection: sqlite3.Connection) -> Job:
-            job = market.load_job(connection, parse_job_id(job_id))
+            job = job_store.load_job(connection, parse_job_id(job_id))
             check_held(job, miner_id)
             expires_at_ms = min(
                 self._clock_ms() + self._settings.lease_ms, self._execution_deadline_ms(job)
             )
             if job.heartbeat:
-                market.renew_lease(connection, job, lease_expires_at_ms=expires_at_ms)
-            return market.load_job(connection, job.id)
+                job_store.renew_lease(connection, job, lease_expires_at_ms=expires_at_ms)
+            return job_store.load_job(connection, job.id)
 
         return self._lease(await self._write(renew))
 
@@ -320,12 +321,12 @@ class Coordinator:
         transaction = self._build_receipt(job, report, miner, now_ms)
 
         def complete(connection: sqlite3.Connection) -> int | None:
-            now = market.load_job(connection, job.id)
+            now = job_store.load_job(connection, job.id)
             if now.state == "completed" and now.miner_id == report.miner_id:
                 return None  # the same request was faster
             check_completable(now, report.miner_id)
             # The lease may have run out since; only another attempt makes this receipt wrong.
-            return market.complete_job(
+            return job_store.complete_job(
                 connection,
                 replace(job, state=now.state),
                 miner_id=report.miner_id,
@@ -350,10 +351,10 @@ class Coordinator:
         now_ms = self._clock_ms()
 
         def sweep(connection: sqlite3.Connection) -> int:
-            expired = market.list_expired_leases(connection, now_ms)
+            expired = job_store.list_expired_leases(connection, now_ms)
             for job in expired:
                 self._end_attempt(connection, job, now_ms)
-            stale = market.list_stale_jobs(connection, now_ms - self._settings.queue_timeout_ms)
+            stale = job_store.list_stale_jobs(connection, now_ms - self._settings.queue_timeout_ms)
             for job in stale:
                 self._fail_job(connection, job, "queue_timeout")
             return len(expired) + len(stale)
@@ -374,14 +375,14 @@ class Coordinator:
     ) -> None:
         """Give the job back to the queue, unless it had all its attempts."""
         if job.attempt < MAX_ATTEMPTS:
-            market.requeue_job(connection, job, reason="requeued")
+            job_store.requeue_job(connection, job, reason="requeued")
         else:
             self._fail_job(connection, job, "max_attempts", error=error)
 
     def _fail_job(
         self, connection: sqlite3.Connection, job: Job, reason: str, *, error: str | None = None
     ) -> None:
-        market.end_job(
+        job_store.end_job(
             connection, job, state="failed", reason=reason, now_ms=self._clock_ms(), error=error
         )
 
@@ -397,7 +398,7 @@ class Coordinator:
         return await asyncio.wrap_future(future)
 
     def _miner(self, caller: Caller, miner_id: str) -> Miner:
-        miner = market.find_miner(self._store.reader, miner_id)
+        miner = registry.find_miner(self._store.reader, miner_id)
         if miner is None:
             raise MarketError("MINER_NOT_FOUND", f"miner {miner_id} is not registered on this node")
         if not _acts_for(caller, miner):
@@ -407,7 +408,7 @@ class Coordinator:
     async def _seen(self, miner: Miner) -> Miner:
         now_ms = self._clock_ms()
         if now_ms - miner.last_seen_at_ms >= TOUCH_INTERVAL_MS:
-            await self._write(lambda c: market.touch_miner(c, miner.miner_id, now_ms))
+            await self._write(lambda c: registry.touch_miner(c, miner.miner_id, now_ms))
         return miner
 
     def _check_registration(self, registration: Registration) -> None:
@@ -461,10 +462,10 @@ class Coordinator:
         self._miner(caller, miner_id)
 
         def give_up(connection: sqlite3.Connection) -> Job:
-            job = market.load_job(connection, parse_job_id(job_id))
+            job = job_store.load_job(connection, parse_job_id(job_id))
             check_held(job, miner_id)
             end_attempt(connection, job)
-            return market.load_job(connection, job.id)
+            return job_store.load_job(connection, job.id)
 
         return await self._write(give_up, then=self.job_waiting.fire)
 

@@ -35,7 +35,7 @@ from ledger.keys import KeyPair
 from ledger.rules import build_block, validate_block, verify_transaction
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database, DatabaseBusyError
-from ledger.store.market import list_mempool, remove_from_mempool
+from ledger.store.mempool import list_mempool, remove_from_mempool
 from ledger.store.votes import VoteStore
 from ledger.transaction import Transaction, parse_transaction
 

@@ -25,7 +25,8 @@ from ledger.keys import KeyPair
 from ledger.metering import build_receipt
 from ledger.store.chain import ChainStore
 from ledger.store.fsck import verify_chain
-from ledger.store.market import list_mempool, open_market
+from ledger.store.market import open_market
+from ledger.store.mempool import list_mempool
 from ledger.store.votes import VoteStore
 from ledger.transaction import Signature, sign_payload
 from ledger.views import LedgerViews

@@ -9,8 +9,10 @@ import pytest
 from ledger.block import hash_genesis
 from ledger.errors import MarketError, StoreError
 from ledger.jobs import Job, JobOrder, Miner, Prices, build_job_id
-from ledger.store import market
-from ledger.store.market import ApiKey, open_market
+from ledger.store import jobs as job_store
+from ledger.store import mempool, registry
+from ledger.store.market import open_market
+from ledger.store.registry import ApiKey
 from tests.builders import CREATED_MS, build_genesis, build_receipt, build_salt
 
 GENESIS = build_genesis()
@@ -79,8 +81,8 @@ def write(store):
 def submit(write, store):
     def submit(number: int = 1, **job) -> Job:
         made = build_job(number, **job)
-        write(market.insert_job, made)
-        return market.load_job(store.reader, made.id)
+        write(job_store.insert_job, made)
+        return job_store.load_job(store.reader, made.id)
 
     return submit
 
@@ -89,7 +91,7 @@ def submit(write, store):
 def claim(write, store):
     def claim(job: Job, miner_id: str = "m1", until_ms: int = 60_000) -> Job:
         write(
-            market.claim_job,
+            job_store.claim_job,
             job,
             miner_id=miner_id,
             claimed_by="key",
@@ -97,7 +99,7 @@ def claim(write, store):
             lease_expires_at_ms=until_ms,
             heartbeat=True,
         )
-        return market.load_job(store.reader, job.id)
+        return job_store.load_job(store.reader, job.id)
 
     return claim
 
@@ -122,23 +124,25 @@ def test_a_job_is_read_as_it_was_written(submit, store):
 def test_an_unknown_job_is_an_error_of_the_caller(store):
     for job_id in (bytes(16), b"", None):
         with pytest.raises(MarketError) as caught:
-            market.load_job(store.reader, job_id)
+            job_store.load_job(store.reader, job_id)
         assert caught.value.code == "JOB_NOT_FOUND"
 
 
 # --- transitions ------------------------------------------------------------------------------
 
 TRANSITIONS = {
-    "claim": lambda c, job: market.claim_job(
+    "claim": lambda c, job: job_store.claim_job(
         c, job, miner_id="m9", claimed_by="", now_ms=1, lease_expires_at_ms=2, heartbeat=False
     ),
-    "renew": lambda c, job: market.renew_lease(c, job, lease_expires_at_ms=9),
-    "requeue": lambda c, job: market.requeue_job(c, job, reason="requeued"),
-    "fail": lambda c, job: market.end_job(c, job, state="failed", reason="miner_error", now_ms=5),
-    "cancel": lambda c, job: market.end_job(
+    "renew": lambda c, job: job_store.renew_lease(c, job, lease_expires_at_ms=9),
+    "requeue": lambda c, job: job_store.requeue_job(c, job, reason="requeued"),
+    "fail": lambda c, job: job_store.end_job(
+        c, job, state="failed", reason="miner_error", now_ms=5
+    ),
+    "cancel": lambda c, job: job_store.end_job(
         c, job, state="cancelled", reason="cancelled_by_client", now_ms=5
     ),
-    "complete": lambda c, job: market.complete_job(
+    "complete": lambda c, job: job_store.complete_job(
         c, job, miner_id="m1", claimed_by="key", result="r", transaction=RECEIPT, now_ms=5
     ),
 }
@@ -157,11 +161,11 @@ def test_a_job_moves_only_where_its_state_allows(submit, claim, store, write, tr
         job = claim(job)
     if transition in ALLOWED[state]:
         write(TRANSITIONS[transition], job)
-        assert market.load_job(store.reader, job.id) != job
+        assert job_store.load_job(store.reader, job.id) != job
     else:
         with pytest.raises(MarketError):
             write(TRANSITIONS[transition], job)
-        assert market.load_job(store.reader, job.id) == job
+        assert job_store.load_job(store.reader, job.id) == job
 
 
 @pytest.mark.parametrize("second", TRANSITIONS)
@@ -172,24 +176,24 @@ def test_whoever_saw_the_job_before_it_changed_comes_too_late(
     """Both decided on the same state of the job; only the first of them may act on it."""
     job = submit() if first == "claim" else claim(submit())
     write(TRANSITIONS[first], job)
-    changed = market.load_job(store.reader, job.id)
+    changed = job_store.load_job(store.reader, job.id)
     if (first, second) in {("requeue", "claim")}:
         return  # a claim takes any pending job, whatever happened before
     with pytest.raises(MarketError, match="changed meanwhile"):
         write(TRANSITIONS[second], job)
-    assert market.load_job(store.reader, job.id) == changed
-    assert len(market.list_mempool(store.reader, limit=9)) == (first == "complete")
+    assert job_store.load_job(store.reader, job.id) == changed
+    assert len(mempool.list_mempool(store.reader, limit=9)) == (first == "complete")
 
 
 def test_an_attempt_that_is_over_moves_nothing_of_the_next_one(submit, claim, store, write):
     first = claim(submit())
-    write(market.requeue_job, first, reason="requeued")
-    second = claim(market.load_job(store.reader, first.id))
+    write(job_store.requeue_job, first, reason="requeued")
+    second = claim(job_store.load_job(store.reader, first.id))
     assert (first.attempt, second.attempt) == (1, 2)
     for name in ("renew", "requeue", "fail", "cancel", "complete"):
         with pytest.raises(MarketError):
             write(TRANSITIONS[name], first)
-    assert market.load_job(store.reader, first.id) == second
+    assert job_store.load_job(store.reader, first.id) == second
 
 
 def test_completing_stores_result_and_receipt_or_neither(submit, claim, store, write):
@@ -197,24 +201,24 @@ def test_completing_stores_result_and_receipt_or_neither(submit, claim, store, w
     write(TRANSITIONS["complete"], one)
     with pytest.raises(sqlite3.IntegrityError):
         write(TRANSITIONS["complete"], two)  # with the receipt of job one
-    assert market.load_job(store.reader, two.id) == two
-    done = market.load_job(store.reader, one.id)
+    assert job_store.load_job(store.reader, two.id) == two
+    done = job_store.load_job(store.reader, one.id)
     assert (done.state, done.result, done.receipt_id) == (
         "completed",
         "r",
         RECEIPT.payload.receipt_id,
     )
-    assert market.list_mempool(store.reader, limit=9) == [
+    assert mempool.list_mempool(store.reader, limit=9) == [
         (1, bytes(RECEIPT.id), RECEIPT.payload.receipt_id, RECEIPT.envelope)
     ]
-    write(market.remove_from_mempool, [bytes(RECEIPT.id)])
-    assert market.list_mempool(store.reader, limit=9) == []
+    write(mempool.remove_from_mempool, [bytes(RECEIPT.id)])
+    assert mempool.list_mempool(store.reader, limit=9) == []
 
 
 def test_a_requeued_job_remembers_who_lost_it_and_when_it_began(submit, claim, store, write):
     job = claim(submit())
-    write(market.requeue_job, job, reason="requeued")
-    again = market.load_job(store.reader, job.id)
+    write(job_store.requeue_job, job, reason="requeued")
+    again = job_store.load_job(store.reader, job.id)
     assert (again.state, again.miner_id, again.excluded_miner) == ("pending", None, "m1")
     assert (again.started_at_ms, again.attempt) == (job.started_at_ms, 1)
     assert again.lease_expires_at_ms is None
@@ -227,7 +231,7 @@ def test_the_oldest_job_that_fits_is_found(submit, claim, store):
     jobs = [submit(i, model=model) for i, model in enumerate(("a", "B:latest", "c", "b"))]
 
     def find(*capabilities: str) -> Job | None:
-        return market.find_available(store.reader, build_miner("m1", *capabilities))
+        return job_store.find_available(store.reader, build_miner("m1", *capabilities))
 
     assert find("*") == jobs[0]
     assert find("b") == jobs[1]
@@ -240,10 +244,10 @@ def test_the_oldest_job_that_fits_is_found(submit, claim, store):
 
 def test_a_job_that_this_miner_lost_is_offered_to_it_last(submit, claim, store, write):
     jobs = [submit(i) for i in range(3)]
-    write(market.requeue_job, claim(jobs[0]), reason="requeued")
+    write(job_store.requeue_job, claim(jobs[0]), reason="requeued")
 
     def find(miner_id: str) -> bytes | None:
-        found = market.find_available(store.reader, build_miner(miner_id))
+        found = job_store.find_available(store.reader, build_miner(miner_id))
         return found.id if found else None
 
     assert find("m2") == jobs[0].id
@@ -258,7 +262,9 @@ def test_jobs_are_listed_newest_first_by_owner_and_state(submit, claim, store):
     claim(jobs[4])
 
     def listed(owner=None, state=None, limit=9, offset=0) -> list[int]:
-        found = market.list_jobs(store.reader, owner=owner, state=state, limit=limit, offset=offset)
+        found = job_store.list_jobs(
+            store.reader, owner=owner, state=state, limit=limit, offset=offset
+        )
         return [job.seed for job in found]
 
     assert listed() == [4, 3, 2, 1, 0]
@@ -275,56 +281,56 @@ def test_the_queue_counts_older_jobs_of_the_same_model_up_to_a_bound(
     submit, claim, store, monkeypatch
 ):
     jobs = [submit(i, model=model) for i, model in enumerate(("a", "b", "A:latest", "a", "a"))]
-    assert [market.count_ahead(store.reader, job) for job in jobs] == [0, 0, 1, 2, 3]
+    assert [job_store.count_ahead(store.reader, job) for job in jobs] == [0, 0, 1, 2, 3]
     claim(jobs[0])
-    assert market.count_ahead(store.reader, jobs[4]) == 2
-    monkeypatch.setattr(market, "MAX_QUEUE_POSITION", 1)
-    assert market.count_ahead(store.reader, jobs[4]) == 1
+    assert job_store.count_ahead(store.reader, jobs[4]) == 2
+    monkeypatch.setattr(job_store, "MAX_QUEUE_POSITION", 1)
+    assert job_store.count_ahead(store.reader, jobs[4]) == 1
 
 
 def test_pending_jobs_of_a_key_are_counted_no_further_than_asked(submit, claim, store):
     jobs = [submit(i, owner="key1") for i in range(4)]
     submit(9, owner="key2")
-    assert market.count_pending(store.reader, "key1", 100) == 4
-    assert market.count_pending(store.reader, "key1", 2) == 2
+    assert job_store.count_pending(store.reader, "key1", 100) == 4
+    assert job_store.count_pending(store.reader, "key1", 2) == 2
     claim(jobs[0])
-    assert market.count_pending(store.reader, "key1", 100) == 3
+    assert job_store.count_pending(store.reader, "key1", 100) == 3
 
 
 def test_leases_and_places_in_the_queue_end_at_their_time_and_not_before(submit, claim, store):
     one, two = claim(submit(1), until_ms=500), claim(submit(2), until_ms=600)
     three = submit(3)
-    assert market.list_expired_leases(store.reader, 499) == []
-    assert market.list_expired_leases(store.reader, 500) == [one]
-    assert market.list_expired_leases(store.reader, 600) == [one, two]
-    assert market.list_stale_jobs(store.reader, CREATED_MS + 3) == []
-    assert market.list_stale_jobs(store.reader, CREATED_MS + 4) == [three]
+    assert job_store.list_expired_leases(store.reader, 499) == []
+    assert job_store.list_expired_leases(store.reader, 500) == [one]
+    assert job_store.list_expired_leases(store.reader, 600) == [one, two]
+    assert job_store.list_stale_jobs(store.reader, CREATED_MS + 3) == []
+    assert job_store.list_stale_jobs(store.reader, CREATED_MS + 4) == [three]
 
 
 def test_one_sweep_has_a_bound(submit, claim, store, monkeypatch):
     jobs = [claim(submit(i), until_ms=1) for i in range(4)]
-    monkeypatch.setattr(market, "MAX_SWEPT_JOBS", 3)
-    assert market.list_expired_leases(store.reader, 10) == jobs[:3]
+    monkeypatch.setattr(job_store, "MAX_SWEPT_JOBS", 3)
+    assert job_store.list_expired_leases(store.reader, 10) == jobs[:3]
 
 
 @pytest.mark.parametrize(
     ("question", "index"),
     [
-        (lambda c: market.find_available(c, build_miner()), "jobs_state (state=?)"),
+        (lambda c: job_store.find_available(c, build_miner()), "jobs_state (state=?)"),
         (
-            lambda c: market.find_available(c, build_miner("m1", "a", "b")),
+            lambda c: job_store.find_available(c, build_miner("m1", "a", "b")),
             "jobs_pending (model_key=?)",
         ),
-        (lambda c: market.list_expired_leases(c, 5), "jobs_state (state=?)"),
-        (lambda c: market.list_stale_jobs(c, CREATED_MS), "jobs_state (state=?)"),
-        (lambda c: market.count_pending(c, "key1", 100), "jobs_pending_owner (owner=?)"),
-        (lambda c: market.count_ahead(c, build_job(1)), "jobs_pending (model_key=? AND seq<?)"),
+        (lambda c: job_store.list_expired_leases(c, 5), "jobs_state (state=?)"),
+        (lambda c: job_store.list_stale_jobs(c, CREATED_MS), "jobs_state (state=?)"),
+        (lambda c: job_store.count_pending(c, "key1", 100), "jobs_pending_owner (owner=?)"),
+        (lambda c: job_store.count_ahead(c, build_job(1)), "jobs_pending (model_key=? AND seq<?)"),
         (
-            lambda c: market.list_jobs(c, owner="key1", state=None, limit=9, offset=0),
+            lambda c: job_store.list_jobs(c, owner="key1", state=None, limit=9, offset=0),
             "jobs_owner (owner=?)",
         ),
         (
-            lambda c: market.list_jobs(c, owner=None, state="failed", limit=9, offset=0),
+            lambda c: job_store.list_jobs(c, owner=None, state="failed", limit=9, offset=0),
             "jobs_state (state=?)",
         ),
     ],
@@ -347,7 +353,7 @@ def test_no_question_of_every_second_reads_all_jobs_that_ever_were(store, questi
 
 
 def test_a_miner_registers_anew_and_keeps_its_first_day(store, write):
-    write(market.upsert_miner, build_miner())
+    write(registry.upsert_miner, build_miner())
     later = replace(
         build_miner("m1", "a", "b"),
         registered_at_ms=CREATED_MS + 5,
@@ -355,20 +361,20 @@ def test_a_miner_registers_anew_and_keeps_its_first_day(store, write):
         account="ait1x",
         owner="key2",
     )
-    write(market.upsert_miner, later)
+    write(registry.upsert_miner, later)
     expected = replace(later, registered_at_ms=CREATED_MS)
-    assert market.find_miner(store.reader, "m1") == expected
-    assert market.find_miner(store.reader, "m2") is None
+    assert registry.find_miner(store.reader, "m1") == expected
+    assert registry.find_miner(store.reader, "m2") is None
 
 
 def test_eligible_miners_serve_the_model_and_were_heard_since(store, write):
     for i, models in enumerate((("llama3.2",), ("llama3.2",), ("gpt",), ("*",))):
         miner = replace(build_miner(f"m{i}", *models), last_seen_at_ms=100 + i)
-        write(market.upsert_miner, miner)
-    write(market.touch_miner, "m0", 105)
+        write(registry.upsert_miner, miner)
+    write(registry.touch_miner, "m0", 105)
 
     def eligible(since_ms: int) -> int:
-        return market.count_eligible_miners(store.reader, "llama3.2:latest", since_ms)
+        return registry.count_eligible_miners(store.reader, "llama3.2:latest", since_ms)
 
     assert [eligible(since) for since in (100, 102, 105, 106)] == [3, 2, 1, 0]
 
@@ -386,14 +392,14 @@ def test_a_key_is_revoked_once_and_for_ever(store, write):
         for name, when in (("b", 2), ("a", 2), ("c", 1))
     ]
     for key in keys:
-        write(market.insert_key, key)
-    assert [key.prefix for key in market.list_keys(store.reader)] == ["c", "a", "b"]
-    assert write(market.revoke_key, "a", 7) is True
-    assert write(market.revoke_key, "a", 8) is False
-    assert write(market.revoke_key, "x", 8) is False
-    assert market.find_key(store.reader, "a").revoked_at_ms == 7
-    assert market.find_key(store.reader, "b") == keys[0]
-    assert market.find_key(store.reader, "x") is None
+        write(registry.insert_key, key)
+    assert [key.prefix for key in registry.list_keys(store.reader)] == ["c", "a", "b"]
+    assert write(registry.revoke_key, "a", 7) is True
+    assert write(registry.revoke_key, "a", 8) is False
+    assert write(registry.revoke_key, "x", 8) is False
+    assert registry.find_key(store.reader, "a").revoked_at_ms == 7
+    assert registry.find_key(store.reader, "b") == keys[0]
+    assert registry.find_key(store.reader, "x") is None
 
 
 def test_the_mempool_keeps_its_order_and_its_bound(store, write, submit, claim):
@@ -401,7 +407,7 @@ def test_the_mempool_keeps_its_order_and_its_bound(store, write, submit, claim):
     for number, receipt in enumerate(receipts):
         job = claim(submit(number))
         write(
-            market.complete_job,
+            job_store.complete_job,
             job,
             miner_id="m1",
             claimed_by="key",
@@ -410,15 +416,15 @@ def test_the_mempool_keeps_its_order_and_its_bound(store, write, submit, claim):
             now_ms=number,
         )
     ids = [bytes(receipt.id) for receipt in receipts]
-    assert [row[1] for row in market.list_mempool(store.reader, limit=9)] == ids
-    assert [row[1] for row in market.list_mempool(store.reader, limit=2)] == ids[:2]
-    write(market.remove_from_mempool, [ids[1], b"unknown"])
-    assert [row[1] for row in market.list_mempool(store.reader, limit=9)] == [ids[0], ids[2]]
-    assert [row[1] for row in market.list_mempool(store.reader, limit=9, after=1)] == [ids[2]]
+    assert [row[1] for row in mempool.list_mempool(store.reader, limit=9)] == ids
+    assert [row[1] for row in mempool.list_mempool(store.reader, limit=2)] == ids[:2]
+    write(mempool.remove_from_mempool, [ids[1], b"unknown"])
+    assert [row[1] for row in mempool.list_mempool(store.reader, limit=9)] == [ids[0], ids[2]]
+    assert [row[1] for row in mempool.list_mempool(store.reader, limit=9, after=1)] == [ids[2]]
 
 
 def test_nothing_private_is_lost_when_the_file_is_opened_again(path):
     with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
-        store.write(lambda c: market.insert_job(c, build_job(1))).result()
+        store.write(lambda c: job_store.insert_job(c, build_job(1))).result()
     with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
-        assert market.load_job(store.reader, build_job(1).id) == build_job(1)
+        assert job_store.load_job(store.reader, build_job(1).id) == build_job(1)

@@ -1,0 +1,45 @@
+"""The mempool in node.db: receipts that are durable here and not final yet."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from ledger.transaction import Transaction
+
+
+def insert_transaction(
+    connection: sqlite3.Connection, transaction: Transaction, *, now_ms: int
+) -> int:
+    """Let a transaction wait for a block. Returns its place."""
+    payload = transaction.payload
+    (seq,) = connection.execute(
+        "INSERT INTO mempool (id, receipt_id, client, provider, model, received_at_ms, envelope)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+        (
+            bytes(transaction.id),
+            payload.receipt_id,
+            payload.client,
+            payload.provider,
+            payload.model,
+            now_ms,
+            transaction.envelope.decode(),
+        ),
+    ).fetchone()
+    return int(seq)
+
+
+def list_mempool(
+    connection: sqlite3.Connection, *, limit: int, after: int = 0
+) -> list[tuple[int, bytes, str, bytes]]:
+    """Return the oldest waiting transactions as (seq, id, receipt id, envelope)."""
+    rows = connection.execute(
+        "SELECT seq, id, receipt_id, envelope FROM mempool WHERE seq > ? ORDER BY seq LIMIT ?",
+        (after, limit),
+    )
+    return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
+
+
+def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:
+    """Forget transactions that are final."""
+    connection.executemany("DELETE FROM mempool WHERE id = ?", [(i,) for i in ids])

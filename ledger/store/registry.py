@@ -1,0 +1,125 @@
+"""Miners and API keys in node.db. What changes something runs inside the writer's transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ledger.jobs import KeyRole, Miner, serves_model
+
+
+class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored API key. Its secret is not stored, only the keyed digest of it."""
+
+    prefix: str
+    digest: bytes
+    role: KeyRole
+    client: str
+    created_at_ms: int
+    revoked_at_ms: int | None
+
+
+def upsert_miner(connection: sqlite3.Connection, miner: Miner) -> None:
+    """Store a miner's description, keeping when it was first seen."""
+    connection.execute(
+        "INSERT INTO miners VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (miner_id) DO UPDATE SET"
+        " account = excluded.account, capabilities = excluded.capabilities,"
+        " gpu_name = excluded.gpu_name, gpu_memory = excluded.gpu_memory, owner = excluded.owner,"
+        " last_seen_at_ms = excluded.last_seen_at_ms",
+        (
+            miner.miner_id,
+            miner.account,
+            msgspec.json.encode(miner.capabilities).decode(),
+            miner.gpu_name,
+            miner.gpu_memory,
+            miner.owner,
+            miner.registered_at_ms,
+            miner.last_seen_at_ms,
+        ),
+    )
+
+
+def touch_miner(connection: sqlite3.Connection, miner_id: str, now_ms: int) -> None:
+    """Note that a miner was heard."""
+    connection.execute(
+        "UPDATE miners SET last_seen_at_ms = ? WHERE miner_id = ?", (now_ms, miner_id)
+    )
+
+
+def find_miner(connection: sqlite3.Connection, miner_id: str) -> Miner | None:
+    """Return a registered miner."""
+    row = connection.execute("SELECT * FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
+    return _miner(row) if row else None
+
+
+def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: int) -> int:
+    """Return how many of the miners heard since a time could serve `model`."""
+    # Miners of one kind list the same capabilities, so few lists stand for many miners.
+    rows = connection.execute(
+        "SELECT capabilities, count(*) FROM miners WHERE last_seen_at_ms >= ?"
+        " GROUP BY capabilities",
+        (since_ms,),
+    )
+    return sum(
+        count for capabilities, count in rows if serves_model(_parse_names(capabilities), model)
+    )
+
+
+def _miner(row: Sequence[Any]) -> Miner:
+    return Miner(
+        miner_id=row[0],
+        account=row[1],
+        capabilities=_parse_names(row[2]),
+        gpu_name=row[3],
+        gpu_memory=row[4],
+        owner=row[5],
+        registered_at_ms=row[6],
+        last_seen_at_ms=row[7],
+    )
+
+
+def _parse_names(text: str) -> tuple[str, ...]:
+    return msgspec.json.decode(text, type=tuple[str, ...])
+
+
+def insert_key(connection: sqlite3.Connection, key: ApiKey) -> None:
+    """Store a new API key."""
+    connection.execute(
+        "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)",
+        (key.prefix, key.digest, key.role, key.client, key.created_at_ms, key.revoked_at_ms),
+    )
+
+
+def find_key(connection: sqlite3.Connection, prefix: str) -> ApiKey | None:
+    """Return the API key with this prefix, revoked or not."""
+    row = connection.execute("SELECT * FROM api_keys WHERE prefix = ?", (prefix,)).fetchone()
+    return _key(row) if row else None
+
+
+def list_keys(connection: sqlite3.Connection) -> list[ApiKey]:
+    """Return every API key, oldest first."""
+    rows = connection.execute("SELECT * FROM api_keys ORDER BY created_at_ms, prefix")
+    return [_key(row) for row in rows]
+
+
+def revoke_key(connection: sqlite3.Connection, prefix: str, now_ms: int) -> bool:
+    """Revoke a key for ever. Returns False if there is none to revoke."""
+    cursor = connection.execute(
+        "UPDATE api_keys SET revoked_at_ms = ? WHERE prefix = ? AND revoked_at_ms IS NULL",
+        (now_ms, prefix),
+    )
+    return cursor.rowcount == 1
+
+
+def _key(row: Sequence[Any]) -> ApiKey:
+    return ApiKey(
+        prefix=row[0],
+        digest=row[1],
+        role=row[2],
+        client=row[3],
+        created_at_ms=row[4],
+        revoked_at_ms=row[5],
+    )
