@@ -77,9 +77,13 @@ def build_receipt(
 
 
 def _digest_tokens(job: Job, report: Report) -> str:
+    if (report.prompt_tokens is None) != (report.completion_tokens is None):
+        raise MarketError(
+            "VALIDATION_FAILED", "tokens: expected prompt_tokens and completion_tokens, or neither"
+        )
     if report.output_token_ids is None:
         return ""
-    if report.completion_tokens not in {None, len(report.output_token_ids)}:
+    if report.completion_tokens != len(report.output_token_ids):
         raise MarketError(
             "VALIDATION_FAILED",
             f"completion_tokens: expected {len(report.output_token_ids)}, the number of "
@@ -109,7 +113,7 @@ def _meter(
     assert isinstance(completed_at_ms, int)
     assert job.started_at_ms is not None
     elapsed_micros = (completed_at_ms - job.started_at_ms) * 1000
-    reported = report.prompt_tokens is not None and report.completion_tokens is not None
+    reported = report.completion_tokens is not None
     prompt_tokens, completion_tokens = report.prompt_tokens or 0, report.completion_tokens or 0
     unit_type = report.unit_type or ("tokens" if reported else "gpu_seconds")
     if unit_type == "tokens":

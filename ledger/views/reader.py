@@ -91,7 +91,7 @@ class LedgerViews:
         """Return blocks below height `before`, newest first."""
         rows = self._ledger.execute(
             "SELECT * FROM blocks WHERE height < ? ORDER BY height DESC LIMIT ?",
-            (MAX_HEIGHT if before is None else before, min(limit, MAX_PAGE)),
+            (MAX_HEIGHT if before is None else before, _bound(limit)),
         ).fetchall()
         return [self._block(row) for row in rows]
 
@@ -118,7 +118,7 @@ class LedgerViews:
             "SELECT t.*, b.time_ms FROM blocks b JOIN transactions t ON t.leaf >= b.first_leaf"
             " AND t.leaf < b.first_leaf + b.transactions"
             " WHERE b.height = ? AND t.leaf > ? ORDER BY t.leaf LIMIT ?",
-            (height, -1 if after is None else after, min(limit, MAX_PAGE)),
+            (height, -1 if after is None else after, _bound(limit)),
         )
         return [_final_transaction(row) for row in rows]
 
@@ -139,7 +139,7 @@ class LedgerViews:
 
     def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
         """Return transactions below cursor `before`, pending ones first, then newest first."""
-        return self._page(ReceiptFilter(), min(limit, MAX_PAGE), before)
+        return self._page(ReceiptFilter(), _bound(limit), before)
 
     def transaction(self, id_hex: str) -> TransactionView | None:
         """Return the transaction with this id."""
@@ -149,7 +149,7 @@ class LedgerViews:
         self, wanted: ReceiptFilter, *, limit: int, before: int | None = None
     ) -> list[ReceiptView]:
         """Return receipts below cursor `before`, pending ones first, then newest first."""
-        page = self._page(wanted, min(limit, MAX_PAGE), before)
+        page = self._page(wanted, _bound(limit), before)
         return [self._receipt(transaction) for transaction in page]
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
@@ -385,6 +385,11 @@ class LedgerViews:
             "SELECT miner_id FROM jobs WHERE receipt_id = ?", (transaction.payload.receipt_id,)
         ).fetchone()
         return ReceiptView(transaction=transaction, miner_id=row[0] if row else None)
+
+
+def _bound(limit: int) -> int:
+    # To SQLite a negative limit is none at all.
+    return max(0, min(limit, MAX_PAGE))
 
 
 def _final_transaction(row: sqlite3.Row) -> TransactionView:
