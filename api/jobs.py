@@ -98,8 +98,8 @@ class JobEndpoints:
         )
         shown = [render_job(job, readable=self._may_read(request, job)) for job in jobs]
         more = {}
-        if limit and len(jobs) == limit:
-            more["next"] = request.address("/v1/jobs", limit=limit, offset=offset + limit)
+        if jobs:  # a page may end early, so only an empty one is surely the last
+            more["next"] = request.address("/v1/jobs", limit=limit, offset=offset + len(jobs))
         return answer_json(shown, headers=link(more))
 
     async def show(self, request: Request) -> Answer:

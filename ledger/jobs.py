@@ -95,6 +95,8 @@ class Job:
     completed_at_ms: int | None = None
     attempt: int = 0
     miner_id: str | None = None
+    provider: str | None = None
+    """Whom the receipt of this attempt names: that miner's account, or its name without a key."""
     claimed_by: str | None = None
     """Prefix of the API key under which that miner works; empty without one."""
     lease_expires_at_ms: int | None = None

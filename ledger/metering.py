@@ -24,9 +24,7 @@ SPECIAL_TOKENS = 16
 CLOCK_TOLERANCE_MS = 2_000
 
 
-def build_terms(
-    job: Job, *, provider: str, coordinator: str, genesis_hash: bytes
-) -> dict[str, object]:
+def build_terms(job: Job, *, coordinator: str, genesis_hash: bytes) -> dict[str, object]:
     """Return the receipt fields that are fixed when a job is claimed."""
     assert job.started_at_ms is not None, "only a claimed job has terms"
     genesis = genesis_hash.hex()
@@ -38,7 +36,7 @@ def build_terms(
         "job_id": job.job_id,
         "attempt": job.attempt,
         "client": job.client,
-        "provider": provider,
+        "provider": job.provider,
         "coordinator": coordinator,
         "model": job.order.model,
         "prompt_digest": hash_text(job.prompt_salt, job.order.prompt).hex(),

@@ -137,15 +137,24 @@ def parse_bundle(data: bytes) -> ProofBundle:
 def parse_disclosure(data: bytes) -> Disclosure:
     """Parse a disclosure file; any JSON spelling will do, nothing in it is signed.
 
+    The API's answer about a completed job is one too: texts beside salts in `disclosure`.
+
     Raises:
-        InvalidProofError: not a disclosure, or one that is too long.
+        InvalidProofError: not a disclosure, one without a text, or one that is too long.
     """
     if len(data) > MAX_DISCLOSURE_BYTES:
         raise InvalidProofError(f"disclosure: expected at most {MAX_DISCLOSURE_BYTES} bytes")
     try:
-        return msgspec.json.decode(data, type=Disclosure)
+        document = msgspec.json.decode(data)
+        if isinstance(document, dict) and isinstance(document.get("disclosure"), dict):
+            texts = {name: document[name] for name in ("prompt", "result") if name in document}
+            document = texts | document["disclosure"]
+        shown = msgspec.convert(document, Disclosure)
     except (ValueError, RecursionError) as error:
         raise InvalidProofError(f"disclosure: {error}") from error
+    if all(text is None for text in (shown.prompt, shown.result, shown.output_token_ids)):
+        raise InvalidProofError("disclosure: expected a prompt, a result or token ids, got none")
+    return shown
 
 
 def verify_bundle(

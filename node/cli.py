@@ -89,6 +89,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except (LedgerError, MinerError) as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{place}{error.strerror or error}") from error
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -319,7 +322,7 @@ def submit(
     given = {name: value for name, value in params.items() if value is not None}
     if url is None:
         connection = _read_connection(data)
-        url, key = connection["url"], key or connection["client_key"]
+        url, key = connection.url, key or connection.client_key
     with RestClient(url, key) as client:
         job = client.submit(prompt, model=model, params=given)
         queue = job.get("queue", {})
@@ -355,12 +358,23 @@ def submit(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: bool) -> None:
-    """Verify a proof bundle, claim by claim. Exit status 0 if all hold, else 1."""
-    verdict = verify_bundle(
-        _read_file(bundle),
-        genesis=parse_genesis(_read_file(genesis)),
-        disclosure=parse_disclosure(_read_file(disclosure)) if disclosure else None,
-    )
+    """Verify a proof bundle, claim by claim.
+
+    Exit status 0 if all claims hold, 1 if one fails or the bundle is none, 2 if one of your own
+    files is missing or malformed.
+    """
+    status = 2
+    try:
+        trusted = parse_genesis(_read_file(genesis))
+        shown = parse_disclosure(_read_file(disclosure)) if disclosure else None
+        data = _read_file(bundle)
+        status = 1
+        verdict = verify_bundle(data, genesis=trusted, disclosure=shown)
+    except LedgerError as error:
+        click.echo(f"Error: {error}", err=True)
+        if as_json:
+            click.echo(msgspec.json.encode({"verified": False, "error": str(error)}))
+        sys.exit(status)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(verdict)).decode())
     else:
@@ -419,14 +433,19 @@ def _read_file(path: Path) -> bytes:
     return data
 
 
-def _read_connection(data: Path) -> dict[str, Any]:
+class _Connection(msgspec.Struct):
+    """What `submit` needs of connection.json."""
+
+    url: str
+    client_key: str
+
+
+def _read_connection(data: Path) -> _Connection:
     path = DataDirectory(data).connection
     try:
-        return dict(msgspec.json.decode(path.read_bytes(), type=dict[str, Any]))
+        return msgspec.json.decode(path.read_bytes(), type=_Connection)
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path}: there is no running `aitbc up` to ask; give --url and --key"
-        ) from error
+        raise StoreError(f"{path}: there is no `aitbc up` to ask; give --url and --key") from error
 
 
 def _configure_logging(path: Path | None) -> None:

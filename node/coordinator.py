@@ -46,7 +46,7 @@ from ledger.jobs import (
     check_held,
     parse_job_id,
 )
-from ledger.keys import ACCOUNT_PREFIX, KeyPair, verify_signature
+from ledger.keys import ACCOUNT_PREFIX, KeyPair, is_account, verify_signature
 from ledger.metering import build_receipt, build_terms
 from ledger.rules import verify_transaction
 from ledger.store import jobs as job_store
@@ -216,7 +216,9 @@ class Coordinator:
                     "MINER_ALREADY_REGISTERED",
                     f"miner {miner.miner_id} belongs to another key; choose another miner_id",
                 )
-            registry.upsert_miner(connection, miner)
+            # An admin who changes a miner does not take it from its key.
+            owner = known.owner if known is not None and caller.is_admin else miner.owner
+            registry.upsert_miner(connection, replace(miner, owner=owner))
             return registry.find_miner(connection, miner.miner_id) or miner
 
         return await self._write(register)
@@ -267,6 +269,7 @@ class Coordinator:
                     connection,
                     job,
                     miner_id=miner_id,
+                    provider=miner.account or miner.miner_id,
                     claimed_by=caller.key,
                     now_ms=now_ms,
                     lease_expires_at_ms=now_ms + lasting_ms,
@@ -275,7 +278,7 @@ class Coordinator:
             return job_store.load_job(connection, job.id)
 
         job = await self._write(claim)
-        return Claim(job=job, lease=self._lease(job), terms=self._terms(job, miner))
+        return Claim(job=job, lease=self._lease(job), terms=self._terms(job))
 
     async def heartbeat(self, caller: Caller, job_id: str, miner_id: str) -> Lease:
         """Renew the lease, as long as the attempt may run at all."""
@@ -312,13 +315,13 @@ class Coordinator:
 
     async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
         """Store result and receipt in one transaction; the same report again is harmless."""
-        miner = self._miner(caller, report.miner_id)
+        self._miner(caller, report.miner_id)
         job = self.job(job_id)
         if job.state == "completed" and job.miner_id == report.miner_id:
             return self._repeated(job, report)
         check_completable(job, report.miner_id)
         now_ms = self._clock_ms()
-        transaction = self._build_receipt(job, report, miner, now_ms)
+        transaction = self._build_receipt(job, report, now_ms)
 
         def complete(connection: sqlite3.Connection) -> int | None:
             now = job_store.load_job(connection, job.id)
@@ -444,10 +447,9 @@ class Coordinator:
         assert job.started_at_ms is not None, "only a running job has a deadline"
         return job.started_at_ms + self._settings.execution_timeout_ms
 
-    def _terms(self, job: Job, miner: Miner) -> dict[str, object]:
+    def _terms(self, job: Job) -> dict[str, object]:
         return build_terms(
             job,
-            provider=miner.account or miner.miner_id,
             coordinator=self._key.account,
             genesis_hash=self._genesis_hash,
         )
@@ -469,10 +471,10 @@ class Coordinator:
 
         return await self._write(give_up, then=self.job_waiting.fire)
 
-    def _build_receipt(self, job: Job, report: Report, miner: Miner, now_ms: int) -> Transaction:
+    def _build_receipt(self, job: Job, report: Report, now_ms: int) -> Transaction:
         """Rebuild what the miner must have signed, sign it too, and check the whole envelope."""
-        _check_signer(report, miner)
-        payload = build_receipt(job, report, terms=self._terms(job, miner), now_ms=now_ms)
+        _check_signer(report, job)
+        payload = build_receipt(job, report, terms=self._terms(job), now_ms=now_ms)
         signatures = [sign_payload(payload, self._key, "coordinator")]
         if report.signature is not None:
             signatures.append(report.signature)
@@ -509,11 +511,13 @@ def _acts_for(caller: Caller, miner: Miner) -> bool:
     return caller.is_admin or not miner.owner or miner.owner == caller.key
 
 
-def _check_signer(report: Report, miner: Miner) -> None:
+def _check_signer(report: Report, job: Job) -> None:
+    """A provider that had a key when it claimed must sign; one without cannot."""
+    expected = job.provider if is_account(job.provider or "") else None
     signer = report.signature.key_id if report.signature else None
-    if signer != miner.account:
+    if signer != expected:
         raise MarketError(
             "RECEIPT_INVALID_SIGNATURE",
-            f"signature: expected one by {miner.account or 'nobody'}, as miner {miner.miner_id} "
-            f"registered, got one by {signer or 'nobody'}",
+            f"signature: expected one by {expected or 'nobody'}, as miner {report.miner_id} was "
+            f"registered when it claimed, got one by {signer or 'nobody'}",
         )

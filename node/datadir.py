@@ -16,6 +16,7 @@ import fcntl
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,7 +124,11 @@ class DataDirectory:
         Raises:
             StoreError: another process holds it.
         """
-        with (self.root / "node.lock").open("w") as handle:
+        try:
+            handle = (self.root / "node.lock").open("w")
+        except OSError as error:
+            raise StoreError(f"{self.root}: is not writable: {error.strerror}") from error
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -182,16 +187,17 @@ def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -
     """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StoreError(f"{root}: is not an empty directory; choose another --data")
-    draft = DataDirectory(root.parent / f".{root.name}.draft")
     try:
-        if draft.root.exists():
-            shutil.rmtree(draft.root)
-        draft.root.mkdir(parents=True, mode=_PRIVATE_DIRECTORY)
-        _fill(draft, network=network, name=name, now_ms=now_ms)
-        draft.root.replace(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        draft = DataDirectory(Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent)))
+        try:
+            _fill(draft, network=network, name=name, now_ms=now_ms)
+            draft.root.replace(root)  # fails if somebody else made the directory meanwhile
+        finally:
+            shutil.rmtree(draft.root, ignore_errors=True)
         sync_directory(root.parent)
     except OSError as error:
-        raise StoreError(f"{root}: cannot be created: {error}") from error
+        raise StoreError(f"{root}: cannot be created: {error.strerror or error}") from error
     return DataDirectory(root)
 
 

@@ -23,6 +23,8 @@ class RestClient:
     """Calls one node with one API key. Use as a context manager."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
+        if not (key or "").isascii():
+            raise RequestFailedError("the API key holds a character that no key has")
         headers = {"X-Api-Key": key} if key else {}
         self._http = httpx2.Client(
             base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, trust_env=False
@@ -89,6 +91,8 @@ class RestClient:
             raise RequestFailedError(
                 f"{self.url}: no answer ({type(error).__name__}); is the node running there?"
             ) from error
+        except ValueError as error:  # a number that is none, text that is not Unicode
+            raise RequestFailedError(f"this cannot be sent: {error}") from error
         if answer.is_error:
             raise RequestFailedError(f"{method} {path}: {answer.status_code}: {_detail(answer)}")
         return answer

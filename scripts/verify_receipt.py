@@ -290,6 +290,10 @@ def parse_disclosure(data: bytes) -> Document:
     """Parse a disclosure, in any spelling. Raises MalformedError if it is none."""
     try:
         shown = json.loads(data.decode("utf-8"), parse_constant=_refuse_number)
+        if isinstance(shown, dict) and isinstance(shown.get("disclosure"), dict):
+            # The API's answer about a job: texts beside salts, and much else.
+            texts = {name: shown[name] for name in ("prompt", "result") if name in shown}
+            shown = {**texts, **shown["disclosure"]}
         canonical(shown)
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"it is not JSON: {error}") from None
@@ -305,6 +309,9 @@ def parse_disclosure(data: bytes) -> Document:
                 value is None and name in ("prompt", "result")
             )
         _require(fits, ascii(name), "a field of a disclosure")
+    fields = ("prompt", "result", "output_token_ids")
+    has_text = any(shown.get(name) is not None for name in fields)
+    _require(has_text, "disclosure", "a prompt, a result or token ids")
     disclosure: Document = shown
     return disclosure
 

@@ -619,7 +619,6 @@ def _disclosures() -> list[Case]:
     genuine: Document = msgspec.to_builtins(build_disclosure(2))
     result = encode_base64url(build_salt("result 2"))
     return [
-        case("nothing disclosed", []),
         case("only the prompt", [], prompt=genuine["prompt"], prompt_salt=genuine["prompt_salt"]),
         case("another prompt", ["prompt_digest"], **{**genuine, "prompt": "Why?"}),
         case("another result", ["result_digest"], **{**genuine, "result": ""}),

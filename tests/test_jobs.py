@@ -68,9 +68,10 @@ JOB = Job(
     started_at_ms=START_MS,
     attempt=1,
     miner_id="m1",
+    provider="m1",
     lease_expires_at_ms=START_MS + 60_000,
 )
-TERMS = build_terms(JOB, provider="m1", coordinator=COORDINATOR, genesis_hash=GENESIS_HASH)
+TERMS = build_terms(JOB, coordinator=COORDINATOR, genesis_hash=GENESIS_HASH)
 SIGNATURE = Signature(key_id=build_key("miner").account, role="provider", sig="")
 NOW_MS = START_MS + 4_000
 
@@ -226,10 +227,15 @@ def test_both_token_counts_make_the_units_tokens():
 
 
 @pytest.mark.parametrize("counts", [{"prompt_tokens": 9}, {"completion_tokens": 5}])
-def test_one_token_count_alone_does_not(counts):
-    assert receipt(**counts).unit_type == "gpu_seconds"
-    with pytest.raises(MarketError, match="expected prompt_tokens and completion_tokens"):
-        receipt(unit_type="tokens", **counts)
+def test_one_token_count_alone_is_refused(counts):
+    for unit_type in (None, "tokens", "gpu_seconds"):
+        with pytest.raises(MarketError, match="expected prompt_tokens and completion_tokens"):
+            receipt(unit_type=unit_type, **counts)
+
+
+def test_token_ids_need_their_count():
+    with pytest.raises(MarketError, match="completion_tokens: expected 2"):
+        receipt(output_token_ids=(1, 2))
 
 
 def test_seconds_can_be_billed_beside_token_counts():
@@ -343,7 +349,7 @@ def test_the_terms_change_with_everything_they_stand_for():
         replace(JOB, order=replace(ORDER, model="other")),
     ]
     terms = [
-        build_terms(job, provider="m1", coordinator=COORDINATOR, genesis_hash=GENESIS_HASH)
+        build_terms(job, coordinator=COORDINATOR, genesis_hash=GENESIS_HASH)
         for job in (JOB, *others)
     ]
     assert all(one != two for one, two in itertools.combinations(terms, 2))

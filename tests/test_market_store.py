@@ -94,6 +94,7 @@ def claim(write, store):
             job_store.claim_job,
             job,
             miner_id=miner_id,
+            provider=miner_id,
             claimed_by="key",
             now_ms=CREATED_MS + 100,
             lease_expires_at_ms=until_ms,
@@ -132,7 +133,14 @@ def test_an_unknown_job_is_an_error_of_the_caller(store):
 
 TRANSITIONS = {
     "claim": lambda c, job: job_store.claim_job(
-        c, job, miner_id="m9", claimed_by="", now_ms=1, lease_expires_at_ms=2, heartbeat=False
+        c,
+        job,
+        miner_id="m9",
+        provider="m9",
+        claimed_by="",
+        now_ms=1,
+        lease_expires_at_ms=2,
+        heartbeat=False,
     ),
     "renew": lambda c, job: job_store.renew_lease(c, job, lease_expires_at_ms=9),
     "requeue": lambda c, job: job_store.requeue_job(c, job, reason="requeued"),

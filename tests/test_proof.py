@@ -40,14 +40,16 @@ CLAIMS = [
 def judge(case):
     """The verdicts of both implementations, as plain JSON."""
     genesis = VECTORS["genesis"][case["genesis"]].encode()
-    shown = json.dumps(case.get("disclosure", {})).encode()
+    shown = json.dumps(case["disclosure"]).encode() if "disclosure" in case else None
     ours = verify_bundle(
-        case["bundle"].encode(), genesis=parse_genesis(genesis), disclosure=parse_disclosure(shown)
+        case["bundle"].encode(),
+        genesis=parse_genesis(genesis),
+        disclosure=parse_disclosure(shown) if shown else None,
     )
     theirs = script.verify(
         script.parse_bundle(case["bundle"].encode()),
         script.parse_genesis(genesis),
-        script.parse_disclosure(shown),
+        script.parse_disclosure(shown) if shown else {},
     )
     return json.loads(msgspec.json.encode(ours)), json.loads(json.dumps(theirs))
 
@@ -175,13 +177,30 @@ def test_a_disclosure_may_have_any_spelling():
     assert script.parse_disclosure(text) == {"prompt_salt": "", "prompt": "a"}
     whole = msgspec.json.encode(build_disclosure())
     assert parse_disclosure(whole) == build_disclosure()
-    assert script.parse_disclosure(b'{"result":null,"output_token_ids":null}')["result"] is None
+    assert script.parse_disclosure(b'{"result":null,"prompt":"a"}')["result"] is None
+
+
+def test_the_answer_about_a_job_is_a_disclosure():
+    answer = {
+        "job_id": "job_1",
+        "prompt": "a",
+        "params": {"temperature": 0.7},
+        "result": "b",
+        "disclosure": {"prompt_salt": "c", "result_salt": "d"},
+    }
+    data = json.dumps(answer).encode()
+    expected = {"prompt": "a", "result": "b", "prompt_salt": "c", "result_salt": "d"}
+    assert script.parse_disclosure(data) == expected
+    assert parse_disclosure(data) == Disclosure(**expected)
 
 
 @pytest.mark.parametrize(
     "data",
     [
         b"",
+        b"{}",
+        b'{"prompt_salt":"AAAA"}',
+        b'{"disclosure":{"prompt_salt":"AAAA"}}',
         b"[]",
         b"null",
         b'{"prompt":1}',

@@ -28,6 +28,8 @@ from ledger.transaction import Transaction
 
 MAX_QUEUE_POSITION = 1000
 """A queue longer than this is not counted to its end."""
+MAX_LISTED_CHARS = 4 << 20
+"""A page of jobs ends after the job with which its texts exceed this."""
 MAX_SWEPT_JOBS = 500
 """Jobs that one sweep ends."""
 
@@ -86,14 +88,24 @@ def list_jobs(
     limit: int,
     offset: int,
 ) -> list[Job]:
-    """Return jobs, newest first. `offset` is the reference API's and costs what it skips."""
+    """Return jobs, newest first; fewer than `limit` where their texts are long.
+
+    `offset` is the reference API's and costs what it skips.
+    """
     wanted = {"owner": owner, "state": state}
     where, values = _where({field: value for field, value in wanted.items() if value is not None})
     rows = connection.execute(
         f"SELECT * FROM jobs {where} ORDER BY seq DESC LIMIT ? OFFSET ?",  # noqa: S608 - own words
         (*values, limit, offset),
     )
-    return [_job(row) for row in rows]
+    jobs: list[Job] = []
+    text_chars = 0
+    for row in rows:
+        jobs.append(_job(row))
+        text_chars += len(row["prompt"]) + len(row["result"] or "")
+        if text_chars > MAX_LISTED_CHARS:
+            break
+    return jobs
 
 
 def find_available(connection: sqlite3.Connection, miner: Miner) -> Job | None:
@@ -153,6 +165,7 @@ def claim_job(
     job: Job,
     *,
     miner_id: str,
+    provider: str,
     claimed_by: str,
     now_ms: int,
     lease_expires_at_ms: int,
@@ -162,9 +175,10 @@ def claim_job(
     _transition(
         connection,
         "UPDATE jobs SET state = 'running', status_reason = 'running', attempt = attempt + 1,"
-        " miner_id = ?, claimed_by = ?, started_at_ms = ?, lease_expires_at_ms = ?, heartbeat = ?"
+        " miner_id = ?, provider = ?, claimed_by = ?, started_at_ms = ?,"
+        " lease_expires_at_ms = ?, heartbeat = ?"
         " WHERE id = ? AND state = 'pending'",
-        (miner_id, claimed_by, now_ms, lease_expires_at_ms, heartbeat, job.id),
+        (miner_id, provider, claimed_by, now_ms, lease_expires_at_ms, heartbeat, job.id),
         lost="JOB_ALREADY_CLAIMED",
     )
 
@@ -304,6 +318,7 @@ def _job(row: sqlite3.Row) -> Job:
         completed_at_ms=row["completed_at_ms"],
         attempt=row["attempt"],
         miner_id=row["miner_id"],
+        provider=row["provider"],
         claimed_by=row["claimed_by"],
         lease_expires_at_ms=row["lease_expires_at_ms"],
         heartbeat=bool(row["heartbeat"]),

@@ -35,7 +35,7 @@ def m001_market(db: sqlite_utils.Database) -> None:
         " seed INTEGER NOT NULL, prompt_salt BLOB NOT NULL, result_salt BLOB NOT NULL,"
         " price_token_micros INTEGER NOT NULL, price_gpu_second_micros INTEGER NOT NULL,"
         " created_at_ms INTEGER NOT NULL, started_at_ms INTEGER, completed_at_ms INTEGER,"
-        " attempt INTEGER NOT NULL DEFAULT 0, miner_id TEXT, claimed_by TEXT,"
+        " attempt INTEGER NOT NULL DEFAULT 0, miner_id TEXT, provider TEXT, claimed_by TEXT,"
         " lease_expires_at_ms INTEGER, heartbeat INTEGER NOT NULL DEFAULT 0, excluded_miner TEXT,"
         " result TEXT, error TEXT,"
         " receipt_id TEXT UNIQUE) STRICT",
