@@ -139,3 +139,44 @@ def test_a_miner_says_that_it_is_alive(client, node):
         "registered_at": "2026-01-01T00:00:00.000Z",
         "last_seen_at": "2026-01-01T00:00:05.000Z",
     }
+
+
+def test_a_receipt_names_whoever_the_miner_was_when_it_claimed(client, node):
+    place, claim = claimed(client, node)
+    client.post(
+        "/v1/miners/register", json=build_registration(node, "m1", build_key("another key"))
+    )
+    report = sign_report(claim, MINER_KEY, miner="m1", result="r", completed_at_ms=node.now_ms)
+    answer = client.post(f"{place}/complete", json=report)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["provider"] == MINER_KEY.account
+
+
+def test_an_admin_who_changes_a_miner_does_not_take_it_from_its_key(node):
+    with node.client("dev", "miner") as owner, node.client("dev", "admin") as admin:
+        body = build_registration(node, "m1", MINER_KEY)
+        assert owner.post("/v1/miners/register", json=body).status_code == 201
+        assert admin.post("/v1/miners/register", json=body).status_code == 201
+        assert owner.post("/v1/miners/register", json=body).status_code == 201
+
+
+def test_a_page_of_jobs_ends_where_its_texts_are_long_and_the_next_goes_on(client, monkeypatch):
+    monkeypatch.setattr("ledger.store.jobs.MAX_LISTED_CHARS", 10)
+    made = [
+        client.post("/v1/jobs", json={"prompt": "long prompt"}).json()["job_id"] for _ in range(3)
+    ]
+    seen, path = [], "/v1/jobs?limit=2"
+    for _ in range(4):
+        answer = client.get(path)
+        seen.append([job["job_id"] for job in answer.json()])
+        path = answer.links["next"]["url"] if "next" in answer.links else None
+        if path is None:
+            break
+    assert seen == [[made[2]], [made[1]], [made[0]], []]
+
+
+def test_a_miner_waits_in_few_polls_at_once_and_further_ones_are_answered(client, node):
+    client.post("/v1/miners/register", json={"miner_id": "m1", "capabilities": ["x"]})
+    node.coordinator._polls["m1"] = 4
+    assert client.get("/v1/jobs/available?miner_id=m1&wait=30").json() is None
+    assert node.coordinator._polls["m1"] == 4
