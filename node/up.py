@@ -228,7 +228,7 @@ def _read_address(node: subprocess.Popen[str]) -> str:
     line = node.stdout.readline().strip()
     if not line:
         node.wait()
-        raise StoreError("the node did not start; its message is above")
+        raise click.exceptions.Exit(1)  # the node has said why, in one line
     return line.rsplit(" ", 1)[-1]
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from ledger.block import hash_genesis
 from ledger.errors import LedgerError, StoreError
+from ledger.store.votes import VoteStore
 from node.datadir import DataDirectory, create_data_directory, load_key
 from tests.builders import CREATED_MS
 
