@@ -16,18 +16,14 @@ import msgspec
 
 from ledger.block import hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
-from ledger.jobs import KeyRole
 from ledger.proof import parse_disclosure, verify_bundle
 from ledger.store.fsck import verify_chain
-from ledger.store.market import open_market
-from ledger.store.registry import list_keys, revoke_key
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
-from node.apikeys import create_key
 from node.assembly import RELEASE, read_clock_ms
+from node.cli_keys import keys
 from node.config import (
-    DEFAULT_DATA,
     DEFAULT_PORT,
     Mode,
     NodeSettings,
@@ -36,6 +32,7 @@ from node.config import (
 )
 from node.datadir import DataDirectory, create_data_directory, load_key
 from node.datadir import create_key as create_key_file
+from node.options import data_option, option
 from node.report import print_verdict
 from node.restclient import RestClient
 from node.server import serve
@@ -49,19 +46,6 @@ MAX_FILE_BYTES = 32 << 20
 """Largest bundle or genesis file that is read."""
 
 
-def option(name: str, *names: str, **attributes: Any) -> Callable[[F], F]:
-    """Declare an option that `AITBC_<NAME>` sets too."""
-    variable = "AITBC_" + name.lstrip("-").replace("-", "_").upper()
-    attributes = {"show_default": True, "show_envvar": True, **attributes}
-    return click.option(name, *names, envvar=variable, **attributes)
-
-
-data_option = option(
-    "--data",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=DEFAULT_DATA,
-    help="Data directory of the node.",
-)
 host_option = option("--host", default="127.0.0.1", help="Address to listen on.")
 port_option = option(
     "--port",
@@ -232,67 +216,6 @@ def miner(
     sys.exit(run_miner(settings))
 
 
-@cli.group()
-def keys() -> None:
-    """Make, list and revoke API keys."""
-
-
-@keys.command("create")
-@data_option
-@click.option("--role", type=click.Choice(["client", "miner", "admin"]), required=True)
-@click.option("--client", help="Holder's name on receipts (public); by default role and prefix.")
-def keys_create(data: Path, role: str, client: str | None) -> None:
-    """Make a key and print it, for the only time. A running node takes it at once."""
-    genesis_hash = hash_genesis(DataDirectory(data).load_genesis())
-    store = open_market(DataDirectory(data).market, genesis_hash)
-    try:
-        secret = store.write(
-            lambda connection: create_key(
-                connection,
-                genesis_hash=genesis_hash,
-                role=cast("KeyRole", role),
-                client=client,
-                now_ms=read_clock_ms(),
-            )
-        ).result()
-    finally:
-        store.close()
-    click.echo(secret)
-
-
-@keys.command("list")
-@data_option
-def keys_list(data: Path) -> None:
-    """List keys by prefix; secrets are not stored."""
-    store = open_market(
-        DataDirectory(data).market, hash_genesis(DataDirectory(data).load_genesis())
-    )
-    try:
-        for key in list_keys(store.reader):
-            state = "revoked" if key.revoked_at_ms is not None else "active"
-            click.echo(f"aik_{key.prefix}_…  {key.role:<7} {state:<8} {key.client}")
-    finally:
-        store.close()
-
-
-@keys.command("revoke")
-@data_option
-@click.argument("prefix")
-def keys_revoke(data: Path, prefix: str) -> None:
-    """Revoke the key with this prefix (aik_PREFIX_…), for ever and at once."""
-    prefix = prefix.removeprefix("aik_").split("_")[0].rstrip("…")
-    store = open_market(
-        DataDirectory(data).market, hash_genesis(DataDirectory(data).load_genesis())
-    )
-    try:
-        done = store.write(lambda c: revoke_key(c, prefix, read_clock_ms())).result()
-    finally:
-        store.close()
-    if not done:
-        raise StoreError(f"no active key with prefix {prefix}; see ./aitbc keys list")
-    click.echo(f"revoked aik_{prefix}_…")
-
-
 @cli.command()
 @click.argument("prompt")
 @data_option
@@ -408,6 +331,9 @@ def fsck(data: Path) -> None:
 def up(**settings: Any) -> None:
     """Start a node with explorer and a miner, run a job through them, and keep serving."""
     sys.exit(run_up(UpSettings(**settings)))
+
+
+cli.add_command(keys)
 
 
 def main() -> None:

@@ -15,13 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import msgspec
-
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import (
     InvalidKeyError,
     InvalidSignatureError,
-    InvalidTransactionError,
     MarketError,
 )
 from ledger.hashing import SALT_BYTES
@@ -46,17 +43,15 @@ from ledger.jobs import (
     check_held,
     parse_job_id,
 )
-from ledger.keys import ACCOUNT_PREFIX, KeyPair, is_account, verify_signature
-from ledger.metering import build_receipt, build_terms
-from ledger.rules import verify_transaction
+from ledger.keys import ACCOUNT_PREFIX, KeyPair, verify_signature
 from ledger.store import jobs as job_store
 from ledger.store import registry
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
-from ledger.transaction import Transaction, build_transaction, sign_payload
 from ledger.views import LedgerViews, ReceiptView, view_pending
 from ledger.views.reader import ACTIVE_MINER_MS
 from node import apikeys
+from node.issuer import ReceiptIssuer
 from node.signal import Signal
 
 T = TypeVar("T")
@@ -98,7 +93,7 @@ class Coordinator:
     ) -> None:
         self._chain = chain
         self._store = store
-        self._key = key
+        self._issuer = ReceiptIssuer(chain=chain, key=key)
         self._settings = settings
         self._clock_ms = clock_ms
         self._receipt_waiting = receipt_waiting
@@ -278,7 +273,7 @@ class Coordinator:
             return job_store.load_job(connection, job.id)
 
         job = await self._write(claim)
-        return Claim(job=job, lease=self._lease(job), terms=self._terms(job))
+        return Claim(job=job, lease=self._lease(job), terms=self._issuer.build_terms(job))
 
     async def heartbeat(self, caller: Caller, job_id: str, miner_id: str) -> Lease:
         """Renew the lease, as long as the attempt may run at all."""
@@ -321,7 +316,7 @@ class Coordinator:
             return self._repeated(job, report)
         check_completable(job, report.miner_id)
         now_ms = self._clock_ms()
-        transaction = self._build_receipt(job, report, now_ms)
+        transaction = self._issuer.issue(job, report, now_ms=now_ms)
 
         def complete(connection: sqlite3.Connection) -> int | None:
             now = job_store.load_job(connection, job.id)
@@ -447,13 +442,6 @@ class Coordinator:
         assert job.started_at_ms is not None, "only a running job has a deadline"
         return job.started_at_ms + self._settings.execution_timeout_ms
 
-    def _terms(self, job: Job) -> dict[str, object]:
-        return build_terms(
-            job,
-            coordinator=self._key.account,
-            genesis_hash=self._genesis_hash,
-        )
-
     async def _give_up(
         self,
         caller: Caller,
@@ -471,30 +459,6 @@ class Coordinator:
 
         return await self._write(give_up, then=self.job_waiting.fire)
 
-    def _build_receipt(self, job: Job, report: Report, now_ms: int) -> Transaction:
-        """Rebuild what the miner must have signed, sign it too, and check the whole envelope."""
-        _check_signer(report, job)
-        payload = build_receipt(job, report, terms=self._terms(job), now_ms=now_ms)
-        signatures = [sign_payload(payload, self._key, "coordinator")]
-        if report.signature is not None:
-            signatures.append(report.signature)
-        try:
-            transaction = build_transaction(payload, signatures)
-            verify_transaction(
-                transaction,
-                genesis_hash=self._genesis_hash,
-                authority_set=self._chain.tip().authority_set,
-            )
-        except InvalidSignatureError as error:
-            raise MarketError(
-                "RECEIPT_MISMATCH",
-                f"{error}: it is not over this receipt; sign the expected payload",
-                expected=msgspec.to_builtins(payload),
-            ) from error
-        except InvalidTransactionError as error:
-            raise MarketError("VALIDATION_FAILED", str(error)) from error
-        return transaction
-
     def _repeated(self, job: Job, report: Report) -> ReceiptView:
         if job.result != report.result:
             raise MarketError(
@@ -509,15 +473,3 @@ class Coordinator:
 def _acts_for(caller: Caller, miner: Miner) -> bool:
     """A miner registered without a key is anybody's; else it answers to its key and to admins."""
     return caller.is_admin or not miner.owner or miner.owner == caller.key
-
-
-def _check_signer(report: Report, job: Job) -> None:
-    """A provider that had a key when it claimed must sign; one without cannot."""
-    expected = job.provider if is_account(job.provider or "") else None
-    signer = report.signature.key_id if report.signature else None
-    if signer != expected:
-        raise MarketError(
-            "RECEIPT_INVALID_SIGNATURE",
-            f"signature: expected one by {expected or 'nobody'}, as miner {report.miner_id} was "
-            f"registered when it claimed, got one by {signer or 'nobody'}",
-        )

@@ -1,0 +1,66 @@
+"""Issues receipts: the coordinator's signature over what `ledger.metering` decides."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ledger.errors import InvalidSignatureError, InvalidTransactionError, MarketError
+from ledger.jobs import Job, Report
+from ledger.keys import KeyPair, is_account
+from ledger.metering import build_receipt, build_terms
+from ledger.rules import verify_transaction
+from ledger.store.chain import ChainStore
+from ledger.transaction import Transaction, build_transaction, sign_payload
+
+
+class ReceiptIssuer:
+    """Signs receipts with the coordinator's key, after checking the provider's signature."""
+
+    def __init__(self, *, chain: ChainStore, key: KeyPair) -> None:
+        self._chain = chain
+        self._key = key
+        self._genesis_hash = chain.tip().genesis_hash
+
+    def build_terms(self, job: Job) -> dict[str, object]:
+        """Return the receipt fields that are fixed by the claim of `job`."""
+        return build_terms(
+            job,
+            coordinator=self._key.account,
+            genesis_hash=self._genesis_hash,
+        )
+
+    def issue(self, job: Job, report: Report, *, now_ms: int) -> Transaction:
+        """Rebuild what the miner must have signed, sign it too, and check the whole envelope."""
+        _check_signer(report, job)
+        payload = build_receipt(job, report, terms=self.build_terms(job), now_ms=now_ms)
+        signatures = [sign_payload(payload, self._key, "coordinator")]
+        if report.signature is not None:
+            signatures.append(report.signature)
+        try:
+            transaction = build_transaction(payload, signatures)
+            verify_transaction(
+                transaction,
+                genesis_hash=self._genesis_hash,
+                authority_set=self._chain.tip().authority_set,
+            )
+        except InvalidSignatureError as error:
+            raise MarketError(
+                "RECEIPT_MISMATCH",
+                f"{error}: it is not over this receipt; sign the expected payload",
+                expected=msgspec.to_builtins(payload),
+            ) from error
+        except InvalidTransactionError as error:
+            raise MarketError("VALIDATION_FAILED", str(error)) from error
+        return transaction
+
+
+def _check_signer(report: Report, job: Job) -> None:
+    """A provider that had a key when it claimed must sign; one without cannot."""
+    expected = job.provider if is_account(job.provider or "") else None
+    signer = report.signature.key_id if report.signature else None
+    if signer != expected:
+        raise MarketError(
+            "RECEIPT_INVALID_SIGNATURE",
+            f"signature: expected one by {expected or 'nobody'}, as miner {report.miner_id} was "
+            f"registered when it claimed, got one by {signer or 'nobody'}",
+        )
