@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger import merkle
 from ledger.block import hash_genesis, parse_genesis
 from ledger.encoding import encode
 from ledger.proof import parse_bundle, verify_bundle
@@ -273,7 +274,7 @@ def test_every_leaf_has_a_path_to_its_own_and_every_later_root(ledger):
             if leaf < block.tree_size:
                 shown = ledger.views.inclusion(leaf, height)
                 assert (shown.tree_root, shown.tree_size) == (block.tree_root, block.tree_size)
-                module.merkle.verify_inclusion(
+                merkle.verify_inclusion(
                     leaf=bytes.fromhex(shown.leaf_hash),
                     index=leaf,
                     size=shown.tree_size,

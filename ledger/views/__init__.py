@@ -13,7 +13,8 @@ from ledger.views.models import (
     TransactionView,
     VoteView,
 )
-from ledger.views.reader import LedgerViews, view_pending
+from ledger.views.reader import LedgerViews
+from ledger.views.rows import view_pending
 
 __all__ = [
     "MAX_PAGE",

@@ -9,20 +9,17 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
-from ledger import merkle
-from ledger.block import AuthoritySet, Header, parse_certificate, parse_header
-from ledger.encoding import encode
+from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
 from ledger.keys import is_account
-from ledger.proof import Epoch, ProofBundle
-from ledger.store.chain import ChainStore, load_authority_set, load_tip, read_node
+from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
-from ledger.transaction import Envelope, Transaction, parse_transaction
+from ledger.views.bundles import build_path, load_bundle, load_header
 from ledger.views.models import (
     MAX_PAGE,
     BlockView,
@@ -33,8 +30,8 @@ from ledger.views.models import (
     SearchHit,
     StatsView,
     TransactionView,
-    VoteView,
 )
+from ledger.views.rows import PENDING_CURSOR, view_block, view_final, view_waiting
 
 ACTIVE_MINER_MS = 120_000
 """A miner unheard for longer is not counted as active."""
@@ -43,8 +40,6 @@ MAX_COUNTED = 10_000
 """Pending transactions, and jobs of a day, are counted no further than this."""
 MAX_HEIGHT = 2**53 - 1
 
-# Pending transactions sort above every leaf of the tree.
-_PENDING_CURSOR = 1 << 52
 _RECEIPT_ID = re.compile(r"rcp_[a-z2-7]{26}")
 _JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -93,7 +88,7 @@ class LedgerViews:
             "SELECT * FROM blocks WHERE height < ? ORDER BY height DESC LIMIT ?",
             (MAX_HEIGHT if before is None else before, _bound(limit)),
         ).fetchall()
-        return [self._block(row) for row in rows]
+        return [view_block(self._ledger, row) for row in rows]
 
     def block(self, height: int) -> BlockView | None:
         """Return the block at a height."""
@@ -120,13 +115,13 @@ class LedgerViews:
             " WHERE b.height = ? AND t.leaf > ? ORDER BY t.leaf LIMIT ?",
             (height, -1 if after is None else after, _bound(limit)),
         )
-        return [_final_transaction(row) for row in rows]
+        return [view_final(row) for row in rows]
 
     def inclusion(self, leaf: int, height: int) -> InclusionView:
         """Return the path of a leaf to the tree root of block `height`."""
         with self._chain.database.snapshot() as ledger:
-            header, _ = _load_header(ledger, height)
-            path = _inclusion_path(ledger, leaf, header.tree_size)
+            header, _ = load_header(ledger, height)
+            path = build_path(ledger, leaf, header.tree_size)
             return InclusionView(
                 leaf=leaf,
                 leaf_hash=read_node(ledger, 0, leaf).hex(),
@@ -161,24 +156,7 @@ class LedgerViews:
     def bundle(self, receipt_id: str) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""
         with self._chain.database.snapshot() as ledger:
-            row = ledger.execute(
-                "SELECT t.leaf, t.height, t.envelope FROM receipts r"
-                " JOIN transactions t USING (leaf) WHERE r.receipt_id = ?",
-                (receipt_id,),
-            ).fetchone()
-            if row is None:
-                return None
-            transaction = parse_transaction(row["envelope"].encode())
-            header, certificate = _load_header(ledger, row["height"])
-            bundle = ProofBundle(
-                envelope=Envelope(payload=transaction.payload, signatures=transaction.signatures),
-                index=row["leaf"],
-                path=tuple(_inclusion_path(ledger, row["leaf"], header.tree_size)),
-                header=header,
-                certificate=parse_certificate(certificate),
-                epochs=tuple(_load_epochs(ledger, header.height)),
-            )
-        return encode(bundle)
+            return load_bundle(ledger, receipt_id)
 
     # --- figures and search ---------------------------------------------------------------------
 
@@ -257,39 +235,7 @@ class LedgerViews:
             f"SELECT * FROM blocks WHERE {column} = ?",  # noqa: S608 - a column named above
             (value,),
         ).fetchone()
-        return self._block(row) if row else None
-
-    def _block(self, row: sqlite3.Row) -> BlockView:
-        header = parse_header(row["header"].encode())
-        certificate = parse_certificate(row["certificate"].encode())
-        authorities = load_authority_set(self._ledger, bytes.fromhex(header.set_hash))
-        signatures = dict(certificate.votes)
-        return BlockView(
-            height=header.height,
-            hash=row["hash"].hex(),
-            prev_hash=header.prev_hash,
-            time_ms=header.time_ms,
-            transactions=row["transactions"],
-            first_leaf=row["first_leaf"],
-            tree_size=header.tree_size,
-            tree_root=header.tree_root,
-            set_hash=header.set_hash,
-            next_set_hash=header.next_set_hash,
-            proposer=header.proposer,
-            proposer_name=_name_of(authorities, header.proposer),
-            size_bytes=row["size_bytes"],
-            view=certificate.view,
-            votes=tuple(
-                VoteView(
-                    index=index,
-                    account=member.account,
-                    name=member.name,
-                    signature=signatures.get(index),
-                )
-                for index, member in enumerate(authorities.members)
-            ),
-            quorum=authorities.quorum,
-        )
+        return view_block(self._ledger, row) if row else None
 
     def _page(self, wanted: ReceiptFilter, limit: int, before: int | None) -> list[TransactionView]:
         limit = max(limit, 0)
@@ -321,7 +267,7 @@ class LedgerViews:
         conditions = "".join(f" AND {column} = ?" for column in columns)
         values = list(columns.values())
         pending: list[TransactionView] = []
-        if before is None or before >= _PENDING_CURSOR:
+        if before is None or before >= PENDING_CURSOR:
             pending = self._pending_page(conditions, values, limit, before)
         final = self._final_page(conditions, values, limit, before)
         seen = {transaction.id for transaction in final}
@@ -336,25 +282,25 @@ class LedgerViews:
     def _pending_page(
         self, conditions: str, values: Sequence[object], limit: int, before: int | None
     ) -> list[TransactionView]:
-        below = (1 << 62) if before is None else before - _PENDING_CURSOR
+        below = (1 << 62) if before is None else before - PENDING_CURSOR
         rows = self._market.reader.execute(
             "SELECT * FROM mempool WHERE seq < ?"  # noqa: S608 - conditions hold only marks
             f"{conditions} ORDER BY seq DESC LIMIT ?",
             (below, *values, limit),
         )
-        return [_pending_transaction(row) for row in rows]
+        return [view_waiting(row) for row in rows]
 
     def _final_page(
         self, conditions: str, values: Sequence[object], limit: int, before: int | None
     ) -> list[TransactionView]:
-        below = _PENDING_CURSOR if before is None else before
+        below = PENDING_CURSOR if before is None else before
         rows = self._ledger.execute(
             "SELECT t.*, b.time_ms FROM receipts r"  # noqa: S608 - conditions hold only marks
             " JOIN transactions t USING (leaf) JOIN blocks b USING (height)"
             f" WHERE r.leaf < ? {conditions} ORDER BY r.leaf DESC LIMIT ?",
             (below, *values, limit),
         )
-        return [_final_transaction(row) for row in rows]
+        return [view_final(row) for row in rows]
 
     def _find_transaction(self, condition: str, value: object) -> TransactionView | None:
         pending = self._find_pending(condition, value)
@@ -363,14 +309,14 @@ class LedgerViews:
             f" JOIN blocks b USING (height) WHERE t.{condition}",
             (value,),
         ).fetchone()
-        return _final_transaction(row) if row else pending
+        return view_final(row) if row else pending
 
     def _find_pending(self, condition: str, value: object) -> TransactionView | None:
         row = self._market.reader.execute(
             f"SELECT * FROM mempool WHERE {condition}",  # noqa: S608 - a condition named above
             (value,),
         ).fetchone()
-        return _pending_transaction(row) if row else None
+        return view_waiting(row) if row else None
 
     def _find_final_receipt(self, receipt_id: str) -> TransactionView | None:
         row = self._ledger.execute(
@@ -378,7 +324,7 @@ class LedgerViews:
             " JOIN blocks b USING (height) WHERE r.receipt_id = ?",
             (receipt_id,),
         ).fetchone()
-        return _final_transaction(row) if row else None
+        return view_final(row) if row else None
 
     def _receipt(self, transaction: TransactionView) -> ReceiptView:
         row = self._market.reader.execute(
@@ -390,78 +336,6 @@ class LedgerViews:
 def _bound(limit: int) -> int:
     # To SQLite a negative limit is none at all.
     return max(0, min(limit, MAX_PAGE))
-
-
-def _final_transaction(row: sqlite3.Row) -> TransactionView:
-    transaction = parse_transaction(row["envelope"].encode())
-    return TransactionView(
-        id=transaction.id.hex(),
-        type=row["type"],
-        finality="final",
-        cursor=row["leaf"],
-        leaf=row["leaf"],
-        height=row["height"],
-        time_ms=row["time_ms"],
-        size_bytes=len(transaction.envelope),
-        payload=transaction.payload,
-        signatures=transaction.signatures,
-    )
-
-
-def view_pending(transaction: Transaction, *, seq: int, received_at_ms: int) -> TransactionView:
-    """Return how a transaction is shown that waits in the mempool at place `seq`."""
-    return TransactionView(
-        id=transaction.id.hex(),
-        type="receipt",
-        finality="pending",
-        cursor=_PENDING_CURSOR + seq,
-        leaf=None,
-        height=None,
-        time_ms=received_at_ms,
-        size_bytes=len(transaction.envelope),
-        payload=transaction.payload,
-        signatures=transaction.signatures,
-    )
-
-
-def _pending_transaction(row: sqlite3.Row) -> TransactionView:
-    return view_pending(
-        parse_transaction(row["envelope"].encode()),
-        seq=row["seq"],
-        received_at_ms=row["received_at_ms"],
-    )
-
-
-def _load_header(ledger: sqlite3.Connection, height: int) -> tuple[Header, bytes]:
-    row = ledger.execute(
-        "SELECT header, certificate FROM blocks WHERE height = ?", (height,)
-    ).fetchone()
-    return parse_header(row[0].encode()), row[1].encode()
-
-
-def _load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
-    """Return the set changes that lead from genesis to the set of block `height`."""
-    rows = ledger.execute(
-        "SELECT hash, from_height FROM authority_sets WHERE epoch > 0 AND from_height <= ?"
-        " ORDER BY epoch",
-        (height,),
-    ).fetchall()
-    for set_hash, from_height in rows:
-        header, certificate = _load_header(ledger, from_height - 1)
-        yield Epoch(
-            header=header,
-            certificate=parse_certificate(certificate),
-            authority_set=load_authority_set(ledger, set_hash),
-        )
-
-
-def _inclusion_path(ledger: sqlite3.Connection, leaf: int, size: int) -> list[str]:
-    path = merkle.build_inclusion_path(leaf, size, lambda *node: read_node(ledger, *node))
-    return [node.hex() for node in path]
-
-
-def _name_of(authorities: AuthoritySet, account: str) -> str:
-    return next((m.name for m in authorities.members if m.account == account), account)
 
 
 def _column(ledger: sqlite3.Connection, statement: str, limit: int) -> list[int]:
