@@ -261,6 +261,15 @@ def test_an_index_that_misses_a_row_is_found(path):
         verify(path)
 
 
+def test_names_in_the_schema_that_are_no_text_are_one_clear_error(path):
+    """SQLite quotes them in its message, which cannot be read then."""
+    content = path.read_bytes()
+    place = content.index(b"CREATE TABLE blocks")
+    path.write_bytes(content[:place] + b"\xe5" + content[place + 1 :])
+    with pytest.raises(StoreError, match="not a readable ledger"):
+        verify(path)
+
+
 @settings(max_examples=60)
 @given(st.data())
 def test_no_flipped_bit_of_the_file_goes_unnoticed_or_crashes(sound, tmp_path_factory, data):

@@ -227,15 +227,15 @@ def test_both_token_counts_make_the_units_tokens():
 
 
 @pytest.mark.parametrize("counts", [{"prompt_tokens": 9}, {"completion_tokens": 5}])
-def test_one_token_count_alone_is_refused(counts):
-    for unit_type in (None, "tokens", "gpu_seconds"):
-        with pytest.raises(MarketError, match="expected prompt_tokens and completion_tokens"):
-            receipt(unit_type=unit_type, **counts)
+@pytest.mark.parametrize("unit_type", [None, "tokens", "gpu_seconds"])
+def test_one_token_count_alone_is_refused(counts, unit_type):
+    with pytest.raises(MarketError, match="expected prompt_tokens and completion_tokens"):
+        receipt(unit_type=unit_type, **counts)
 
 
-def test_token_ids_need_their_count():
-    with pytest.raises(MarketError, match="completion_tokens: expected 2"):
-        receipt(output_token_ids=(1, 2))
+def test_tokens_cannot_be_billed_uncounted():
+    with pytest.raises(MarketError, match="expected prompt_tokens and completion_tokens"):
+        receipt(unit_type="tokens")
 
 
 def test_seconds_can_be_billed_beside_token_counts():
@@ -255,7 +255,6 @@ RESULT_LIMIT = len("Rayleigh scattering.") + SPECIAL_TOKENS
     [
         ({"prompt_tokens": PROMPT_LIMIT + 1, "completion_tokens": 1}, "prompt_tokens"),
         ({"prompt_tokens": 1, "completion_tokens": RESULT_LIMIT + 1}, "completion_tokens"),
-        ({"prompt_tokens": PROMPT_LIMIT + 1}, "prompt_tokens"),
         ({"prompt_tokens": -1, "completion_tokens": 2}, "prompt_tokens"),
         ({"unit_type": "gpu_seconds", "units_micros": 4_000_001}, "units"),
         ({"units_micros": 4_000_001}, "units"),

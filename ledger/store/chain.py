@@ -222,7 +222,7 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
             authority_set=load_authority_set(connection, bytes.fromhex(header.set_hash)),
         )
         root = merkle.compute_root(header.tree_size, lambda *node: read_node(connection, *node))
-    except (LedgerError, sqlite3.DatabaseError) as error:
+    except (LedgerError, sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: the newest block does not verify: {error}; run fsck") from error
     if hash_header(header) != row[0] or root.hex() != header.tree_root:
         raise StoreError(f"{path}: the newest block does not match its hash or tree; run fsck")

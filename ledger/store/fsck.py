@@ -45,7 +45,8 @@ def verify_chain(path: Path, genesis: Genesis, progress: Callable[[int, int], No
             _verify_file(connection)
             _verify_network(connection, genesis)
             return _verify_chain(connection, genesis, progress)
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # SQLite quotes damaged names in its messages, which need not be text then.
         raise StoreError(f"{path}: is not a readable ledger: {error}") from error
 
 
