@@ -96,15 +96,24 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     if config is None:
         return
     values = read_config_file(config)
-    known = {
-        parameter.name
-        for command in cli.commands.values()
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-    }
-    if unknown := sorted(values.keys() - known):
+    if unknown := sorted(values.keys() - _list_option_names(cli)):
         raise StoreError(f"{config}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
-    ctx.default_map = dict.fromkeys(cli.commands, values)
+    ctx.default_map = _spread(cli, values)
+
+
+def _list_option_names(command: click.Command) -> set[str]:
+    names = {str(p.name) for p in command.params if isinstance(p, click.Option)}
+    if isinstance(command, click.Group):
+        names = set().union(*map(_list_option_names, command.commands.values()))
+    return names
+
+
+def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
+    """Offer the values to every command; each takes those that it knows."""
+    return {
+        name: _spread(command, values) if isinstance(command, click.Group) else values
+        for name, command in group.commands.items()
+    }
 
 
 @cli.command()
@@ -328,9 +337,10 @@ def fsck(data: Path) -> None:
 @click.option("--once", is_flag=True, help="Run one job, verify its receipt, stop.")
 @option("--miner-id", default="miner-1", help="Name of the miner beside the node.")
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
-def up(**settings: Any) -> None:
+@click.pass_context
+def up(ctx: click.Context, /, **settings: Any) -> None:
     """Start a node with explorer and a miner, run a job through them, and keep serving."""
-    sys.exit(run_up(UpSettings(**settings)))
+    sys.exit(run_up(UpSettings(config=ctx.find_root().params["config"], **settings)))
 
 
 cli.add_command(keys)

@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,8 @@ SAMPLE_PARAMS = {"max_tokens": 64, "temperature": 0.0, "top_p": 1.0, "seed": 1}
 START_TIMEOUT_S = 60.0
 JOB_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 20.0
+INTERRUPTED = 130
+"""Exit status of a run that was to end by itself; what a shell gives for SIGINT."""
 _POLL_S = 0.1
 _KEYS: dict[str, KeyRole] = {"client_key": "client", "miner_key": "miner", "admin_key": "admin"}
 
@@ -55,6 +57,8 @@ class UpSettings:
     once: bool
     miner_id: str
     threads: int
+    config: Path | None
+    """The TOML file that was given here; the children take from it what no flag of ours says."""
 
 
 class Interrupted(BaseException):
@@ -68,7 +72,7 @@ def run_up(settings: UpSettings) -> int:
         return _run(settings)
     except Interrupted:
         click.echo("Stopped.")
-        return 0
+        return INTERRUPTED if settings.once else 0
 
 
 def _run(settings: UpSettings) -> int:
@@ -76,14 +80,15 @@ def _run(settings: UpSettings) -> int:
     model = prepare_embedded_model(default_cache(os.environ), lambda line: click.echo(f"  {line}"))
     click.echo(f"Model    {model.name} ({model.digest[:16]}…) in {model.path}")
     keys = prepare_keys(data)
-    with _child(_node_command(settings, data), {}) as node:
+    environment = {"AITBC_CONFIG": str(settings.config)} if settings.config else {}
+    with _child(_node_command(settings, data), environment) as node:
         url = _read_address(node)
-        miner_environment = {"AITBC_KEY": keys["miner_key"]}
-        with _child(_miner_command(settings, data, url, model.path), miner_environment) as miner:
+        environment["AITBC_KEY"] = keys["miner_key"]
+        with _child(_miner_command(settings, data, url, model.path), environment) as miner:
             _write_connection(data, url, keys, {"node": node.pid, "miner": miner.pid})
             click.echo(f"Node     {url}  data in {data.root}")
             try:
-                run_sample_job(url, keys["client_key"], data)
+                run_sample_job(url, keys["client_key"], data, lambda: _check_alive(node, miner))
             except LedgerError as error:
                 _check_alive(node, miner)
                 raise StoreError(f"the sample job did not end well: {error}") from error
@@ -139,12 +144,19 @@ def _prepare_key(store: Database, kept: str, role: KeyRole, genesis_hash: bytes)
     return store.write(create).result()
 
 
-def run_sample_job(url: str, key: str, data: DataDirectory) -> None:
-    """Send one job through the node and verify its receipt with our own genesis file."""
+def run_sample_job(
+    url: str, key: str, data: DataDirectory, check_alive: Callable[[], None]
+) -> None:
+    """Send one job through the node and verify its receipt with our own genesis file.
+
+    `check_alive` raises once nobody is left who could finish the job.
+    """
     with RestClient(url, key) as client:
         job = client.submit(SAMPLE_PROMPT, model=EMBEDDED_MODEL, params=SAMPLE_PARAMS)
         click.echo(f"\nJob      {job['job_id']}\nPrompt   {SAMPLE_PROMPT}")
-        job = client.wait_for_job(job["job_id"], timeout_s=JOB_TIMEOUT_S, progress=lambda _: None)
+        job = client.wait_for_job(
+            job["job_id"], timeout_s=JOB_TIMEOUT_S, progress=lambda _: check_alive()
+        )
         if job["status"] != "completed":
             raise RequestFailedError(
                 f"job {job['job_id']} {job['status']}: {job.get('error', job['status_reason'])}"
