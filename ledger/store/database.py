@@ -39,6 +39,7 @@ GATHER_S = 0.001
 one who writes alone."""
 _JOIN_TIMEOUT_S = 60
 _SYNCHRONOUS_FULL = 2
+_PRIVATE_FILE = 0o600
 
 # What SQLite refuses because of what was asked. Everything else (full, unreadable, damaged) is the
 # file's fault, and then nothing of the batch can be relied on.
@@ -240,6 +241,14 @@ def _is_fault_of_file(error: Exception) -> bool:
     # An error of Python's own module, such as a missing parameter, has no code.
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & _PRIMARY_CODE not in _FAULTS_OF_THE_WORK
+
+
+def make_private(path: Path) -> None:
+    """Let a database file that is about to be made belong to its owner alone.
+
+    SQLite gives the files it puts beside it the same mode.
+    """
+    path.touch(_PRIVATE_FILE)
 
 
 def sync_directory(path: Path) -> None:

@@ -16,7 +16,7 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
-from ledger.store.database import Database
+from ledger.store.database import Database, make_private
 
 migrations = Migrations("node")
 
@@ -69,6 +69,7 @@ def open_market(path: Path, genesis_hash: bytes) -> Database:
     Raises:
         StoreError: the file belongs to another network.
     """
+    make_private(path)
     database = Database(path, migrations)
 
     def adopt(connection: sqlite3.Connection) -> None:

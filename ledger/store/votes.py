@@ -20,7 +20,7 @@ from sqlite_utils.migrations import Migrations
 from ledger.encoding import decode, decode_base64url, encode, encode_base64url
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import SIGNATURE_BYTES
-from ledger.store.database import open_writer, sync_directory
+from ledger.store.database import make_private, open_writer, sync_directory
 from ledger.vote import QuorumCertificate, Vote, VoteRecord, encode_block, parse_block
 
 KEEP_HEIGHTS = 16
@@ -103,6 +103,7 @@ class VoteStore:
         try:
             for end in ("", "-wal", "-shm"):  # what a creation that was cut off has left
                 draft.with_name(draft.name + end).unlink(missing_ok=True)
+            make_private(draft)
             with contextlib.closing(open_writer(draft, migrations)) as connection:
                 connection.execute(
                     "INSERT INTO owner VALUES (1, ?, ?, ?, 0)", (instance, account, genesis_hash)
