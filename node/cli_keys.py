@@ -25,7 +25,12 @@ def keys() -> None:
 
 @keys.command("create")
 @data_option
-@click.option("--role", type=click.Choice(["client", "miner", "admin"]), required=True)
+@click.option(
+    "--role",
+    type=click.Choice(["client", "miner", "admin"]),
+    required=True,
+    help="client submits, miner works, admin does everything.",
+)
 @click.option("--client", help="Holder's name on receipts (public); by default role and prefix.")
 def keys_create(data: Path, role: str, client: str | None) -> None:
     """Make a key and print it, for the only time. A running node takes it at once."""
