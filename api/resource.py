@@ -27,6 +27,12 @@ from ledger.store.database import DatabaseBusyError
 DRAIN_TIMEOUT_S = 2
 MAX_DRAINED_BYTES = 16 << 20
 
+_CLOSING = RequestError(
+    "SYSTEM_SHUTTING_DOWN",
+    "this node shut down before it could answer; try again later",
+    headers=((b"connection", b"close"),),
+)
+
 Handler = Callable[[Request], Awaitable[Answer]]
 
 logger = logging.getLogger("aitbc.api")
@@ -93,6 +99,10 @@ class Resource:
             answer = answer_error(failed, request.id)
         except ClientGoneError:
             return
+        except asyncio.CancelledError:
+            # Only a server that closes cancels a request, and it does not wait for a body.
+            request.body_done = True
+            answer = answer_error(_CLOSING, request.id)
         except Exception as error:
             answer = _answer_fault(error, request)
         await _send(answer, request, receive, send)
@@ -165,5 +175,5 @@ async def _drain(receive: Receive) -> None:
                 size += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):  # cancelled: the server closes, see above
         return

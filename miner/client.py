@@ -1,11 +1,13 @@
 """A node's REST API as a miner uses it: one method per call, every failure in three kinds.
 
 No answer or 429/5xx: `UnreachableError`, worth trying again. 409 of a job: `LeaseLostError`.
-Other 4xx: `RefusedError`. What does not parse: `BadAnswerError`.
+Other 4xx: `RefusedError`. What does not parse: `BadAnswerError`. Their texts go to a log, so they
+never quote an answer but for the node's own words of refusal, cut to one short line.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -22,6 +24,8 @@ MAX_ANSWER_BYTES: Final = 16 << 20
 MAX_RETRY_AFTER_S: Final = 300.0
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 30.0
+MAX_SHOWN: Final = 300
+"""Characters of a node's refusal that are shown."""
 
 
 class CoordinatorClient:
@@ -32,6 +36,8 @@ class CoordinatorClient:
             base_url=url.rstrip("/"),
             headers={"X-Api-Key": api_key, "Accept": "application/json"},
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            # A proxy that the environment names must not see what is meant for this machine.
+            trust_env=not is_loopback(url),
         )
 
     async def close(self) -> None:
@@ -95,7 +101,7 @@ class CoordinatorClient:
             params=query,
             timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
         )
-        place = f"{method} {request.url.copy_with(query=None)}"
+        place = f"{method} {request.url.copy_with(query=None, userinfo=b'')}"
         try:
             answer = await self._http.send(request, stream=True)
             try:
@@ -103,11 +109,22 @@ class CoordinatorClient:
             finally:
                 await answer.aclose()
         except httpx2.HTTPError as error:
-            text = str(error) or type(error).__name__
+            # What breaks the protocol may be a prompt, and its error quotes it.
+            quiet = isinstance(error, httpx2.ProtocolError) or not str(error)
+            text = type(error).__name__ if quiet else str(error)
             raise UnreachableError(f"{place}: {text}") from error
         if answer.is_success:
             return content
         raise _refusal(answer, content, place)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine's own."""
+    host = httpx2.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _parse(content: bytes, kind: type[T]) -> T:
@@ -132,7 +149,8 @@ def _refusal(answer: httpx2.Response, content: bytes, place: str) -> Exception:
         said = msgspec.json.decode(content, type=ErrorAnswer)
     except ValueError:
         said = ErrorAnswer(detail=answer.reason_phrase)
-    text = f"{place}: {status} {said.error_code} {said.detail}".rstrip()
+    detail = " ".join(said.detail[:MAX_SHOWN].split())
+    text = f"{place}: {status} {said.error_code} {detail}".rstrip()
     if status == httpx2.codes.TOO_MANY_REQUESTS or answer.is_server_error:
         return UnreachableError(text, retry_after_s=_retry_after(answer.headers))
     if not answer.is_client_error:

@@ -66,7 +66,9 @@ class ChatTokenizer:
                 messages=turns, add_generation_prompt=True, tools=None, **self._special
             )
         except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            raise JobError(f"the model's chat template refuses the messages: {error}") from error
+            # Without the template's words, which may quote the messages.
+            name = type(error).__name__
+            raise JobError(f"the model's chat template refuses the messages: {name}") from error
 
     def encode(self, text: str) -> list[int]:
         """Token ids of rendered text; nothing is added, the template has it all."""
@@ -82,7 +84,7 @@ class ChatTokenizer:
 class TextStream:
     """Text of a growing list of tokens, in pieces that never cut a character or a stop sequence.
 
-    The pieces joined are the text; it ends before the first stop sequence, if one occurs.
+    The pieces joined are the text; it ends before the stop sequence that is complete first.
     """
 
     def __init__(self, tokenizer: ChatTokenizer, stop: Sequence[str]) -> None:
@@ -118,10 +120,11 @@ class TextStream:
         if self.stopped:
             return ""
         text = self._held + fresh
-        found = [at for at in map(text.find, self._stop) if at >= 0]
+        # The one that is complete first counts, however the text was cut into tokens.
+        found = [(at + len(s), at) for s in self._stop if (at := text.find(s)) >= 0]
         self.stopped = bool(found)
         if found:
-            keep = min(found)
+            keep = min(found)[1]
         elif final:
             keep = len(text)
         else:

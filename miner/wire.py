@@ -13,7 +13,7 @@ MAX_STOP_SEQUENCES = 64
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_PROMPT_CHARACTERS)]
-Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:@-]{1,128}$")]
+Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:@-]{1,128}\Z")]
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +38,10 @@ class JobParams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as offered."""
+    """A job as offered: its prompt and params are nobody's business but who claims it."""
 
     job_id: Identifier
     model: str
-    prompt: Text
-    params: JobParams = JobParams()
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +75,8 @@ class WorkOrder(msgspec.Struct, frozen=True, kw_only=True):
 class ClaimedJob(Job, frozen=True, kw_only=True):
     """A job that is now ours."""
 
+    prompt: Text
+    params: JobParams = JobParams()
     lease: Lease
     work_order: WorkOrder
 
@@ -85,4 +85,4 @@ class ErrorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A refusal."""
 
     detail: str = ""
-    error_code: str = ""
+    error_code: Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9_]{0,64}\Z")] = ""

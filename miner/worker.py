@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ledger.jobs import normalize_model
 from ledger.keys import KeyPair
@@ -39,31 +39,16 @@ from miner.receipt import (
     build_result,
     check_order,
 )
+from miner.retry import Backoff, Pace, Patience
 from miner.tokenizer import Message
 from miner.wire import ClaimedJob, Job
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
 FATAL_STATUSES = {401, 403}
 
 MAX_REASON = 500
 """Characters of a failure's reason that are sent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How often and how long things are tried."""
-
-    poll_wait_s: int = 20
-    """How long the node may hold a question for work."""
-    first_retry_s: float = 0.5
-    longest_retry_s: float = 30.0
-    """Retries double from the first to the longest."""
-    hand_in_attempts: int = 40
-    """About 18 minutes: longer than a node's restart."""
-    last_attempts: int = 3
-    """Attempts of anything once the worker was asked to stop."""
 
 
 class Worker:
@@ -99,12 +84,13 @@ class Worker:
         self._clock_ms = clock_ms
         self._gpu_info = gpu_info
         self._pace = pace or Pace()
-        self._stopping = asyncio.Event()
+        self._patience = Patience(self._pace)
+        self._lost_races = 0
         self._genesis = ""
 
     def stop(self) -> None:
         """Finish cleanly: give back what is not done, then let `run` return."""
-        self._stopping.set()
+        self._patience.stopping.set()
 
     async def run(self) -> None:
         """Work until `stop`.
@@ -114,26 +100,28 @@ class Worker:
         """
         # One thread: an engine runs one job at a time.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference") as inference:
-            delay_s = self._pace.first_retry_s
-            while not self._stopping.is_set():
+            backoff = Backoff(self._pace)
+            while not self._patience.stopping.is_set():
                 try:
                     await self._serve(inference)
-                    delay_s = self._pace.first_retry_s
+                    backoff.reset()
                 except CoordinatorError as error:
-                    log.warning("%s; trying again in %.1f s", error, delay_s)
-                    await self._rest(_asked(error) or delay_s)
-                    delay_s = min(delay_s * 2, self._pace.longest_retry_s)
+                    pause_s = backoff.pause_s(error)
+                    log.warning("%s; trying again in %.1f s", error, pause_s)
+                    await self._patience.rest(pause_s)
 
     async def _serve(self, inference: ThreadPoolExecutor) -> None:
         """Register if need be, then do at most one job."""
         try:
             if not self._genesis:
                 await self._register()
-            job = await self._unless_stopping(
+            job = await self._patience.unless_stopping(
                 self._client.available(self._miner_id, wait_s=self._pace.poll_wait_s)
             )
             if job is not None:
                 await self._take(job, inference)
+            else:
+                self._lost_races = 0
         except RefusedError as error:
             if error.status in FATAL_STATUSES:
                 raise SettingsError(f"the node refuses this miner: {error}") from error
@@ -161,9 +149,11 @@ class Worker:
         engine = self._engines.get(normalize_model(job.model))
         if engine is None:
             raise BadAnswerError(
-                f"offered {job.job_id} for {job.model!r}, which is not served here"
+                f"offered {job.job_id} for {job.model!r:.100}, which is not served here"
             )
-        claimed = await self._client.claim(job.job_id, self._miner_id)
+        claimed = await self._claim(job)
+        if claimed is None:
+            return
         claimed_at_ms = self._clock_ms()
         try:
             order = check_order(claimed, genesis=self._genesis, account=self._key.account)
@@ -181,13 +171,35 @@ class Worker:
             with suppress(asyncio.CancelledError):
                 await heartbeats
 
+    async def _claim(self, job: Job) -> ClaimedJob | None:
+        """Make the job ours; None if somebody else was faster or it was cancelled.
+
+        Raises:
+            LeaseLostError: too many in a row were lost: the node may offer what it refuses.
+        """
+        try:
+            # The same miner gets the same lease again, so a lost answer costs nothing.
+            claimed = await self._patience.persist(
+                lambda: self._client.claim(job.job_id, self._miner_id)
+            )
+        except LeaseLostError as error:
+            self._lost_races += 1
+            if self._lost_races > self._pace.lost_races:
+                raise
+            log.info("%s", error)
+            return None
+        self._lost_races = 0
+        if (claimed.job_id, claimed.model) != (job.job_id, job.model):
+            raise BadAnswerError(f"claimed {job.job_id}, but the answer is another job")
+        return claimed
+
     async def _execute(
         self, run: _Run, inference: ThreadPoolExecutor, heartbeats: asyncio.Task[None]
     ) -> None:
         """Run the engine, then hand in, fail or release, whichever is true."""
         loop = asyncio.get_running_loop()
         generation = loop.run_in_executor(inference, run.generate)
-        stopping = asyncio.create_task(self._stopping.wait())
+        stopping = asyncio.create_task(self._patience.stopping.wait())
         try:
             either: list[asyncio.Future[Any]] = [generation, stopping]
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -200,8 +212,9 @@ class Worker:
         except Exception as error:
             # Whatever broke in the model or its runtime, another miner may do better.
             heartbeats.cancel()
-            log.exception("%s failed", run.job.job_id)
-            await self._give_up(run.job, reason=f"miner failed: {error}", retryable=True)
+            log.error("%s failed: %s", run.job.job_id, _describe(error))  # noqa: TRY400 - see there
+            name = type(error).__name__
+            await self._give_up(run.job, reason=f"the miner failed: {name}", retryable=True)
         else:
             if run.lease_lost:
                 log.warning("%s is no longer ours: stopped", run.job.job_id)
@@ -239,12 +252,13 @@ class Worker:
                 elapsed_ms=self._clock_ms() - run.claimed_at_ms,
             )
             body = build_result(payload, completion, miner_id=self._miner_id, key=self._key)
-            await self._persist(lambda: self._client.complete(run.job.job_id, body))
+            await self._patience.persist(lambda: self._client.complete(run.job.job_id, body))
         except LeaseLostError as error:
             log.warning("%s", error)
         except (RefusedError, BadAnswerError) as error:
             log.error("%s", error)  # noqa: TRY400 - what the node said is all there is to say
-            await self._give_up(run.job, reason=f"result not accepted: {error}", retryable=True)
+            code = error.error_code if isinstance(error, RefusedError) else "bad answer"
+            await self._give_up(run.job, reason=f"result not accepted: {code}", retryable=True)
         except UnreachableError as error:
             log.error("%s: given up: %s", run.job.job_id, error)  # noqa: TRY400 - as above
         else:
@@ -259,7 +273,7 @@ class Worker:
     async def _give_up(self, job: Job, *, reason: str, retryable: bool) -> None:
         log.warning("%s: %s", job.job_id, reason)
         with suppress(CoordinatorError):  # then the lease runs out, which says the same, later
-            await self._persist(
+            await self._patience.persist(
                 lambda: self._client.fail(
                     job.job_id, self._miner_id, reason=reason[:MAX_REASON], retryable=retryable
                 )
@@ -268,47 +282,7 @@ class Worker:
     async def _release(self, job: Job) -> None:
         log.info("giving back %s", job.job_id)
         with suppress(CoordinatorError):  # as above
-            await self._persist(lambda: self._client.release(job.job_id, self._miner_id))
-
-    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Repeat a call that may be repeated until the node answers it.
-
-        Raises:
-            RefusedError: the node answered no.
-            UnreachableError: it never answered.
-        """
-        delay_s = self._pace.first_retry_s
-        attempt = 1
-        while True:
-            try:
-                return await call()
-            except UnreachableError as error:
-                stopping = self._stopping.is_set()
-                limit = self._pace.last_attempts if stopping else self._pace.hand_in_attempts
-                if attempt >= limit:
-                    raise
-                log.warning("%s; attempt %d of %d", error, attempt, limit)
-                pause_s = _asked(error) or delay_s
-                await (asyncio.sleep(delay_s) if stopping else self._rest(pause_s))
-            attempt += 1
-            delay_s = min(delay_s * 2, self._pace.longest_retry_s)
-
-    async def _rest(self, seconds: float) -> None:
-        """Sleep, but wake up at once when asked to stop."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-
-    async def _unless_stopping(self, call: Awaitable[T]) -> T | None:
-        """The call's result, or None if asked to stop meanwhile."""
-        task = asyncio.ensure_future(call)
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            for future in (task, stopping):
-                future.cancel()
-            await asyncio.gather(task, stopping, return_exceptions=True)
+            await self._patience.persist(lambda: self._client.release(job.job_id, self._miner_id))
 
 
 class _Run:
@@ -336,5 +310,8 @@ class _Run:
         return self.engine.generate(request, on_text=lambda _: None, should_stop=self.ended.is_set)
 
 
-def _asked(error: MinerError) -> float | None:
-    return error.retry_after_s if isinstance(error, UnreachableError) else None
+def _describe(error: Exception) -> str:
+    """What went wrong, and where, without the words of libraries: these may quote the prompt."""
+    if isinstance(error, MinerError):
+        return str(error)
+    return "\n".join([type(error).__name__, *traceback.format_tb(error.__traceback__)])

@@ -200,7 +200,7 @@ def _build_app(
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return await show_error(request, error)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             *build_api(
                 coordinator,
@@ -217,6 +217,10 @@ def _build_app(
         exception_handlers={HTTPException: show_error, Exception: show_failure},
         lifespan=lifespan,
     )
+    # A redirect would send the client to whatever host it named; a path with a slash too many is
+    # unknown instead.
+    app.router.redirect_slashes = False
+    return app
 
 
 async def _sweep(coordinator: Coordinator) -> None:

@@ -29,7 +29,7 @@ def keys() -> None:
     "--role",
     type=click.Choice(["client", "miner", "admin"]),
     required=True,
-    help="Clients submit jobs, miners run them, admins do and see everything.",
+    help="client submits, miner works, admin does everything.",
 )
 @click.option("--client", help="Holder's name on receipts (public); by default role and prefix.")
 def keys_create(data: Path, role: str, client: str | None) -> None:

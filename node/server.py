@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import signal
 import socket
 import threading
@@ -13,12 +14,17 @@ import uvicorn
 from ledger.errors import StoreError
 from node.assembly import open_node
 from node.config import NodeSettings
+from node.httphead import BoundedHeadProtocol
 
 BACKLOG = 2048
 MAX_CONNECTIONS = 4096
 """Above this many open connections requests are answered 503."""
+MAX_OPEN_FILES = 65_536
+"""What the file limit is raised to, where the system allows it."""
+RESERVED_FILES = 128
+"""Kept from connections, for the databases, the log and connections about to be refused."""
 KEEP_ALIVE_S = 30
-SHUTDOWN_S = 10
+SHUTDOWN_S = 3
 """How long open requests may take to end."""
 
 logger = logging.getLogger(__name__)
@@ -56,13 +62,16 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stop())
 
+    max_connections = bound_connections()
     with listening, open_node(settings, stop=stop) as node:
         config = uvicorn.Config(
             node.app,
+            http=BoundedHeadProtocol,
+            ws="none",
             access_log=False,
             log_config=None,
             server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
+            limit_concurrency=max_connections,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
@@ -73,6 +82,29 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
         servers[0].run(sockets=[listening])
         if node.failure is not None:
             raise StoreError(f"the node had to stop: {node.failure}") from node.failure
+
+
+def bound_connections() -> int:
+    """Raise this process's file limit and return how many connections fit under it.
+
+    Raises:
+        StoreError: not even two.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, most = (MAX_OPEN_FILES if n == resource.RLIM_INFINITY else n for n in (soft, hard))
+    wanted = min(most, MAX_OPEN_FILES)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError) as error:
+            logger.warning("the limit of open files stays at %d: %s", soft, error)
+    if soft < RESERVED_FILES + 2:
+        raise StoreError(
+            f"a node needs {RESERVED_FILES + 2} open files or more, and this system allows {soft}; "
+            "raise it with ulimit -n"
+        )
+    return min(MAX_CONNECTIONS, soft - RESERVED_FILES)
 
 
 def _listen(host: str, port: int) -> socket.socket:

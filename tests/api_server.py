@@ -10,14 +10,28 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
+from node.httphead import BoundedHeadProtocol
+
 STOP_TIMEOUT_S = 30
 
 
 @contextmanager
-def serve(app: ASGIApp) -> Iterator[int]:
+def serve(
+    app: ASGIApp,
+    *,
+    http: type[BoundedHeadProtocol] = BoundedHeadProtocol,
+    limit_concurrency: int | None = None,
+    shutdown_s: int = 5,
+) -> Iterator[int]:
     """Serve `app`; yields the port. The socket listens before, so nobody has to wait for it."""
     config = uvicorn.Config(
-        app, access_log=False, log_config=None, lifespan="off", timeout_graceful_shutdown=5
+        app,
+        http=http,
+        limit_concurrency=limit_concurrency,
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=shutdown_s,
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -1,5 +1,7 @@
 """A scripted node for the miner's tests: real HTTP on loopback, one job, answers as told.
 
+It is strict: only the answer to a claim shows the job's prompt and params.
+
 It remembers every call. It checks registrations and receipts as docs/protocol.md says and refuses
 what does not verify, so a test that ends in `completed` has shown a valid signature.
 """
@@ -92,6 +94,10 @@ class FakeCoordinator:
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "version": "1", "genesis": GENESIS})
 
+    @property
+    def redacted(self) -> dict[str, Any]:
+        return {key: value for key, value in self.job.items() if key not in ("prompt", "params")}
+
     async def register(self, request: Request) -> Response:
         body = self.bodies["register"][-1]
         message = build_registration_message(
@@ -105,13 +111,17 @@ class FakeCoordinator:
     async def available(self, request: Request) -> Response:
         assert request.query_params["miner_id"] == MINER_ID
         if self.offered:
-            return JSONResponse(self.job)
+            return JSONResponse(self.redacted)
         self.seen["idle"].set()
         await asyncio.sleep(0.01)  # a long poll that finds nothing
         return JSONResponse(None)
 
     async def claim(self, request: Request) -> Response:
         self.offered = False
+        return self.answer_claim()
+
+    def answer_claim(self, **changes: str) -> Response:
+        job = self.job | changes
         self.terms = {
             "v": 1,
             "type": "receipt",
@@ -119,15 +129,15 @@ class FakeCoordinator:
             "receipt_id": build_receipt_id(
                 genesis=GENESIS,
                 coordinator=build_key("coordinator").account,
-                job_id=self.job["job_id"],
+                job_id=job["job_id"],
             ),
-            "job_id": self.job["job_id"],
+            "job_id": job["job_id"],
             "attempt": 1,
             "client": "client-1",
             "provider": self.bodies["register"][-1]["public_key"],
             "coordinator": build_key("coordinator").account,
-            "model": self.job["model"],
-            "prompt_digest": hash_text(PROMPT_SALT, self.job["prompt"]).hex(),
+            "model": job["model"],
+            "prompt_digest": hash_text(PROMPT_SALT, job["prompt"]).hex(),
             "max_tokens": 8,
             "temperature_micros": 700_000,
             "top_p_micros": 900_000,
@@ -141,7 +151,7 @@ class FakeCoordinator:
             "receipt": self.terms,
         }
         order |= self.order
-        return JSONResponse(self.job | {"lease": self.lease(), "work_order": order})
+        return JSONResponse(job | {"lease": self.lease(), "work_order": order})
 
     def lease(self) -> dict[str, Any]:
         interval = self.heartbeat_interval_ms
@@ -177,11 +187,11 @@ class FakeCoordinator:
 
     async def fail(self, request: Request) -> Response:
         self.seen["failed"].set()
-        return JSONResponse(self.job)
+        return JSONResponse(self.redacted)
 
     async def release(self, request: Request) -> Response:
         self.seen["released"].set()
-        return JSONResponse(self.job)
+        return JSONResponse(self.redacted)
 
     @property
     def app(self) -> Starlette:

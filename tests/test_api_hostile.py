@@ -242,3 +242,28 @@ def test_a_bodiless_post_may_carry_a_body_that_nobody_reads(port):
     with connect(port) as connection:
         connection.sendall(lines)
         assert receive_answer(connection).startswith(b"HTTP/1.1 404 ")
+
+
+def test_a_half_sent_body_is_answered_when_the_node_shuts_down(node, caplog):
+    with serve(node.app("dev"), shutdown_s=1) as port:
+        connection = connect(port)
+        connection.sendall(head(node) + b"Expect: 100-continue\r\nContent-Length: 100\r\n\r\n{")
+        # The node says this when it begins to wait for the body.
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 100 ")
+    with connection:
+        answer = receive_answer(connection)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"SYSTEM_SHUTTING_DOWN" in answer
+    assert b"connection: close" in answer
+    assert "Exception in ASGI application" not in caplog.text
+
+
+def test_a_refusal_is_whole_when_the_node_shuts_down_while_the_body_still_comes(node, caplog):
+    with serve(node.app("dev"), shutdown_s=1) as port:
+        connection = connect(port)
+        connection.sendall(head(node) + b"Content-Length: 10000000000\r\n\r\n{")
+        refusal = connection.recv(65_536)
+        assert refusal.startswith(b"HTTP/1.1 413 ")
+    with connection:
+        assert receive_answer(connection) == b""
+    assert "Exception in ASGI application" not in caplog.text

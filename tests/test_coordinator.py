@@ -199,15 +199,15 @@ def test_a_lease_that_runs_out_while_the_receipt_is_signed_does_no_harm(node):
     """The sweep may come between reading the job and storing its result."""
     job = node.submit()
     node.claim(job)
-    build = node.coordinator._build_receipt
+    issue = node.coordinator._issuer.issue
 
-    def sweep_then_build(*arguments):
+    def sweep_then_issue(job, report, *, now_ms):
         node.now_ms += LEASE_MS
         swept = node.store.write(lambda c: node.coordinator._try_again(c, node.read(job)))
         swept.result()
-        return build(*arguments)
+        return issue(job, report, now_ms=now_ms)
 
-    node.coordinator._build_receipt = sweep_then_build
+    node.coordinator._issuer.issue = sweep_then_issue
     receipt = node.complete(job)
     assert node.read(job).receipt_id == receipt.payload.receipt_id
 

@@ -1,14 +1,17 @@
 """A node's data directory: private where it must be, whole or not there, held by one node."""
 
+import contextlib
 import json
 import os
 import stat
+import threading
 
 import pytest
 
 from ledger.block import hash_genesis
 from ledger.errors import LedgerError, StoreError
 from ledger.store.market import open_market
+from ledger.store.votes import VoteStore
 from node.datadir import (
     DataDirectory,
     create_data_directory,
@@ -186,3 +189,34 @@ def test_a_directory_is_held_by_one_node_at_a_time(data):
         pass
     with data.lock():
         pass
+
+
+def test_of_several_creators_one_wins_and_its_directory_is_whole(tmp_path):
+    for number in range(20):
+        root = tmp_path / f"data-{number}"
+        barrier, made = threading.Barrier(3), []
+
+        def create(root=root, barrier=barrier, made=made):
+            barrier.wait()
+            with contextlib.suppress(StoreError):
+                made.append(create_data_directory(root, network="n", name="a", now_ms=CREATED_MS))
+
+        threads = [threading.Thread(target=create) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(made) == 1
+        data = DataDirectory(root)
+        key, instance = load_key(data.authority_key)
+        genesis = data.load_genesis()
+        assert genesis.authority_set.members[0].account == key.account
+        VoteStore.open(
+            data.votes,
+            instance=instance,
+            account=key.account,
+            genesis_hash=hash_genesis(genesis),
+        ).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"data-{number}" for number in range(20)
+    )

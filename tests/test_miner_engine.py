@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from miner.engine import GenerationRequest
@@ -190,11 +190,12 @@ def test_streamed_pieces_join_to_the_text_and_cut_no_character(tokenizer, text):
     assert "\ufffd" not in "".join(pieces) or "\ufffd" in text
 
 
+@example(text="a a", stop=[" ", "a a"])
 @given(
     text=st.text("abc ", max_size=30),
     stop=st.lists(st.text("abc ", min_size=1, max_size=4), max_size=3),
 )
-def test_streamed_text_ends_before_the_first_stop_sequence(tokenizer, text, stop):
+def test_streamed_text_ends_before_the_stop_sequence_that_is_complete_first(tokenizer, text, stop):
     stream = TextStream(tokenizer, stop)
     pieces = []
     for token in tokenizer.encode(text):
@@ -202,8 +203,8 @@ def test_streamed_text_ends_before_the_first_stop_sequence(tokenizer, text, stop
         if stream.stopped:
             break
     pieces.append(stream.finish())
-    found = [text.find(sequence) for sequence in stop if sequence in text]
-    assert "".join(pieces) == (text[: min(found)] if found else text)
+    found = [(text.find(s) + len(s), text.find(s)) for s in stop if s in text]
+    assert "".join(pieces) == (text[: min(found)[1]] if found else text)
     assert stream.stopped == bool(found)
 
 
@@ -221,7 +222,7 @@ def test_an_answer_cut_within_a_character_is_still_text(tokenizer):
         "{{ ''.__class__.__mro__[1].__subclasses__() }}",
         "{{ messages.append(1) }}",
         "{% for i in range(10**9) %}{% endfor %}",
-        "{{ raise_exception('no') }}",
+        "{{ raise_exception(messages[0].content) }}",
         "{{ 1 / 0 }}",
         "{{ messages[0].missing.deeper }}",
     ],
@@ -229,8 +230,9 @@ def test_an_answer_cut_within_a_character_is_still_text(tokenizer):
 def test_a_hostile_template_can_only_refuse(tiny_directory, tmp_path, template):
     shutil.copytree(tiny_directory, tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(JobError):
-        ChatTokenizer(tmp_path / "model").render([Message(role="user", content="x")])
+    with pytest.raises(JobError) as caught:
+        ChatTokenizer(tmp_path / "model").render([Message(role="user", content="my secret")])
+    assert "secret" not in str(caught.value), "it is logged"
 
 
 @pytest.mark.parametrize(

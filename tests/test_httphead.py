@@ -1,0 +1,251 @@
+"""What a stranger may send before it has sent a request, over raw sockets against uvicorn."""
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from node.httphead import MAX_HEAD_BYTES, MAX_REFUSED_CONNECTIONS, BoundedHeadProtocol
+from node.server import MAX_CONNECTIONS, RESERVED_FILES
+from tests.api_server import serve
+from tests.live import ROOT, LiveNode
+
+ASK = b"GET / HTTP/1.1\r\nHost: x\r\n"
+LAST = ASK + b"Connection: close\r\n\r\n"
+SEND = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+ENDLESS = b"x" * (16 << 20)
+
+
+class Impatient(BoundedHeadProtocol):
+    head_timeout_s = 0.2
+
+
+async def measure(scope, receive, send):
+    """Answers with the size of the body."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    if scope["path"] == "/slow":
+        await asyncio.sleep(3 * Impatient.head_timeout_s)
+    body = b"size=%d;" % size
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.fixture(scope="module")
+def port():
+    with serve(measure) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def impatient():
+    with serve(measure, http=Impatient) as port:
+        yield port
+
+
+def connect(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    """Everything until the server closes."""
+    received = b""
+    while chunk := connection.recv(65_536):
+        received += chunk
+    return received
+
+
+def receive_until(connection: socket.socket, end: bytes) -> None:
+    received = b""
+    while not received.endswith(end):
+        chunk = connection.recv(65_536)
+        assert chunk, received
+        received += chunk
+
+
+def build_head(size: int) -> bytes:
+    start = SEND + b"Content-Length: 3\r\nX-Long: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+# --- the bound --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [999, 1 << 20])
+def test_a_head_may_be_as_long_as_the_bound_and_no_longer(port, piece):
+    for size, status in ((MAX_HEAD_BYTES, b"200"), (MAX_HEAD_BYTES + 1, b"431")):
+        with connect(port) as connection:
+            request = build_head(size) + b"abc"
+            for start in range(0, len(request), piece):
+                connection.sendall(request[start : start + piece])
+            answer = receive_all(connection)
+        assert answer.startswith(b"HTTP/1.1 " + status), answer
+        assert answer.endswith(b"size=3;") == (status == b"200")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [b"GET /", ASK + b"X-Long: ", ASK + b"X", ASK + b"A: b\r\n" * 9_000, b"\r\n" * 40_000],
+    ids=["path", "value", "name", "many", "nothing"],
+)
+def test_an_endless_head_is_told_why_and_cut_off(port, start):
+    with connect(port) as connection:
+        connection.sendall(start + ENDLESS[: 1 << 20])
+        answer = receive_all(connection)
+    assert answer.startswith(b"HTTP/1.1 431 ")
+    assert b"connection: close" in answer
+    assert b"at most 65536 bytes" in answer
+
+
+def test_an_endless_head_after_a_request_is_told_why_and_cut_off(port):
+    with connect(port) as connection:
+        connection.sendall(ASK + b"\r\n")
+        receive_until(connection, b"size=0;")
+        connection.sendall(ASK + b"X-Long: " + ENDLESS[: 1 << 20])
+        assert receive_all(connection).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize("frame", [b"0\r\nX-Trailer: ", b"1;x="], ids=["trailer", "extension"])
+def test_a_chunked_body_may_not_hide_an_endless_head(port, frame):
+    with connect(port) as connection:
+        connection.sendall(SEND + b"Transfer-Encoding: chunked\r\n\r\n" + frame)
+        with pytest.raises(ConnectionError):
+            connection.sendall(ENDLESS)
+
+
+# --- what must go on working ------------------------------------------------------------------
+
+
+def test_only_the_head_counts_not_the_body(port):
+    size = 5 << 20
+    with connect(port) as connection:
+        connection.sendall(SEND + b"Content-Length: %d\r\n\r\n" % size + b"x" * size)
+        assert receive_all(connection).endswith(b"size=%d;" % size)
+
+
+def test_a_body_in_many_small_chunks_is_not_taken_for_a_head(port):
+    chunks = 50_000
+    with connect(port) as connection:
+        connection.sendall(SEND + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"1\r\nx\r\n" * chunks + b"0\r\n\r\n")
+        assert receive_all(connection).endswith(b"size=%d;" % chunks)
+
+
+def test_many_pipelined_requests_are_no_long_head(port):
+    request = ASK + b"X-Long: " + b"x" * 1000 + b"\r\n\r\n"
+    with connect(port) as connection:
+        connection.sendall(request * 200 + LAST)
+        assert receive_all(connection).count(b"size=0;") == 201
+
+
+# --- the deadline -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", b"G", ASK], ids=["none", "empty", "byte", "lines"])
+def test_a_head_that_does_not_come_closes_the_connection(impatient, sent):
+    with connect(impatient) as connection:
+        connection.sendall(sent)
+        assert receive_all(connection) == b""
+
+
+def test_a_head_sent_drop_by_drop_gets_no_more_time(impatient):
+    with connect(impatient) as connection:
+        connection.sendall(ASK + b"X-Long: ")
+        connection.settimeout(Impatient.head_timeout_s / 10)  # the time between two drops
+        assert any(hangs_up_on(connection, b"x") for _ in range(1000))
+
+
+def hangs_up_on(connection: socket.socket, drop: bytes) -> bool:
+    try:
+        connection.sendall(drop)
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_a_later_head_has_the_same_deadline(impatient):
+    with connect(impatient) as connection:
+        connection.sendall(ASK + b"\r\n")
+        receive_until(connection, b"size=0;")
+        connection.sendall(b"G")
+        assert receive_all(connection) == b""
+
+
+def test_an_idle_connection_is_kept_and_a_slow_answer_awaited(impatient):
+    with connect(impatient) as kept, connect(impatient) as slow:
+        kept.sendall(ASK + b"\r\n")
+        receive_until(kept, b"size=0;")
+        slow.sendall(LAST.replace(b"/ ", b"/slow ", 1))
+        with connect(impatient) as silent:
+            assert receive_all(silent) == b""  # the deadline is over for the others as well
+        kept.sendall(LAST)
+        assert receive_all(kept).endswith(b"size=0;")
+        assert receive_all(slow).endswith(b"size=0;")
+
+
+# --- how many ---------------------------------------------------------------------------------
+
+
+def test_connections_far_above_the_limit_are_closed_unheard():
+    with serve(measure, limit_concurrency=2) as port, contextlib.ExitStack() as stack:
+        for _ in range(2 + MAX_REFUSED_CONNECTIONS):
+            stack.enter_context(connect(port))
+        with connect(port) as connection, contextlib.suppress(ConnectionError):
+            assert receive_all(connection) == b""
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (64, 300, (300, 300 - RESERVED_FILES)),
+        (300, 300, (300, 300 - RESERVED_FILES)),
+        (1024, 8192, (8192, MAX_CONNECTIONS)),
+    ],
+)
+def test_connections_fit_under_the_file_limit_which_is_raised_first(soft, hard, expected):
+    code = (
+        "from resource import *; from node.server import bound_connections;"
+        f"setrlimit(RLIMIT_NOFILE, ({soft}, {hard})); count = bound_connections();"
+        "print((getrlimit(RLIMIT_NOFILE)[0], count))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(expected)
+
+
+# --- the node itself --------------------------------------------------------------------------
+
+
+def test_a_node_refuses_an_endless_head_and_ends_under_a_half_sent_body(tmp_path):
+    live = LiveNode(tmp_path / "data")
+    live.start()
+    port = int(live.url.rsplit(":", 1)[1])
+    with connect(port) as waiting:
+        try:
+            with connect(port) as connection:
+                connection.sendall(ASK + b"X-Long: " + ENDLESS[: 1 << 20])
+                assert receive_all(connection).startswith(b"HTTP/1.1 431 ")
+            waiting.sendall(
+                b"POST /v1/miners/register HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nExpect: 100-continue\r\n"
+                b"Content-Length: 100\r\n\r\n{"
+            )
+            receive_until(waiting, b"100 Continue\r\n\r\n")
+        finally:
+            assert live.stop() == 0
+        answer = receive_all(waiting)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"SYSTEM_SHUTTING_DOWN" in answer
+    assert "Traceback" not in (live.data.root / "node.log").read_text()

@@ -1,0 +1,106 @@
+"""The real worker against a real node in strict mode; only the engine is scripted."""
+
+import asyncio
+from collections.abc import Callable
+
+import httpx2
+import pytest
+
+from ledger.jobs import KeyRole
+from miner.client import CoordinatorClient
+from miner.engine import Completion
+from miner.worker import Worker
+from tests.builders import build_key
+from tests.live import LiveNode
+from tests.scripted_engine import ANSWER, Script, ScriptedEngine, until_stopped
+
+MODEL = "tiny:1b"
+PATIENCE_S = 60
+
+
+class StrictNode:
+    """A strict node with a client and a miner on it."""
+
+    def __init__(self, live: LiveNode) -> None:
+        roles: tuple[KeyRole, KeyRole] = ("client", "miner")
+        self.client_key, self.miner_key = (live.create_key(role, role) for role in roles)
+        live.start()
+        self.url = live.url
+
+    def call(self, method: str, path: str, body: object = None, *, key: str = "") -> dict:
+        headers = {"X-Api-Key": key or self.client_key}
+        with httpx2.Client(base_url=self.url, headers=headers, trust_env=False) as http:
+            return http.request(method, path, json=body).raise_for_status().json()
+
+    def submit(self, prompt: str) -> str:
+        order = {"model": MODEL, "prompt": prompt, "params": {"max_tokens": 8, "stop": ["\n"]}}
+        return self.call("POST", "/v1/jobs", order)["job_id"]
+
+
+@pytest.fixture
+def node(tmp_path):
+    live = LiveNode(tmp_path / "data", "--mode", "strict")
+    try:
+        yield StrictNode(live)
+    finally:
+        live.stop()
+
+
+def work(node: StrictNode, *scripts: Script) -> ScriptedEngine:
+    """A worker runs one script a job; at the next job it is asked to stop."""
+    engine = ScriptedEngine()
+    left = list(scripts)
+
+    async def story() -> None:
+        client = CoordinatorClient(url=node.url, api_key=node.miner_key)
+        worker = Worker(
+            client=client,
+            miner_id="miner-1",
+            key=build_key("miner"),
+            engines={MODEL: engine},
+            clock_ms=lambda: 0,
+        )
+        loop = asyncio.get_running_loop()
+
+        def script(should_stop: Callable[[], bool]) -> Completion:
+            if left:
+                return left.pop(0)(should_stop)
+            loop.call_soon_threadsafe(worker.stop)
+            return until_stopped(should_stop)
+
+        engine.script = script
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await worker.run()
+        finally:
+            await client.close()
+
+    asyncio.run(story())
+    return engine
+
+
+def test_a_job_on_a_strict_node_comes_to_its_receipt(node):
+    job_id, last = node.submit("Why?"), node.submit("And then?")
+    engine = work(node, lambda should_stop: ANSWER)
+    asked = engine.requests[0]
+    assert (asked.job_id, asked.messages[0].content, asked.stop) == (job_id, "Why?", ("\n",))
+    job = node.call("GET", f"/v1/jobs/{job_id}")
+    assert (job["status"], job["result"]) == ("completed", "Because.")
+    receipt = node.call("GET", f"/v1/receipts/{job['receipt_id']}")
+    assert receipt["signer"] == "provider"
+    assert (receipt["provider"], receipt["units"]) == (build_key("miner").account, 7)
+    assert node.call("GET", f"/v1/jobs/{last}")["status"] == "pending", "given back"
+
+
+def test_a_job_that_is_cancelled_while_it_runs_is_dropped_and_the_next_one_done(node):
+    cancelled, done, _ = (node.submit(prompt) for prompt in ("Why?", "Why not?", "And then?"))
+
+    def cancel(should_stop: Callable[[], bool]) -> Completion:
+        node.call("POST", f"/v1/jobs/{cancelled}/cancel")
+        return ANSWER
+
+    work(node, cancel, lambda should_stop: ANSWER)
+    job = node.call("GET", f"/v1/jobs/{cancelled}")
+    assert job["status"] == "cancelled"
+    assert "result" not in job
+    assert node.call("GET", f"/v1/jobs/{done}")["status"] == "completed"
