@@ -22,9 +22,11 @@ ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 120
 
 
-def command(data: Path, *arguments: str, port: int = 0) -> list[str]:
+def command(data: Path, *arguments: str, port: int = 0, config: Path | None = None) -> list[str]:
     return [
-        *(sys.executable, "-m", "node", "up", "--data", str(data), "--port", str(port)),
+        *(sys.executable, "-m", "node"),
+        *(("--config", str(config)) if config else ()),
+        *("up", "--data", str(data), "--port", str(port)),
         *("--threads", "1"),
         *arguments,
     ]
@@ -37,22 +39,30 @@ def environment(embedded_model):
     return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
-def run_once(data: Path, environment) -> subprocess.CompletedProcess:
+def run_once(data: Path, environment, **options) -> subprocess.CompletedProcess:
     return subprocess.run(
-        command(data, "--once"), env=environment, capture_output=True, text=True, timeout=TIMEOUT_S
+        command(data, "--once", **options),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
     )
 
 
 @contextmanager
-def serving(data: Path, environment):
-    """A running `up` that has shown the explorer's address; killed at the end if need be."""
+def serving(data: Path, environment, *arguments: str, until: str = "Explorer"):
+    """A running `up` that has said so much; killed at the end if need be."""
     process = subprocess.Popen(
-        command(data), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(data, *arguments),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("Explorer"):
+            if line.startswith(until):
                 break
         else:
             raise AssertionError("up ended before it served")
@@ -103,8 +113,11 @@ def test_one_command_runs_a_job_and_verifies_its_receipt_and_a_second_one_goes_o
     assert Path(connection["genesis"]).read_bytes() == (data / "genesis.json").read_bytes()
     assert all(has_ended(pid) for pid in connection["pids"].values())
 
-    second = run_once(data, environment)
+    config = tmp_path / "aitbc.toml"
+    config.write_text("price_token_micros = 1000000")
+    second = run_once(data, environment, config=config)
     assert second.returncode == 0, second.stdout + second.stderr
+    assert "69 tokens of smollm2:135m for 69 credits" in second.stdout  # the node read it too
     again = read_connection(data)
     assert [again[key] for key in ("client_key", "miner_key", "admin_key")] == [
         connection[key] for key in ("client_key", "miner_key", "admin_key")
@@ -131,6 +144,22 @@ def test_killed_it_takes_its_children_along(tmp_path, environment):
         process.kill()
         for pid in pids:
             wait_for_end(pid)
+
+
+def test_a_run_of_one_job_that_is_interrupted_is_no_success(tmp_path, environment):
+    with serving(tmp_path / "data", environment, "--once", until="Prompt") as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT_S) == 130
+
+
+def test_a_miner_that_dies_is_not_waited_for(tmp_path, environment):
+    data = tmp_path / "data"
+    with serving(data, environment, "--once", until="Prompt") as process:
+        pids = read_connection(data)["pids"]
+        os.kill(pids["miner"], signal.SIGKILL)
+        assert process.wait(TIMEOUT_S) == 1
+        assert "Error: the miner ended by itself (exit -9)" in process.stdout.read()
+        assert has_ended(pids["node"])
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path, environment):
