@@ -142,8 +142,13 @@ def test_killed_it_takes_its_children_along(tmp_path, environment):
     with serving(data, environment) as process:
         pids = list(read_connection(data)["pids"].values())
         process.kill()
-        for pid in pids:
-            wait_for_end(pid)
+        try:
+            for pid in pids:
+                wait_for_end(pid)
+        finally:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def test_a_run_of_one_job_that_is_interrupted_is_no_success(tmp_path, environment):
