@@ -67,11 +67,16 @@ class LiveNode:
         """SIGTERM; returns the exit status."""
         return self._end(signal.SIGTERM)
 
-    def _end(self, number: int) -> int:
+    def wait(self) -> int:
+        """Wait until it ends by itself; returns the exit status."""
+        return self._end(None)
+
+    def _end(self, number: int | None) -> int:
         process, self._process = self._process, None
         if process is None:
             return 0
-        process.send_signal(number)
+        if number is not None:
+            process.send_signal(number)
         status = process.wait(timeout=60)
         assert process.stdout is not None
         process.stdout.close()

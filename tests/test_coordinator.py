@@ -7,8 +7,14 @@ from dataclasses import replace
 import pytest
 
 from ledger.errors import MarketError
-from ledger.jobs import MAX_ATTEMPTS, Prices, Report
-from node.coordinator import TOUCH_INTERVAL_MS, MarketSettings
+from ledger.jobs import (
+    MAX_ATTEMPTS,
+    Prices,
+    Registration,
+    Report,
+    build_registration_message,
+)
+from node.coordinator import MAX_POLLS_PER_MINER, TOUCH_INTERVAL_MS, MarketSettings
 from tests.builders import build_key
 from tests.market_node import ADMIN, CLIENT, MINER, ORDER, SETTINGS, MarketNode, sign_report
 
@@ -472,6 +478,21 @@ def test_a_miner_name_that_looks_like_an_account_is_refused(node):
         node.register("ait1" + "q" * 20)
 
 
+def test_a_registration_is_no_good_with_a_signature_for_another_name(node):
+    key = build_key("miner")
+    message = build_registration_message(
+        genesis_hash=node.chain.tip().genesis_hash, miner_id="m9", account=key.account
+    )
+    for proof in (None, "", "x", key.sign(message)):
+        registration = Registration(
+            miner_id="m1", capabilities=("*",), account=key.account, proof=proof
+        )
+        with refused("VALIDATION_FAILED"):
+            node.do(node.coordinator.register_miner(MINER, registration))
+    with refused("MINER_NOT_FOUND"):
+        node.do(node.coordinator.miner_heartbeat(MINER, "m9"))
+
+
 def test_a_signed_registration_binds_the_receipts(node):
     key = build_key("miner")
     node.register("m1", key=key)
@@ -554,6 +575,23 @@ def test_nobody_waits_for_work_at_the_end(node):
 
     assert wait_for_job(node, close) is None
     assert node.do(node.coordinator.available(MINER, "m1", 20_000)) is None
+
+
+def test_a_miner_that_polls_too_often_at_once_is_answered_at_once(node):
+    async def poll():
+        node.coordinator.job_waiting.bind()
+        polls = [
+            asyncio.create_task(node.coordinator.available(MINER, "m1", 20_000))
+            for _ in range(MAX_POLLS_PER_MINER)
+        ]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):  # half as long as it asks to wait
+            one_more = await node.coordinator.available(MINER, "m1", 20_000)
+        node.coordinator.close()
+        return one_more, await asyncio.gather(*polls)
+
+    assert node.do(poll()) == (None, [None] * MAX_POLLS_PER_MINER)
+    assert not node.coordinator._polls
 
 
 def test_a_poll_without_waiting_is_answered_at_once(node):

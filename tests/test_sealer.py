@@ -7,7 +7,8 @@ from concurrent.futures import Future
 import pytest
 from msgspec.structs import replace
 
-from ledger.errors import StoreError
+from ledger.errors import InvalidBlockError, StoreError
+from ledger.rules import build_block
 from ledger.store.chain import ChainStore, load_block
 from ledger.store.database import DatabaseBusyError
 from ledger.store.market import open_market
@@ -289,6 +290,22 @@ def test_a_mempool_that_is_empty_after_all_costs_no_view(node):
     node.sealer._carry_on()
     assert node.chain.tip().height == 1
     assert not node.sealer._engine._is_waiting
+
+
+def test_a_block_that_repeats_what_is_final_is_not_voted_for(node):
+    node.finish()
+    node.seal()
+    tip = node.chain.tip()
+    repeated = load_block(node.chain.database.reader, 1)[0].transactions
+    block = build_block(
+        tip,
+        repeated,
+        time_ms=tip.time_ms + 1,
+        proposer=node.key.account,
+        read=node.chain.read_node,
+    )
+    with pytest.raises(InvalidBlockError, match="final already"):
+        node.sealer.validate(block, tip, is_fresh=True)
 
 
 # --- clocks -----------------------------------------------------------------------------------
