@@ -18,17 +18,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from ledger import merkle
-from ledger.block import (
-    AuthoritySet,
-    Certificate,
-    Genesis,
-    Header,
-    hash_authority_set,
-    hash_genesis,
-    hash_header,
-    validate_authority_set,
-    verify_certificate,
-)
+from ledger.authorities import AuthoritySet, hash_authority_set, validate_authority_set
+from ledger.block import Certificate, Genesis, Header, hash_genesis, hash_header, verify_certificate
 from ledger.encoding import Count, Hex32, decode, decode_base64url, encode
 from ledger.errors import (
     EncodingError,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ledger import merkle
-from ledger.block import AuthoritySet, Block, Header, Tip, hash_authority_set, hash_header
+from ledger.authorities import AuthoritySet, hash_authority_set
+from ledger.block import Block, Header, Tip, hash_header
 from ledger.errors import InvalidBlockError, InvalidSignatureError, InvalidTransactionError
 from ledger.hashing import build_receipt_id
 from ledger.keys import ACCOUNT_PREFIX, is_account, verify_signature
@@ -134,6 +135,17 @@ def validate_block(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
         InvalidBlockError: it does not extend `tip`, or its body is not the one its header names.
         InvalidTransactionError: one of its transactions is not valid.
     """
+    # Signatures come last: they cost most, and a block that does not fit needs none of them.
+    validate_extension(block, tip, read)
+    verify_body(block, tip)
+
+
+def validate_extension(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
+    """Check everything about a block on `tip` but its transactions' own validity.
+
+    Raises:
+        InvalidBlockError: it does not extend `tip`, or its body is not the one its header names.
+    """
     header = block.header
     if header.proposer not in {member.account for member in tip.authority_set.members}:
         raise InvalidBlockError(f"proposer: {header.proposer} is not an authority")
@@ -149,7 +161,14 @@ def validate_block(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
             raise InvalidBlockError(f"header {field}: expected {wanted}, got {got}")
     if block.hash != expected.hash:
         raise InvalidBlockError("block hash: it is not the hash of the header")
-    # Signatures come last: they cost most, and a block that does not fit needs none of them.
+
+
+def verify_body(block: Block, tip: Tip) -> None:
+    """Check every transaction of a block on `tip`. Reads nothing else, so any thread may.
+
+    Raises:
+        InvalidTransactionError: one of them is not valid.
+    """
     for transaction in block.transactions:
         verify_transaction(
             transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set

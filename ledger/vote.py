@@ -12,8 +12,8 @@ from typing import Annotated
 
 import msgspec
 
+from ledger.authorities import MAX_AUTHORITIES
 from ledger.block import (
-    MAX_AUTHORITIES,
     Block,
     Certificate,
     Header,

@@ -25,14 +25,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ledger.block import (
-    Authority,
-    AuthoritySet,
-    Genesis,
-    Limits,
-    hash_genesis,
-    parse_genesis,
-)
+from ledger.authorities import Authority, AuthoritySet
+from ledger.block import Genesis, Limits, hash_genesis, parse_genesis
 from ledger.encoding import decode_base64url, encode, encode_base64url
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import SEED_BYTES, KeyPair

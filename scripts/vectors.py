@@ -20,7 +20,8 @@ import msgspec
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from ledger.block import hash_authority_set, hash_genesis  # noqa: E402
+from ledger.authorities import hash_authority_set  # noqa: E402
+from ledger.block import hash_genesis  # noqa: E402
 from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402

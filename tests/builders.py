@@ -14,9 +14,8 @@ import msgspec
 from blake3 import blake3
 
 from ledger import merkle
+from ledger.authorities import Authority, AuthoritySet, hash_authority_set
 from ledger.block import (
-    Authority,
-    AuthoritySet,
     Block,
     Certificate,
     Genesis,
@@ -26,7 +25,6 @@ from ledger.block import (
     VoteKind,
     build_genesis_tip,
     build_vote_message,
-    hash_authority_set,
     hash_genesis,
     hash_header,
 )

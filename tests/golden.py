@@ -13,7 +13,8 @@ from typing import Any
 from blake3 import blake3
 
 from ledger import merkle
-from ledger.block import VoteKind, build_vote_message, hash_authority_set, hash_genesis
+from ledger.authorities import hash_authority_set
+from ledger.block import VoteKind, build_vote_message, hash_genesis
 from ledger.encoding import encode, encode_base64url
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.keys import decode_account, encode_account

@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from ledger import merkle
-from ledger.block import Genesis, Header, VoteKind, hash_authority_set, hash_genesis
+from ledger.authorities import hash_authority_set
+from ledger.block import Genesis, Header, VoteKind, hash_genesis
 from ledger.encoding import decode_base64url, encode, encode_base64url
 from ledger.keys import SIGNATURE_BYTES, KeyPair, encode_account
 from ledger.proof import ProofBundle, parse_disclosure, verify_bundle

@@ -15,14 +15,13 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger import merkle
+from ledger.authorities import AuthoritySet, hash_authority_set
 from ledger.block import (
-    AuthoritySet,
     Block,
     Certificate,
     Genesis,
     Tip,
     build_genesis_tip,
-    hash_authority_set,
     hash_genesis,
     hash_header,
     parse_certificate,

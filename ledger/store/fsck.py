@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ledger import merkle
+from ledger.authorities import hash_authority_set
 from ledger.block import (
     Block,
     Genesis,
     Tip,
+    advance_tip,
     build_genesis_tip,
-    hash_authority_set,
     hash_genesis,
     verify_certificate,
 )
@@ -90,15 +91,7 @@ def _verify_chain(
             raise StoreError(f"ledger.db: block {height}: {error}") from error
         _verify_rows(connection, block, tip)
         receipts += len(block.transactions)
-        tip = Tip(
-            genesis_hash=tip.genesis_hash,
-            height=height,
-            hash=block.hash,
-            time_ms=block.header.time_ms,
-            tree_size=block.header.tree_size,
-            authority_set=tip.authority_set,
-            limits=tip.limits,
-        )
+        tip = advance_tip(tip, block)
         progress(height, last)
     _verify_counts(connection, tip, receipts)
     return tip

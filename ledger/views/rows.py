@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from ledger.block import AuthoritySet, parse_certificate, parse_header
+from ledger.authorities import AuthoritySet
+from ledger.block import parse_certificate, parse_header
 from ledger.store.chain import load_authority_set
 from ledger.transaction import Transaction, parse_transaction
 from ledger.views.models import BlockView, TransactionView, VoteView
