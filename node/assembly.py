@@ -11,15 +11,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 
 from api.app import build_api
 from api.errors import RequestError
 from api.resource import ApiSettings
-from explorer_ui import ClosingError, build_error_handler, build_explorer
+from explorer_ui import ClosingError, build_explorer
 from ledger.block import hash_genesis
 from ledger.encoding import encode
 from ledger.jobs import Prices
@@ -28,16 +24,17 @@ from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
 from ledger.views import LedgerViews
+from node.application import build_application
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
-from node.ownname import OwnNameOnly
+from node.p2p.blocks import build_block_route
 from node.sealer import Sealer
 from node.signal import Signal
 
 RELEASE = "0.1.0"
 SWEEP_INTERVAL_S = 1.0
-_CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
+CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
 
 logger = logging.getLogger(__name__)
 
@@ -154,9 +151,9 @@ def open_node(
             views,
             head,
             sealer,
+            chain,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
-            genesis_document=encode(genesis),
             clock_ms=clock_ms,
         )
         node = Node(app=app, coordinator=coordinator, views=views, sealer=sealer, head=head)
@@ -175,15 +172,14 @@ def _build_app(
     views: LedgerViews,
     head: HeadWatch,
     sealer: Sealer,
+    chain: ChainStore,
     *,
     host: str,
     api: ApiSettings,
-    genesis_document: bytes,
     clock_ms: Callable[[], int],
 ) -> Starlette:
     """The API answers first; what it does not claim belongs to the explorer."""
 
-    @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         head.signal.bind()
         coordinator.job_waiting.bind()
@@ -194,33 +190,27 @@ def _build_app(
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
 
-    show_error = build_error_handler(views, release=RELEASE)
-
-    async def show_failure(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return await show_error(request, error)
-
-    app = Starlette(
-        routes=[
-            *build_api(
-                coordinator,
-                views,
-                api,
-                genesis=genesis_document,
-                clock_ms=clock_ms,
-                make_request_id=lambda: secrets.token_hex(8),
-                find_obstacle=lambda: _CLOSING if head.is_closing else None,
-            ),
-            *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
-        ],
-        middleware=[Middleware(OwnNameOnly, host=host)] if api.mode == "dev" else [],
-        exception_handlers={HTTPException: show_error, Exception: show_failure},
-        lifespan=lifespan,
+    routes = [
+        build_block_route(chain, head),
+        *build_api(
+            coordinator,
+            views,
+            api,
+            genesis=encode(chain.genesis),
+            clock_ms=clock_ms,
+            make_request_id=make_request_id,
+            find_obstacle=lambda: CLOSING if head.is_closing else None,
+        ),
+        *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
+    ]
+    return build_application(
+        routes, views, host=host, mode=api.mode, release=RELEASE, lifespan=lifespan
     )
-    # A redirect would send the client to whatever host it named; a path with a slash too many is
-    # unknown instead.
-    app.router.redirect_slashes = False
-    return app
+
+
+def make_request_id() -> str:
+    """Draw the id of a request that came without one."""
+    return secrets.token_hex(8)
 
 
 async def _sweep(coordinator: Coordinator) -> None:

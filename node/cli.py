@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,7 +22,7 @@ from ledger.store.fsck import verify_chain
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
-from node.assembly import RELEASE, read_clock_ms
+from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_keys import keys
 from node.config import (
     DEFAULT_PORT,
@@ -32,6 +33,7 @@ from node.config import (
 )
 from node.datadir import DataDirectory, create_data_directory, load_key
 from node.datadir import create_key as create_key_file
+from node.follower import find_sources, open_follower
 from node.options import data_option, option
 from node.report import print_verdict
 from node.restclient import RestClient
@@ -162,14 +164,39 @@ def init(data: Path, network: str, name: str) -> None:
     default=100,
     help="Pending jobs that one API key may have.",
 )
+@option(
+    "--follow",
+    multiple=True,
+    show_default=False,
+    help="Address of a node to follow, without a key or a vote; repeatable, and remembered.",
+)
+@option(
+    "--genesis",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="A new follower's copy of the network's genesis file: all that it trusts.",
+)
 @log_option
 @stdin_option
-def run(*, log_file: Path | None, until_stdin_closes: bool, mode: str, **settings: Any) -> None:
-    """Run a node: REST API, explorer, and the sealing of blocks."""
+def run(
+    *,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+    mode: str,
+    follow: tuple[str, ...],
+    genesis: Path | None,
+    **settings: Any,
+) -> None:
+    """Run a node: REST API, explorer, and the sealing of blocks; or, with --follow, a follower."""
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
+    node = NodeSettings(mode=cast("Mode", mode), **settings)
+    sources = find_sources(DataDirectory(node.data), sources=follow, genesis=genesis)
     serve(
-        NodeSettings(mode=cast("Mode", mode), **settings),
+        partial(open_follower, node, sources) if sources else partial(open_node, node),
+        host=node.host,
+        port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
 
@@ -391,6 +418,7 @@ def _configure_logging(path: Path | None) -> None:
         handler = logging.handlers.RotatingFileHandler(
             path, maxBytes=LOG_BYTES, backupCount=LOG_FILES
         )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

@@ -6,6 +6,7 @@
     votes.db              what this authority has signed; never copied, backed up or restored
     keys/authority.json   the key that seals blocks and coordinates jobs (0600)
     keys/miner.json       the key of the miner that `aitbc up` starts (0600)
+    follow.json           instead of keys and votes.db: whom a follower asks for blocks
 
 The directory is made whole beside its place and then renamed, so there is no half-made one.
 """
@@ -89,6 +90,11 @@ class DataDirectory:
     def miner_key(self) -> Path:
         """The key file of the miner beside this node."""
         return self.root / "keys" / "miner.json"
+
+    @property
+    def follow(self) -> Path:
+        """Whom a follower asks for blocks."""
+        return self.root / "follow.json"
 
     @property
     def connection(self) -> Path:

@@ -1,0 +1,1 @@
+"""What nodes say to each other over HTTP, under `/p2p/`."""
