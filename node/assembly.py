@@ -31,7 +31,10 @@ from ledger.views import LedgerViews
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
+from node.mempool import Mempool
 from node.ownname import OwnNameOnly
+from node.p2p.network import PeerNetwork
+from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
 from node.signal import Signal
 
@@ -124,36 +127,60 @@ def open_node(
         market = open_market(data.market, genesis_hash)
         stack.callback(market.close)
         head = HeadWatch(chain.tip().height)
+        mempool = Mempool(chain=chain, market=market)
+        network = PeerNetwork(
+            chain=chain, mempool=mempool, key=key, urls=settings.peers, fetch=lambda _height: None
+        )
 
         def note_failure(error: BaseException) -> None:
             node.failure = error
             stop()
 
+        def note_final(height: int) -> None:
+            head.note(height)
+            network.note_block()
+
         sealer = Sealer(
             chain=chain,
-            market=market,
+            mempool=mempool,
             votes=votes,
             key=key,
+            peers=network,
             clock_ms=clock_ms,
             batch_delay_ms=settings.batch_delay_ms,
-            final=head.note,
+            final=note_final,
             failed=note_failure,
         )
         stack.callback(sealer.stop)
+
+        def note_receipt() -> None:
+            sealer.kick()
+            network.note_waiting()
+
         coordinator = Coordinator(
             chain=chain,
             store=market,
             key=key,
             settings=_market_settings(settings),
             clock_ms=clock_ms,
-            receipt_waiting=sealer.kick,
+            receipt_waiting=note_receipt,
         )
         views = LedgerViews(chain, market)
+        endpoints = PeerEndpoints(
+            chain=chain,
+            mempool=mempool,
+            sealer=sealer,
+            key=key,
+            release=RELEASE,
+            note_heard=network.note_heard,
+        )
         app = _build_app(
             coordinator,
             views,
             head,
             sealer,
+            network,
+            endpoints,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             genesis_document=encode(genesis),
@@ -175,6 +202,8 @@ def _build_app(
     views: LedgerViews,
     head: HeadWatch,
     sealer: Sealer,
+    network: PeerNetwork,
+    endpoints: PeerEndpoints,
     *,
     host: str,
     api: ApiSettings,
@@ -189,7 +218,8 @@ def _build_app(
         coordinator.job_waiting.bind()
         sealer.start()
         sweeping = asyncio.create_task(_sweep(coordinator))
-        yield
+        async with network.run():
+            yield
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
@@ -202,6 +232,7 @@ def _build_app(
 
     app = Starlette(
         routes=[
+            *endpoints.routes(),
             *build_api(
                 coordinator,
                 views,

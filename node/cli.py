@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -25,14 +25,14 @@ from node.assembly import RELEASE, read_clock_ms
 from node.cli_keys import keys
 from node.config import (
     DEFAULT_PORT,
-    Mode,
     NodeSettings,
     read_config_file,
     watch_parent,
 )
 from node.datadir import DataDirectory, create_data_directory, load_key
 from node.datadir import create_key as create_key_file
-from node.options import data_option, option
+from node.localnet import LocalNetworkSettings, run_local_network
+from node.options import data_option, option, read_stored_options
 from node.report import print_verdict
 from node.restclient import RestClient
 from node.server import serve
@@ -162,14 +162,29 @@ def init(data: Path, network: str, name: str) -> None:
     default=100,
     help="Pending jobs that one API key may have.",
 )
+@option(
+    "--peer",
+    "peers",
+    multiple=True,
+    show_default=False,
+    help="Address of another node, such as http://10.0.0.2:8001, besides those in the authority "
+    "set; repeatable.",
+)
 @log_option
 @stdin_option
-def run(*, log_file: Path | None, until_stdin_closes: bool, mode: str, **settings: Any) -> None:
-    """Run a node: REST API, explorer, and the sealing of blocks."""
+@click.pass_context
+def run(
+    ctx: click.Context, /, *, log_file: Path | None, until_stdin_closes: bool, **settings: Any
+) -> None:
+    """Run a node: REST API, explorer, and its part in sealing blocks.
+
+    A node.toml in the data directory may set these options too; it counts least.
+    """
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
+    settings |= read_stored_options(ctx, DataDirectory(settings["data"]).options)
     serve(
-        NodeSettings(mode=cast("Mode", mode), **settings),
+        NodeSettings(**settings),
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
 
@@ -341,6 +356,28 @@ def fsck(data: Path) -> None:
 def up(ctx: click.Context, /, **settings: Any) -> None:
     """Start a node with explorer and a miner, run a job through them, and keep serving."""
     sys.exit(run_up(UpSettings(config=ctx.find_root().params["config"], **settings)))
+
+
+@cli.command()
+@option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("network"),
+    help="Directory of the whole network; made if missing.",
+)
+@option("--authorities", type=click.IntRange(1, 100), default=4, help="Nodes that seal blocks.")
+@option("--followers", type=click.IntRange(0, 100), default=1, help="Nodes that only follow.")
+@option("--miners", type=click.IntRange(0, 100), default=1, help="Miners, one authority each.")
+@option(
+    "--base-port",
+    type=click.IntRange(0, 65_335),
+    default=DEFAULT_PORT,
+    help="Port of the first node, the others follow; 0 lets the system choose.",
+)
+@click.option("--once", is_flag=True, help="Run one job, wait until all nodes show it, stop.")
+def network(**settings: Any) -> None:
+    """Run a whole network on this machine: each node a process of its own."""
+    sys.exit(run_local_network(LocalNetworkSettings(**settings)))
 
 
 cli.add_command(keys)

@@ -9,14 +9,13 @@ from msgspec.structs import replace
 
 from ledger.errors import InvalidBlockError, StoreError
 from ledger.rules import build_block
-from ledger.store.chain import ChainStore, load_block
+from ledger.store.chain import load_block
 from ledger.store.database import DatabaseBusyError
-from ledger.store.market import open_market
 from ledger.transaction import Transaction, build_transaction
 from ledger.views import ReceiptFilter
 from node import sealer as module
-from node.sealer import CLOCK_DRIFT_MS, Sealer
-from tests.builders import build_chain, build_key, build_payload, build_receipt, sign_receipt
+from node.sealer import CLOCK_DRIFT_MS
+from tests.builders import build_key, build_payload, build_receipt, sign_receipt
 from tests.market_node import MarketNode
 
 TIMEOUT_S = 30
@@ -105,27 +104,6 @@ def test_a_block_holds_as_many_bytes_as_the_genesis_allows(tmp_path):
         node.close()
 
 
-def test_it_refuses_a_network_that_has_other_authorities(tmp_path):
-    chain_of_four = build_chain(4)
-    chain = ChainStore(tmp_path / "ledger.db", chain_of_four.genesis)
-    store = open_market(tmp_path / "node.db", chain_of_four.tip.genesis_hash)
-    try:
-        with pytest.raises(StoreError, match="one authority is this node"):
-            Sealer(
-                chain=chain,
-                market=store,
-                votes=None,
-                key=chain_of_four.members[0],
-                clock_ms=lambda: 0,
-                batch_delay_ms=0,
-                final=lambda _: None,
-                failed=lambda _: None,
-            )
-    finally:
-        store.close()
-        chain.close()
-
-
 # --- crashes ----------------------------------------------------------------------------------
 
 
@@ -139,7 +117,7 @@ def crash(node: MarketNode, monkeypatch, where: str) -> None:
     target, name = {
         "votes": (node.votes, "record"),
         "ledger": (node.chain, "append"),
-        "mempool": (node.sealer, "_forget"),
+        "mempool": (node.mempool, "remove"),
     }[what]
     original = getattr(target, name)
 
@@ -218,7 +196,7 @@ def test_what_a_crash_left_in_the_mempool_is_cleared_however_much_it_is(node, mo
     assert len(node.pending_receipts) == 4
     node.restart()
     fresh = node.finish()
-    assert [t.payload.receipt_id for t in node.sealer._waiting(limit=1)] == [fresh]
+    assert [t.payload.receipt_id for t in node.mempool.list_waiting(limit=1)] == [fresh]
     assert node.pending_receipts == [fresh]
 
 

@@ -1,0 +1,142 @@
+"""The mempool: every transaction that this node knows of and no block holds yet.
+
+Our own are durable in node.db: whoever was told "accepted" relies on them. Those of other
+coordinators are kept in memory only, since their coordinator has them on disk and sends them again
+until they are final. They have a bounded share each, so that one coordinator cannot crowd out the
+others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from ledger.block import Tip
+from ledger.errors import LedgerError
+from ledger.rules import verify_transaction
+from ledger.store.chain import ChainStore
+from ledger.store.database import Database, DatabaseBusyError
+from ledger.store.mempool import list_mempool, remove_from_mempool
+from ledger.transaction import Transaction, parse_transaction
+
+MAX_FOREIGN_BYTES = 64 << 20
+"""Of other coordinators' transactions together."""
+_PAGE = 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Mempool:
+    """Any thread may add and read; the sealer alone decides what leaves."""
+
+    def __init__(self, *, chain: ChainStore, market: Database) -> None:
+        self._chain = chain
+        self._market = market
+        self._lock = threading.Lock()
+        self._foreign: dict[bytes, tuple[str, Transaction]] = {}
+        """By id, in order of arrival, with who sent it."""
+        self._shares: Counter[str] = Counter()
+        """Bytes by sender."""
+
+    def add_foreign(self, sender: str, transactions: Iterable[Transaction], *, senders: int) -> int:
+        """Keep verified transactions of another coordinator; returns how many were new.
+
+        `senders` is how many there may be; what exceeds the sender's share is left out: it will
+        send it again.
+        """
+        share = MAX_FOREIGN_BYTES // senders
+        added = 0
+        with self._lock:
+            for transaction in transactions:
+                size_bytes = len(transaction.envelope)
+                if self._shares[sender] + size_bytes > share:
+                    break
+                if bytes(transaction.id) not in self._foreign:
+                    self._foreign[bytes(transaction.id)] = sender, transaction
+                    self._shares[sender] += size_bytes
+                    added += 1
+        return added
+
+    def knows(self, transaction: Transaction) -> bool:
+        """Tell whether a transaction of another coordinator waits here already."""
+        return bytes(transaction.id) in self._foreign
+
+    def list_own(self, limit: int, *, after: int = 0) -> list[tuple[int, bytes]]:
+        """Return our own transactions as (place, envelope), oldest first, above a place."""
+        page = list_mempool(self._market.reader, limit=limit, after=after)
+        return [(seq, envelope) for seq, _, _, envelope in page]
+
+    def list_waiting(self, limit: int) -> list[Transaction]:
+        """Return the oldest transactions that are not final yet, our own first.
+
+        None only if there are none.
+        """
+        waiting: dict[bytes, Transaction] = {}
+        leaving: list[bytes] = []
+        for transaction_id, receipt_id, found in self._iterate():
+            if len(waiting) >= limit:
+                break
+            if self._chain.contains(transaction_id, receipt_id):
+                leaving.append(transaction_id)  # a crash between two commits left it behind
+                continue
+            try:
+                transaction = parse_transaction(found) if isinstance(found, bytes) else found
+            except LedgerError as error:
+                assert isinstance(found, bytes), "what is in memory was parsed before"
+                _log_eviction(transaction_id, found, error)
+                leaving.append(transaction_id)
+            else:
+                waiting.setdefault(transaction_id, transaction)
+        if leaving:
+            self.remove(leaving)
+        return list(waiting.values())
+
+    def remove(self, ids: list[bytes]) -> bool:
+        """Forget transactions; what stays is skipped, and removed another time."""
+        with self._lock:
+            for transaction_id in ids:
+                if found := self._foreign.pop(transaction_id, None):
+                    sender, transaction = found
+                    self._shares[sender] -= len(transaction.envelope)
+        try:
+            self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+        except DatabaseBusyError as error:
+            logger.warning("%s: %d transactions stay in the mempool for now", error, len(ids))
+            return False
+        return True
+
+    def evict_invalid(self, tip: Tip) -> bool:
+        """Remove what no block on `tip` may hold. Returns whether anything left."""
+        invalid = []
+        for transaction in self.list_waiting(tip.limits.max_block_transactions):
+            try:
+                verify_transaction(
+                    transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
+                )
+            except LedgerError as error:
+                _log_eviction(bytes(transaction.id), transaction.envelope, error)
+                invalid.append(bytes(transaction.id))
+        return bool(invalid) and self.remove(invalid)
+
+    def _iterate(self) -> Iterator[tuple[bytes, str, bytes | Transaction]]:
+        """Yield (id, receipt id, envelope or transaction): ours from disk, then the others'."""
+        seq = 0
+        while page := list_mempool(self._market.reader, limit=_PAGE, after=seq):
+            for seq, transaction_id, receipt_id, envelope in page:  # noqa: B007
+                yield transaction_id, receipt_id, envelope
+        with self._lock:
+            foreign = [transaction for _, transaction in self._foreign.values()]
+        for transaction in foreign:
+            yield bytes(transaction.id), transaction.payload.receipt_id, transaction
+
+
+def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:
+    # Envelopes are public, so the log may keep what the mempool gives up.
+    logger.error(
+        "transaction %s can never be final and leaves the mempool: %s: %s",
+        transaction_id.hex(),
+        error,
+        envelope.decode(errors="replace"),
+    )
