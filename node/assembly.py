@@ -83,6 +83,7 @@ class Node:
     """A node with its files open."""
 
     app: Starlette
+    chain: ChainStore
     coordinator: Coordinator
     views: LedgerViews
     sealer: Sealer
@@ -186,7 +187,9 @@ def open_node(
             genesis_document=encode(genesis),
             clock_ms=clock_ms,
         )
-        node = Node(app=app, coordinator=coordinator, views=views, sealer=sealer, head=head)
+        node = Node(
+            app=app, chain=chain, coordinator=coordinator, views=views, sealer=sealer, head=head
+        )
         yield node
 
 
