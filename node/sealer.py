@@ -32,6 +32,7 @@ from consensus.interface import (
 from ledger.block import Block, Tip
 from ledger.errors import InvalidBlockError, LedgerError, StoreError
 from ledger.keys import KeyPair
+from ledger.payloads import find_receipt_id
 from ledger.rules import build_block, validate_block, verify_transaction
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database, DatabaseBusyError
@@ -115,7 +116,7 @@ class Sealer:
                 "set this machine's clock"
             )
         for transaction in block.transactions:
-            if self._chain.contains(transaction.id, transaction.payload.receipt_id):
+            if self._chain.contains(transaction.id, find_receipt_id(transaction.payload)):
                 raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
         validate_block(block, tip, self._chain.read_node)
 
@@ -267,9 +268,7 @@ class Sealer:
         invalid = []
         for transaction in self._waiting(tip.limits.max_block_transactions):
             try:
-                verify_transaction(
-                    transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
-                )
+                verify_transaction(transaction, tip)
             except LedgerError as error:
                 _log_eviction(bytes(transaction.id), transaction.envelope, error)
                 invalid.append(bytes(transaction.id))
