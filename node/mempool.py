@@ -9,16 +9,19 @@ others.
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from ledger.block import Tip
 from ledger.errors import LedgerError
+from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
+from ledger.selection import choose_transactions
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database, DatabaseBusyError
-from ledger.store.mempool import list_mempool, remove_from_mempool
+from ledger.store.mempool import insert_transaction, is_waiting, list_mempool, remove_from_mempool
 from ledger.transaction import Transaction, parse_transaction
 
 MAX_FOREIGN_BYTES = 64 << 20
@@ -68,30 +71,28 @@ class Mempool:
         page = list_mempool(self._market.reader, limit=limit, after=after)
         return [(seq, envelope) for seq, _, _, envelope in page]
 
-    def list_waiting(self, limit: int) -> list[Transaction]:
-        """Return the oldest transactions that are not final yet, our own first.
+    def add_own(self, transaction: Transaction, *, now_ms: int) -> None:
+        """Keep a transaction of ours, durably, unless it waits already."""
 
-        None only if there are none.
+        def add(connection: sqlite3.Connection) -> None:
+            if not is_waiting(connection, transaction.id):
+                insert_transaction(connection, transaction, now_ms=now_ms)
+
+        self._market.write(add).result()
+
+    def choose(self, tip: Tip, *, limit: int | None = None) -> tuple[Transaction, ...]:
+        """Return the oldest transactions that may stand in the block after `tip`, ours first.
+
+        None only if there are none. What can never stand in a block is removed.
         """
-        waiting: dict[bytes, Transaction] = {}
         leaving: list[bytes] = []
-        for transaction_id, receipt_id, found in self._iterate():
-            if len(waiting) >= limit:
-                break
-            if self._chain.contains(transaction_id, receipt_id):
-                leaving.append(transaction_id)  # a crash between two commits left it behind
-                continue
-            try:
-                transaction = parse_transaction(found) if isinstance(found, bytes) else found
-            except LedgerError as error:
-                assert isinstance(found, bytes), "what is in memory was parsed before"
-                _log_eviction(transaction_id, found, error)
-                leaving.append(transaction_id)
-            else:
-                waiting.setdefault(transaction_id, transaction)
+        selection = choose_transactions(self._iterate(leaving), tip, limit=limit)
+        for transaction, error in selection.invalid:
+            _log_eviction(bytes(transaction.id), transaction.envelope, error)
+            leaving.append(bytes(transaction.id))
         if leaving:
             self.remove(leaving)
-        return list(waiting.values())
+        return selection.chosen
 
     def remove(self, ids: list[bytes]) -> bool:
         """Forget transactions; what stays is skipped, and removed another time."""
@@ -108,20 +109,39 @@ class Mempool:
         return True
 
     def evict_invalid(self, tip: Tip) -> bool:
-        """Remove what no block on `tip` may hold. Returns whether anything left."""
+        """Remove what was chosen for the block after `tip` and is not valid there.
+
+        Returns whether anything left. Only a fault of this node lets such a thing in.
+        """
         invalid = []
-        for transaction in self.list_waiting(tip.limits.max_block_transactions):
+        for transaction in self.choose(tip):
             try:
-                verify_transaction(
-                    transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
-                )
+                verify_transaction(transaction, tip)
             except LedgerError as error:
                 _log_eviction(bytes(transaction.id), transaction.envelope, error)
                 invalid.append(bytes(transaction.id))
         return bool(invalid) and self.remove(invalid)
 
-    def _iterate(self) -> Iterator[tuple[bytes, str, bytes | Transaction]]:
-        """Yield (id, receipt id, envelope or transaction): ours from disk, then the others'."""
+    def _iterate(self, leaving: list[bytes]) -> Iterator[Transaction]:
+        """Yield what is not final yet: ours from disk, then the others'.
+
+        Puts into `leaving` what is final already, and what is no transaction at all.
+        """
+        for transaction_id, receipt_id, found in self._list_rows():
+            if self._chain.contains(transaction_id, receipt_id):
+                leaving.append(transaction_id)  # a crash between two commits left it behind
+                continue
+            try:
+                transaction = parse_transaction(found) if isinstance(found, bytes) else found
+            except LedgerError as error:
+                assert isinstance(found, bytes), "what is in memory was parsed before"
+                _log_eviction(transaction_id, found, error)
+                leaving.append(transaction_id)
+            else:
+                yield transaction
+
+    def _list_rows(self) -> Iterator[tuple[bytes, str | None, bytes | Transaction]]:
+        """Yield (id, receipt id, envelope or transaction)."""
         seq = 0
         while page := list_mempool(self._market.reader, limit=_PAGE, after=seq):
             for seq, transaction_id, receipt_id, envelope in page:  # noqa: B007
@@ -129,7 +149,7 @@ class Mempool:
         with self._lock:
             foreign = [transaction for _, transaction in self._foreign.values()]
         for transaction in foreign:
-            yield bytes(transaction.id), transaction.payload.receipt_id, transaction
+            yield bytes(transaction.id), find_receipt_id(transaction.payload), transaction
 
 
 def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:

@@ -46,11 +46,12 @@ from consensus.messages import Message, compute_max_message_bytes, parse_message
 from ledger.block import Block, Tip
 from ledger.errors import InvalidBlockError, LedgerError, StoreError
 from ledger.keys import KeyPair
+from ledger.payloads import find_receipt_id
 from ledger.rules import build_block, validate_block
 from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
 from ledger.store.votes import VoteStore
-from ledger.transaction import Transaction
+from ledger.vote import build_evidence
 from node.mempool import Mempool
 
 CLOCK_DRIFT_MS = 10_000
@@ -112,6 +113,8 @@ class Sealer:
         self._is_open = False
         """False while our votes of the height after the tip are forgotten: then we only sync."""
         self._silent: frozenset[int] = frozenset()
+        self._accused: set[tuple[int, str]] = set()
+        """(epoch, account) of the members that this process has accused."""
         self._built = b""
         """Hash of the block that we built last."""
         self._events: deque[Event] = deque()
@@ -169,7 +172,7 @@ class Sealer:
                 "set this machine's clock"
             )
         for transaction in block.transactions:
-            if self._chain.contains(transaction.id, transaction.payload.receipt_id):
+            if self._chain.contains(transaction.id, find_receipt_id(transaction.payload)):
                 raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
         validate_block(block, tip, self._chain.read_node)
 
@@ -303,12 +306,7 @@ class Sealer:
         elif isinstance(effect, BlockRefused):
             self._note_refusal(effect)
         elif isinstance(effect, Contradiction):
-            logger.error(
-                "member %d has signed two votes against each other: %s and %s",
-                effect.first.member,
-                effect.first,
-                effect.second,
-            )
+            self._accuse(effect)
         # OfferBlock needs nothing: the answer to every message tells our height, so whoever is
         # behind fetches what it lacks.
 
@@ -369,7 +367,7 @@ class Sealer:
             self._peers.fetch(remembered - 1)
 
     def _note_waiting(self) -> None:
-        if self._retry_at is not None or not self._mempool.list_waiting(limit=1):
+        if self._retry_at is not None or not self._mempool.choose(self._tip, limit=1):
             return
         behind_ms = self._tip.time_ms - self._clock_ms()
         if behind_ms >= CLOCK_DRIFT_MS:
@@ -382,15 +380,29 @@ class Sealer:
             return
         self._events.append(TransactionsWaiting())
 
+    def _accuse(self, effect: Contradiction) -> None:
+        """Put a member's two votes before everybody, once for each member and set."""
+        authority_set = self._tip.authority_set
+        member = authority_set.members[effect.first.member]
+        accusation = authority_set.epoch, member.account
+        if accusation in self._accused or self._chain.is_accused(member.account):
+            return
+        self._accused = {*(a for a in self._accused if a[0] == authority_set.epoch), accusation}
+        logger.error(
+            "%s (%s) has signed two votes of height %d, view %d that contradict each other; the "
+            "evidence goes into a block",
+            member.name,
+            member.account,
+            self._tip.height + 1,
+            effect.first.view,
+        )
+        evidence = build_evidence(effect.first, effect.second, self._tip)
+        self._mempool.add_own(evidence, now_ms=self._clock_ms())
+        self._note_waiting()
+
     def _fill_block(self, tip: Tip) -> Block | None:
-        """Build a block of the oldest transactions that fit and are not final yet."""
-        chosen: list[Transaction] = []
-        size_bytes = 0
-        for transaction in self._mempool.list_waiting(tip.limits.max_block_transactions):
-            size_bytes += len(transaction.envelope)
-            if size_bytes > tip.limits.max_block_bytes:
-                break
-            chosen.append(transaction)
+        """Build a block of the oldest transactions that may stand in it."""
+        chosen = self._mempool.choose(tip)
         if not chosen:
             return None
         return build_block(

@@ -25,6 +25,7 @@ from ledger.authorities import AuthoritySet
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
+from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
 from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
@@ -160,12 +161,10 @@ class PeerEndpoints:
         tip = self._chain.tip()
         fresh = []
         for transaction in parse_gossip(body, genesis_hash=self._genesis_hash):
-            receipt_id = transaction.payload.receipt_id
+            receipt_id = find_receipt_id(transaction.payload)
             if self._mempool.knows(transaction) or self._chain.contains(transaction.id, receipt_id):
                 continue
-            verify_transaction(
-                transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
-            )
+            verify_transaction(transaction, tip)
             fresh.append(transaction)
         authority_set = tip.authority_set
         senders = len(authority_set.members) + len(authority_set.coordinators)
