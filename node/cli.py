@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -26,15 +26,15 @@ from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_keys import keys
 from node.config import (
     DEFAULT_PORT,
-    Mode,
     NodeSettings,
     read_config_file,
     watch_parent,
 )
 from node.datadir import DataDirectory, create_data_directory, load_key
 from node.datadir import create_key as create_key_file
-from node.follower import find_sources, open_follower
-from node.options import data_option, option
+from node.follower import open_follower, prepare_follower
+from node.localnet import LocalNetworkSettings, run_local_network
+from node.options import data_option, option, read_stored_options
 from node.report import print_verdict
 from node.restclient import RestClient
 from node.server import serve
@@ -165,10 +165,18 @@ def init(data: Path, network: str, name: str) -> None:
     help="Pending jobs that one API key may have.",
 )
 @option(
+    "--peer",
+    "peers",
+    multiple=True,
+    show_default=False,
+    help="Address of another node, such as http://10.0.0.2:8001, besides those in the authority "
+    "set; repeatable.",
+)
+@option(
     "--follow",
     multiple=True,
     show_default=False,
-    help="Address of a node to follow, without a key or a vote; repeatable, and remembered.",
+    help="Address of a node to follow, without a key or a vote; repeatable.",
 )
 @option(
     "--genesis",
@@ -179,22 +187,28 @@ def init(data: Path, network: str, name: str) -> None:
 )
 @log_option
 @stdin_option
+@click.pass_context
 def run(
+    ctx: click.Context,
+    /,
     *,
     log_file: Path | None,
     until_stdin_closes: bool,
-    mode: str,
-    follow: tuple[str, ...],
     genesis: Path | None,
     **settings: Any,
 ) -> None:
-    """Run a node: REST API, explorer, and the sealing of blocks; or, with --follow, a follower."""
+    """Run a node: REST API, explorer, and its part in sealing blocks; or a follower (--follow).
+
+    A node.toml in the data directory may set these options too; it counts least.
+    """
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
-    node = NodeSettings(mode=cast("Mode", mode), **settings)
-    sources = find_sources(DataDirectory(node.data), sources=follow, genesis=genesis)
+    data = DataDirectory(settings["data"])
+    node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    if node.follow:
+        prepare_follower(data, sources=node.follow, genesis=genesis)
     serve(
-        partial(open_follower, node, sources) if sources else partial(open_node, node),
+        partial(open_follower if node.follow else open_node, node),
         host=node.host,
         port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
@@ -368,6 +382,28 @@ def fsck(data: Path) -> None:
 def up(ctx: click.Context, /, **settings: Any) -> None:
     """Start a node with explorer and a miner, run a job through them, and keep serving."""
     sys.exit(run_up(UpSettings(config=ctx.find_root().params["config"], **settings)))
+
+
+@cli.command()
+@option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("network"),
+    help="Directory of the whole network; made if missing.",
+)
+@option("--authorities", type=click.IntRange(1, 100), default=4, help="Nodes that seal blocks.")
+@option("--followers", type=click.IntRange(0, 100), default=1, help="Nodes that only follow.")
+@option("--miners", type=click.IntRange(0, 100), default=1, help="Miners, one authority each.")
+@option(
+    "--base-port",
+    type=click.IntRange(0, 65_335),
+    default=DEFAULT_PORT,
+    help="Port of the first node, the others follow; 0 lets the system choose.",
+)
+@click.option("--once", is_flag=True, help="Run one job, wait until all nodes show it, stop.")
+def network(**settings: Any) -> None:
+    """Run a whole network on this machine: each node a process of its own."""
+    sys.exit(run_local_network(LocalNetworkSettings(**settings)))
 
 
 cli.add_command(keys)

@@ -12,9 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-import msgspec
 from starlette.applications import Starlette
 
 from api.app import build_api
@@ -31,27 +29,12 @@ from ledger.store.market import open_market
 from ledger.views import LedgerViews
 from node.application import build_application
 from node.assembly import CLOSING, RELEASE, HeadWatch, make_request_id, read_clock_ms
-from node.config import NodeSettings, choose_mode
-from node.datadir import DataDirectory, write_private
+from node.config import NodeSettings, choose_mode, format_options
+from node.datadir import DataDirectory, create_follower_directory, write_private
 from node.p2p.blocks import build_block_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
-from node.sync.source import MAX_URL_LENGTH, parse_url
-from node.sync.syncer import MAX_SOURCES
-
-_PRIVATE_DIRECTORY = 0o700
-_PUBLIC_FILE = 0o644
-
-
-class FollowFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """follow.json: makes a data directory a follower's."""
-
-    v: Literal[1] = 1
-    sources: Annotated[
-        tuple[Annotated[str, msgspec.Meta(max_length=MAX_URL_LENGTH)], ...],
-        msgspec.Meta(min_length=1, max_length=MAX_SOURCES),
-    ]
-    """Addresses of the nodes that are asked for blocks, in the order of preference."""
+from node.sync.source import parse_url
 
 
 @dataclass(kw_only=True)
@@ -70,61 +53,38 @@ class Follower:
         self.head.close()
 
 
-def find_sources(
-    data: DataDirectory, *, sources: Sequence[str], genesis: Path | None
-) -> tuple[str, ...]:
-    """Return whom the node on a data directory follows; none means that it is no follower.
+def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Path | None) -> None:
+    """Make a follower's data directory, or hold the one that is there to what was given.
 
-    With `sources` the directory becomes a follower's, and remembers them. It is made if it is
-    missing, which takes a copy of the network's genesis file.
+    A new one takes a copy of the network's genesis file, and remembers its sources.
 
     Raises:
         PeerError: a source is no address.
         StoreError: the directory is an authority's or of another network, or there is no genesis.
     """
-    if not sources:
-        if genesis is not None and data.genesis.exists():
-            _keep_genesis(data, genesis)
-        return _load_sources(data.follow) if data.follow.exists() else ()
     if data.authority_key.exists():
         raise StoreError(
             f"{data.root}: holds the key of an authority, which takes part and does not follow; "
             "choose another --data, or run it without --follow"
         )
-    document = FollowFile(sources=tuple(parse_url(source) for source in sources))
-    _keep_genesis(data, genesis)
-    write_private(data.follow, encode(document) + b"\n")
-    return document.sources
-
-
-def _load_sources(path: Path) -> tuple[str, ...]:
-    try:
-        stored = msgspec.json.decode(path.read_bytes(), type=FollowFile)
-        return tuple(parse_url(source) for source in stored.sources)
-    except (OSError, ValueError, LedgerError) as error:
-        raise StoreError(f"{path}: does not say whom to follow; give --follow URL") from error
-
-
-def _keep_genesis(data: DataDirectory, given: Path | None) -> None:
-    """Put a copy of the genesis file into the directory, or hold it to the one that is there."""
-    if given is None:
+    for source in sources:
+        parse_url(source)
+    if genesis is not None:
+        given = _read_genesis(genesis)
         if not data.genesis.exists():
+            create_follower_directory(data.root, given)
+        elif (known := data.load_genesis()) != given:
             raise StoreError(
-                "a new follower needs --genesis FILE: your own copy of the network's genesis file, "
-                "which is all that it trusts"
+                f"{data.root}: belongs to network {hash_genesis(known).hex()[:16]}…, {genesis} "
+                f"names {hash_genesis(given).hex()[:16]}…; choose another --data"
             )
-        return
-    genesis = _read_genesis(given)
-    if data.genesis.exists():
-        known = data.load_genesis()
-        if known != genesis:
-            raise StoreError(
-                f"{data.root}: belongs to network {hash_genesis(known).hex()[:16]}…, {given} names "
-                f"{hash_genesis(genesis).hex()[:16]}…; choose another --data"
-            )
-        return
-    data.root.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIRECTORY)
-    write_private(data.genesis, encode(genesis) + b"\n", mode=_PUBLIC_FILE)
+    elif not data.genesis.exists():
+        raise StoreError(
+            "a new follower needs --genesis FILE: your own copy of the network's genesis file, "
+            "which is all that it trusts"
+        )
+    if not data.options.exists():
+        write_private(data.options, format_options({"follow": list(sources)}))
 
 
 def _read_genesis(path: Path) -> Genesis:
@@ -139,7 +99,6 @@ def _read_genesis(path: Path) -> Genesis:
 @contextlib.contextmanager
 def open_follower(
     settings: NodeSettings,
-    sources: Sequence[str],
     *,
     stop: Callable[[], None],
     clock_ms: Callable[[], int] = read_clock_ms,
@@ -170,7 +129,7 @@ def open_follower(
         syncer = Syncer(
             tip=chain.tip,
             apply=lambda batch: _store(chain, head, batch),
-            sources=sources,
+            sources=lambda: settings.follow,
             follow=True,
             failed=note_failure,
             shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
@@ -186,7 +145,7 @@ def open_follower(
         routes = [
             build_block_route(chain, head),
             *build_api(
-                NoMarket(_refuse(chain, sources)),
+                NoMarket(_refuse(chain, settings.follow)),
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
                 genesis=encode(genesis),

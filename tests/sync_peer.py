@@ -127,7 +127,7 @@ def catch_up(
     syncer = Syncer(
         tip=store.tip,
         apply=apply or store.append_verified,
-        sources=urls,
+        sources=lambda: urls,
         follow=False,
         failed=watch.failed,
         shown=watch.shown,

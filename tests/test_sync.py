@@ -19,7 +19,14 @@ from node.p2p import frames as frame_module
 from node.p2p.frames import GENESIS_HEADER, HEIGHT_HEADER, LENGTH_BYTES
 from node.sync import PeerError, Syncer, pipeline, source
 from node.sync.source import SyncSource, parse_url
-from tests.builders import Chain, build_certificate, build_chain, build_key, build_receipt
+from tests.builders import (
+    Chain,
+    build_certificate,
+    build_chain,
+    build_key,
+    build_members,
+    build_receipt,
+)
 from tests.sync_peer import (
     ScriptedPeer,
     Watch,
@@ -166,6 +173,48 @@ def test_memory_is_bounded_by_what_may_be_in_flight(store, monkeypatch):
         catch_up(store, [peer.url], height=HEIGHT, apply=apply)
     assert batches == [1] * HEIGHT
     check(store, CHAIN, HEIGHT)
+
+
+# --- set changes ------------------------------------------------------------------------------
+
+
+def test_each_block_is_judged_under_the_set_that_the_chain_says_at_its_height(path, monkeypatch):
+    """All frames come in one group, judged at first under the set of its first block."""
+    chain = build_chain(4, blocks=(1, 1))
+    number = itertools.count(100)
+    for epoch in (1, 2):
+        chain.change_authorities(
+            build_members(3, epoch=epoch), build_receipt(chain.genesis, next(number))
+        )
+        chain.append(build_receipt(chain.genesis, next(number)))
+        chain.append(build_receipt(chain.genesis, next(number)))
+    judged, real_judge = [], pipeline.verify_frames
+
+    def judge(frames, tip):
+        judged.append((len(frames), tip.authority_set.epoch))
+        return real_judge(frames, tip)
+
+    monkeypatch.setattr(pipeline, "verify_frames", judge)
+    with contextlib.closing(ChainStore(path, chain.genesis)) as store:
+        with ScriptedPeer(chain, serve_chain(chain)) as peer:
+            progress = catch_up(store, [peer.url], height=chain.tip.height)
+        assert progress.last_error is None
+        check(store, chain, chain.tip.height)
+    assert judged == [(8, 0), (5, 1), (2, 2)]
+
+
+def test_votes_of_a_set_that_was_replaced_make_nothing_final(path):
+    chain = build_chain(4, blocks=(1,))
+    old = list(chain.members)
+    chain.change_authorities(build_members(3, epoch=1))
+    chain.append(build_receipt(chain.genesis, 100))
+    stale = build_frame(chain.blocks[2], build_certificate(chain.blocks[2].header, old))
+    with contextlib.closing(ChainStore(path, chain.genesis)) as store:
+        frames = build_frames(chain)
+        with ScriptedPeer(chain, lambda first: b"".join(frames[first - 1 : 2]) + stale) as peer:
+            progress = catch_up(store, [peer.url], height=3)
+        assert "does not exist" in (progress.last_error or "")
+        check(store, chain, 2)
 
 
 # --- lies -------------------------------------------------------------------------------------
@@ -416,7 +465,7 @@ def test_the_source_that_a_message_came_from_is_asked_first_and_no_stranger_ever
         syncer = Syncer(
             tip=store.tip,
             apply=store.append_verified,
-            sources=[first.url, second.url],
+            sources=lambda: [first.url, second.url],
             follow=False,
             failed=watch.failed,
             shown=watch.shown,
@@ -469,7 +518,7 @@ def follow(store: ChainStore, *urls: str):
     syncer = Syncer(
         tip=store.tip,
         apply=store.append_verified,
-        sources=urls,
+        sources=lambda: urls,
         follow=True,
         failed=watch.failed,
         shown=watch.shown,
@@ -563,7 +612,11 @@ def test_a_life_that_ends_at_any_batch_is_carried_on_by_the_next(path, monkeypat
 
             with ScriptedPeer(CHAIN, serve_chain(CHAIN)) as peer:
                 syncer = Syncer(
-                    tip=store.tip, apply=apply, sources=[peer.url], follow=True, failed=print
+                    tip=store.tip,
+                    apply=apply,
+                    sources=lambda: [peer.url],
+                    follow=True,
+                    failed=print,
                 )
                 syncer.start()
                 assert reached.wait(30)

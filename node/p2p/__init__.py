@@ -1,1 +1,1 @@
-"""What nodes say to each other over HTTP, under `/p2p/`."""
+"""Node to node: who may speak, what is said, and how it gets there. Over HTTP, under /p2p/."""

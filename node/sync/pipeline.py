@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Any
 
 from ledger.authorities import hash_authority_set
 from ledger.block import Tip, VerifiedBlock, advance_tip
@@ -26,7 +27,7 @@ GROUP_BYTES = 128 * 1024
 BATCH_BYTES = 8 << 20
 """Frames that are applied together, in one transaction of ledger.db."""
 
-Apply = Callable[[Sequence[VerifiedBlock]], "Future[Tip]"]
+Apply = Callable[[Sequence[VerifiedBlock]], "Future[Any]"]
 """Stores verified blocks that follow the tip, all or none; resolves when they are durable."""
 
 
@@ -147,8 +148,9 @@ class Pipeline:
     async def _apply_batch(self) -> None:
         if not self._batch:
             return
-        batch, size_bytes = self._batch, self._batch_bytes
+        batch, size_bytes, tip = self._batch, self._batch_bytes, self._tip
         self._batch, self._batch_bytes = [], 0
-        self._applied(await asyncio.wrap_future(self._apply(batch)))
+        await asyncio.wrap_future(self._apply(batch))
+        self._applied(tip)
         self._in_flight_bytes -= size_bytes
         self._room.set()

@@ -54,7 +54,7 @@ class Syncer:
         *,
         tip: Callable[[], Tip],
         apply: Apply,
-        sources: Sequence[str],
+        sources: Callable[[], Sequence[str]],
         follow: bool,
         failed: Callable[[BaseException], None],
         shown: Callable[[SyncProgress], None] = lambda _progress: None,
@@ -65,21 +65,23 @@ class Syncer:
         Args:
             tip: returns the chain's tip.
             apply: stores verified blocks that follow the tip.
-            sources: addresses of other nodes, in the order of preference.
+            sources: returns the addresses of other nodes, in the order of preference; they may
+                change at any time.
             follow: go on for ever; otherwise only what `request` asks for is fetched.
             failed: told when this side cannot go on, such as for a full disk.
             shown: told of progress after every batch.
             workers: threads that verify; one a core by default.
-
-        Raises:
-            PeerError: an address is none.
         """
         self._read_tip = tip
         self._apply = apply
         self._follow = follow
         self._failed = failed
         self._shown = shown
-        self._sources = [SyncSource(url) for url in sources[:MAX_SOURCES]]
+        self._list_sources = sources
+        self._sources: list[SyncSource] = []
+        self._unusable: set[str] = set()
+        """Addresses that are none."""
+        self._preferred: str | None = None
         self._workers = workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="sync verify")
         self._meter = RateMeter()
@@ -121,11 +123,6 @@ class Syncer:
         """
         self._call(lambda: self._note_request(height, url))
 
-    def set_sources(self, urls: Sequence[str]) -> None:
-        """Ask these nodes from now on, such as those of a new authority set. Any thread may."""
-        sources = [SyncSource(url) for url in urls[:MAX_SOURCES]]
-        self._call(lambda: self._replace_sources(sources))
-
     def _call(self, work: Callable[[], None]) -> None:
         if self._loop is None:
             work()
@@ -136,15 +133,26 @@ class Syncer:
     def _note_request(self, height: int, url: str | None) -> None:
         if height > self._wanted:
             self._wanted, self._fruitless = height, 0
-        preferred = [source for source in self._sources if source.url == url]
-        self._sources = preferred + [s for s in self._sources if s.url != url]
+        if url is not None and url in self._list_sources():
+            self._preferred = url.rstrip("/")
         self._wake.set()
 
-    def _replace_sources(self, sources: list[SyncSource]) -> None:
-        known = {source.url: source for source in self._sources}
-        self._sources = [known.get(source.url, source) for source in sources]
-        self._fruitless = 0
-        self._wake.set()
+    def _refresh_sources(self) -> None:
+        """Take the sources of now; those that are known keep the order they have earned."""
+        urls = [url.rstrip("/") for url in self._list_sources()[:MAX_SOURCES]]
+        kept = [source for source in self._sources if source.url in urls]
+        self._unusable &= set(urls)
+        for url in urls:
+            if url in self._unusable or any(source.url == url for source in kept):
+                continue
+            try:
+                kept.append(SyncSource(url))
+            except PeerError as error:
+                self._unusable.add(url)
+                logger.warning("%s", error)
+        kept.sort(key=lambda source: source.url != self._preferred)
+        self._preferred = None
+        self._sources = kept
 
     # --- the thread -----------------------------------------------------------------------------
 
@@ -176,6 +184,7 @@ class Syncer:
         """Wait until there is something to fetch and a source to fetch it from."""
         while True:
             self._wake.clear()
+            self._refresh_sources()
             height = self._read_tip().height
             if not self._follow and self._fruitless >= len(self._sources):
                 self._wanted = height  # nobody has it, and whoever does will say so again
