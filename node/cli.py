@@ -201,12 +201,12 @@ def run(
 
     A node.toml in the data directory may set these options too; it counts least.
     """
-    _configure_logging(log_file)
-    _follow_parent(enabled=until_stdin_closes)
     data = DataDirectory(settings["data"])
     node = NodeSettings(**settings | read_stored_options(ctx, data.options))
     if node.follow:
         prepare_follower(data, sources=node.follow, genesis=genesis)
+    _configure_logging(log_file)
+    _follow_parent(enabled=until_stdin_closes)
     serve(
         partial(open_follower if node.follow else open_node, node),
         host=node.host,
