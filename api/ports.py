@@ -27,6 +27,7 @@ from ledger.views import (
     HeadView,
     ReceiptFilter,
     ReceiptView,
+    StatementView,
     StatsView,
     TransactionView,
 )
@@ -107,3 +108,12 @@ class Views(Protocol):
 
     def bundle(self, receipt_id: str, /) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""
+
+    def statement(self, account: str, /, *, from_ms: int, to_ms: int) -> StatementView:
+        """Return an account's lines in a period; not short, unlike the others.
+
+        Raises StatementTooLongError.
+        """
+
+    def statement_bundle(self, account: str, /, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical proof of the same lines, None if there are none."""

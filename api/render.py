@@ -27,10 +27,15 @@ def format_time(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
+def format_decimal(micros: int) -> str:
+    """Return a non-negative amount with at most six decimals."""
+    whole, rest = divmod(micros, MICROS)
+    return f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)
+
+
 def format_micros(micros: int) -> msgspec.Raw:
     """Return a non-negative amount as a JSON number with at most six decimals."""
-    whole, rest = divmod(micros, MICROS)
-    return msgspec.Raw((f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)).encode())
+    return msgspec.Raw(format_decimal(micros).encode())
 
 
 def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
