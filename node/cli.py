@@ -447,6 +447,7 @@ def _configure_logging(path: Path | None) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=[handler],
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request
 
 
 def _follow_parent(*, enabled: bool) -> None:
