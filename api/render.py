@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from api.ports import SyncStatus
 from ledger.encoding import encode_base64url
 from ledger.jobs import Claim, Job, Lease, Miner, Queue
 from ledger.metering import build_work_order
@@ -218,9 +219,9 @@ def render_stats(stats: StatsView) -> Json:
     return shown
 
 
-def render_health(head: HeadView, *, version: str) -> Json:
+def render_health(head: HeadView, *, version: str, sync: SyncStatus | None) -> Json:
     """Return what `/health` says of a node that answers."""
-    return {
+    health: Json = {
         "status": "ok",
         "version": version,
         "network": head.network,
@@ -232,3 +233,18 @@ def render_health(head: HeadView, *, version: str) -> Json:
         "authorities": head.authorities,
         "pending_transactions": head.pending_transactions,
     }
+    if sync is not None:
+        health["sync"] = _render_sync(sync)
+    return health
+
+
+def _render_sync(sync: SyncStatus) -> Json:
+    shown: Json = {
+        "state": sync.state,
+        "height": sync.height,
+        "target_height": sync.target_height,
+        "blocks_per_s": round(sync.blocks_per_s, 1),
+        "receipts_per_s": round(sync.receipts_per_s, 1),
+    }
+    optional = {"eta_s": sync.eta_s, "source": sync.source, "last_error": sync.last_error}
+    return shown | {name: value for name, value in optional.items() if value is not None}

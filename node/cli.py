@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from ledger.store.fsck import verify_chain
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
-from node.assembly import RELEASE, read_clock_ms
+from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_keys import keys
 from node.config import (
     DEFAULT_PORT,
@@ -37,6 +38,7 @@ from node.config import (
 )
 from node.datadir import DataDirectory, create_data_directory, load_key
 from node.datadir import create_key as create_key_file
+from node.follower import open_follower, prepare_follower
 from node.localnet import LocalNetworkSettings, run_local_network
 from node.options import data_option, option, read_stored_options
 from node.report import print_statement, print_verdict
@@ -176,21 +178,45 @@ def init(data: Path, network: str, name: str) -> None:
     help="Address of another node, such as http://10.0.0.2:8001, besides those in the authority "
     "set; repeatable.",
 )
+@option(
+    "--follow",
+    multiple=True,
+    show_default=False,
+    help="Address of a node to follow, without a key or a vote; repeatable.",
+)
+@option(
+    "--genesis",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="A new follower's copy of the network's genesis file: all that it trusts.",
+)
 @log_option
 @stdin_option
 @click.pass_context
 def run(
-    ctx: click.Context, /, *, log_file: Path | None, until_stdin_closes: bool, **settings: Any
+    ctx: click.Context,
+    /,
+    *,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+    genesis: Path | None,
+    **settings: Any,
 ) -> None:
-    """Run a node: REST API, explorer, and its part in sealing blocks.
+    """Run a node: REST API, explorer, and its part in sealing blocks; or a follower (--follow).
 
     A node.toml in the data directory may set these options too; it counts least.
     """
+    data = DataDirectory(settings["data"])
+    node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    if node.follow:
+        prepare_follower(data, sources=node.follow, genesis=genesis)
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
-    settings |= read_stored_options(ctx, DataDirectory(settings["data"]).options)
     serve(
-        NodeSettings(**settings),
+        partial(open_follower if node.follow else open_node, node),
+        host=node.host,
+        port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
 
@@ -442,6 +468,7 @@ def _configure_logging(path: Path | None) -> None:
         handler = logging.handlers.RotatingFileHandler(
             path, maxBytes=LOG_BYTES, backupCount=LOG_FILES
         )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",

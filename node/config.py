@@ -38,6 +38,8 @@ class NodeSettings:
     max_pending_per_key: int
     peers: tuple[str, ...] = ()
     """Addresses of other nodes, besides those that the authority set names."""
+    follow: tuple[str, ...] = ()
+    """Addresses of the nodes that a follower asks for blocks; empty for other nodes."""
 
 
 def choose_mode(settings: NodeSettings) -> Literal["dev", "strict"]:
