@@ -133,6 +133,7 @@ def open_node(
             key=key,
             urls=settings.peers,
             fetch=lambda height: syncer.request(height),
+            returned=lambda: sealer.repeat(),
         )
 
         def note_failure(error: BaseException) -> None:
@@ -142,6 +143,7 @@ def open_node(
         def note_final(height: int) -> None:
             head.note(height)
             network.note_block()
+            syncer.request(height)  # it may have made us a member, or no longer one
 
         sealer = Sealer(
             chain=chain,
@@ -158,8 +160,8 @@ def open_node(
         syncer = Syncer(
             tip=chain.tip,
             apply=lambda batch: sealer.adopt(lambda: adopt_batch(chain, batch)),
-            sources=lambda: [peer.url for peer in network.list_peers()],
-            follow=False,
+            sources=network.list_sources,
+            follow=lambda: not network.is_member(),
             failed=note_failure,
         )
         stack.callback(syncer.stop)
@@ -250,6 +252,7 @@ def _build_app(
             clock_ms=clock_ms,
             make_request_id=make_request_id,
             find_obstacle=lambda: CLOSING if head.is_closing else None,
+            find_sync=lambda: syncer.progress,
         ),
         *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
     ]

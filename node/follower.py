@@ -130,7 +130,7 @@ def open_follower(
             tip=chain.tip,
             apply=lambda batch: _store(chain, head, batch),
             sources=lambda: settings.follow,
-            follow=True,
+            follow=lambda: True,
             failed=note_failure,
             shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
         )
