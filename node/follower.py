@@ -32,6 +32,7 @@ from node.assembly import CLOSING, RELEASE, HeadWatch, make_request_id, read_clo
 from node.config import NodeSettings, choose_mode, format_options
 from node.datadir import DataDirectory, create_follower_directory, write_private
 from node.p2p.blocks import build_block_route
+from node.p2p.routes import build_status_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
@@ -143,6 +144,7 @@ def open_follower(
             yield
 
         routes = [
+            build_status_route(chain, account="", release=RELEASE),
             build_block_route(chain, head),
             *build_api(
                 NoMarket(_refuse(chain, settings.follow)),
