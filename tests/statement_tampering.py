@@ -182,6 +182,7 @@ def _genuine() -> list[Case]:
         _case(
             changed, "an opening after the first change", CLIENT, from_ms=_time(3), to_ms=_time(6)
         ),
+        _case(changed, "an opening that changes the authorities", CLIENT, from_ms=_time(2)),
         _departed_coordinator(),
     ]
 
