@@ -25,6 +25,7 @@ from ledger.block import hash_genesis  # noqa: E402
 from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
+from ledger.statement import verify_statement  # noqa: E402
 from ledger.transaction import ReceiptPayload  # noqa: E402
 from tests import golden, statement_tampering, tampering  # noqa: E402
 from tests.builders import (  # noqa: E402
@@ -102,6 +103,19 @@ def build_examples() -> dict[str, str]:
         "bundle": _json(msgspec.Raw(bundle)),
         "disclosure": _json(disclosure),
         "verdict": _json(verdict, is_sorted=False),
+        **_build_statement(),
+    }
+
+
+def _build_statement() -> dict[str, str]:
+    """A period with one line of a client, whose other receipt is older."""
+    chain = build_chain(1, blocks=[1, 1])
+    times = [block.header.time_ms for block in chain.blocks]
+    statement = encode(chain.statement("client-1", from_ms=times[1], to_ms=times[1] + 1_000))
+    verdict = verify_statement(statement, genesis=chain.genesis)
+    return {
+        "statement": _json(msgspec.Raw(statement)),
+        "statement_verdict": _json(verdict, is_sorted=False),
     }
 
 
