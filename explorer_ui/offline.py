@@ -23,7 +23,6 @@ ENTRY = "verify/offline.js"
 SHELL = "verify/offline.html"
 STYLE = "explorer.css"
 LICENCE = "LICENSE"
-MAX_MODULES = 100
 
 _STATEMENT = re.compile(r"^(?:import|export)\b", re.MULTILINE)
 _IMPORT = re.compile(
@@ -46,8 +45,7 @@ def build_offline(folder: Path = FOLDER) -> bytes:
         ValueError: a module has a form of `import` or `export` that is not known here.
     """
     script = join_modules(folder, ENTRY)
-    style = (folder / STYLE).read_text(encoding="utf-8")
-    page = (folder / SHELL).read_text(encoding="utf-8")
+    style, page = _read(folder / STYLE), _read(folder / SHELL)
     for mark, text in {
         "{script hash}": _hash(script),
         "{style hash}": _hash(style),
@@ -67,18 +65,20 @@ def join_modules(folder: Path, entry: str) -> str:
     return "\n".join(['"use strict";', "const modules = {};", *modules.values(), ""])
 
 
-def _add_module(folder: Path, path: str, modules: dict[str, str]) -> None:
+def _add_module(
+    folder: Path, path: str, modules: dict[str, str], importers: tuple[str, ...] = ()
+) -> None:
     """Add `path` to `modules`, behind whatever it imports."""
     if path in modules:
         return
-    if len(modules) >= MAX_MODULES:
-        raise ValueError(f"{path}: more than {MAX_MODULES} modules")
-    text = (folder / path).read_text(encoding="utf-8")
+    if path in importers:
+        raise ValueError(f"{path}: it imports itself, by way of {', '.join(importers)}")
+    text = _read(folder / path)
     if (found := _FORBIDDEN.search(text)) is not None:
         raise ValueError(f"{path}: {found[0]!r} cannot stand in the joined script")
     body, imported, exported = _translate(path, text)
     for other in imported:
-        _add_module(folder, other, modules)
+        _add_module(folder, other, modules, (*importers, path))
     modules[path] = (
         f"{_read_licence(folder, path)}"
         f'modules["{path}"] = (() => {{\n{body}\nreturn {{ {", ".join(exported)} }};\n}})();\n'
@@ -118,12 +118,17 @@ def _names_of(statement: re.Match[str]) -> str:
     return f"{{{statement['some'].replace(' as ', ': ')}}}"
 
 
+def _read(file: Path) -> str:
+    """Return a file as it is: reading it as text would hide carriage returns."""
+    return file.read_bytes().decode()
+
+
 def _read_licence(folder: Path, path: str) -> str:
     """Return the licence that stands beside a vendored module as a comment."""
     file = (folder / path).parent / LICENCE
     if not file.exists():
         return ""
-    text = file.read_text(encoding="utf-8")
+    text = _read(file)
     if "*/" in text or _FORBIDDEN.search(text):
         raise ValueError(f"{path}: its licence cannot stand in a comment")
     return f"/* {path}\n\n{text.strip()}\n*/\n"

@@ -58,7 +58,7 @@ function buildSlot(kind) {
     "div", { class: "slot" },
     element("label", { for: file.id }, title),
     element("p", { class: "quiet" }, hint),
-    file,
+    element("div", { class: "row" }, file),
     element("details", {}, element("summary", {}, "or paste it"), text),
     note,
   );
@@ -116,7 +116,7 @@ function offerGenesis(slot, address, status) {
       tell(status, `There is no genesis from this node: ${error.message}.`);
     }
   });
-  slot.file.after(" ", button);
+  slot.file.after(button);
 }
 
 function acceptDrops(form, slots, status) {
