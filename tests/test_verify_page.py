@@ -16,6 +16,7 @@ from tests.verify_node import (
     build_changed_chain,
     choose,
     claims,
+    last_bundle,
     verdict,
     verify,
 )
@@ -48,7 +49,7 @@ def build_chain_once():
 
 def test_a_bundle_with_changes_and_a_disclosure_is_verified_claim_by_claim(browser, market, chain):
     with open_page(browser, market, "/verify") as page:
-        choose(page, "bundle", encode(chain.bundle(3)) + b"\n")
+        choose(page, "bundle", encode(last_bundle(chain)) + b"\n")
         choose(page, "genesis", encode(chain.genesis))
         choose(page, "disclosure", encode(build_disclosure(4)))
         verify(page)
@@ -66,7 +67,7 @@ def test_a_bundle_with_changes_and_a_disclosure_is_verified_claim_by_claim(brows
 
 def test_what_fails_is_named_and_what_is_claimed_is_called_a_claim(browser, market, chain):
     with open_page(browser, market, "/verify") as page:
-        document = json.loads(encode(chain.bundle(3)))
+        document = json.loads(encode(last_bundle(chain)))
         del document["epochs"][0]
         choose(page, "bundle", encode(document))
         choose(page, "genesis", encode(chain.genesis))
@@ -75,7 +76,7 @@ def test_what_fails_is_named_and_what_is_claimed_is_called_a_claim(browser, mark
         failed = [name for name, status in claims(page) if status == "failed"]
         assert failed == ["quorum", "authority_chain", "coordinator"]
         expect(page.locator(".report")).to_contain_text("It claims, and that is not proved")
-        choose(page, "bundle", encode(chain.bundle(3)))
+        choose(page, "bundle", encode(last_bundle(chain)))
         verify(page)
         expect(verdict(page)).to_have_text("Verified: none of 8 claims failed.")
         choose(page, "genesis", encode(build_genesis(1)))
@@ -132,7 +133,7 @@ DROP = """(texts) => {
 
 
 def test_dropped_files_are_told_apart_by_what_they_hold(browser, market, chain):
-    documents = (build_disclosure(4), chain.genesis, chain.bundle(3))
+    documents = (build_disclosure(4), chain.genesis, last_bundle(chain))
     with open_page(browser, market, "/verify") as page:
         page.evaluate(DROP, [encode(document).decode() for document in documents])
         for kind, number in (("disclosure", 0), ("genesis", 1), ("bundle", 2)):
@@ -179,7 +180,7 @@ def test_form_and_verdict_fit(browser, market, chain, width, scheme):
     with open_page(browser, market, "/verify", **options) as page:
         expect(page.locator("form.check")).to_be_visible()
         assert page.evaluate(OVERFLOW) <= 0
-        choose(page, "bundle", encode(chain.bundle(3)))
+        choose(page, "bundle", encode(last_bundle(chain)))
         choose(page, "genesis", encode(chain.genesis))
         verify(page)
         expect(page.locator(".claims > li")).to_have_count(8)
@@ -217,6 +218,6 @@ def test_a_check_that_is_overtaken_stops(browser, market, chain):
               stop.abort();
               return [await running, status.textContent];
             }""",
-            [encode(chain.bundle(3)).decode(), encode(chain.genesis).decode()],
+            [encode(last_bundle(chain)).decode(), encode(chain.genesis).decode()],
         )
         assert found == [None, "Checking…"]

@@ -6,6 +6,7 @@ from starlette.testclient import TestClient
 
 from explorer_ui import ClosingError, build_explorer
 from ledger.encoding import encode
+from ledger.proof import ProofBundle
 from tests.api_node import ApiNode, run_job
 from tests.browser import Server
 from tests.builders import Chain, build_chain, build_members, build_receipt
@@ -35,12 +36,17 @@ class Market(Server):
 
 
 def build_changed_chain() -> Chain:
-    """Four authorities, then five, then six; leaf 3 is sealed by the last ones."""
+    """Four authorities, then five, then six, who seal receipt 4."""
     chain = build_chain(4, blocks=[1])
     chain.change_authorities(build_members(5, epoch=1), build_receipt(chain.genesis, 2))
     chain.change_authorities(build_members(6, epoch=2), build_receipt(chain.genesis, 3))
     chain.append(build_receipt(chain.genesis, 4))
     return chain
+
+
+def last_bundle(chain: Chain) -> ProofBundle:
+    """The proof of the newest receipt."""
+    return chain.bundle(len(chain.transactions) - 1)
 
 
 def choose(page: Page, kind: str, data: bytes) -> None:
