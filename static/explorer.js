@@ -120,7 +120,7 @@
           const task = await import(button.dataset.module);
           await task.start(button);
         } catch {
-          button.textContent = "This did not load: try again";
+          button.textContent = "This did not load: reload the page";
         }
         button.ariaBusy = null;
       });

@@ -25,6 +25,7 @@ CLAIMS = [
     *("receipt", "provider_signature", "coordinator_signature", "inclusion", "header", "quorum"),
     *("authority_chain", "coordinator"),
 ]
+HOSTILE = "</bdi><img src=//x.test/i onerror=alert(1)>\u202e"
 DIGESTS = ["prompt_digest", "result_digest", "tokens_digest"]
 
 
@@ -107,6 +108,21 @@ def test_what_cannot_be_judged_is_said_in_one_sentence(browser, market, chain, f
         verify(page)
         expect(verdict(page)).to_contain_text(words)
         assert claims(page) == []
+
+
+def test_hostile_names_in_a_bundle_are_shown_as_they_are_and_do_nothing(browser, market, chain):
+    document = json.loads(encode(last_bundle(chain)))
+    document["envelope"]["signatures"][0]["key_id"] = HOSTILE
+    document["envelope"]["payload"]["model"] = HOSTILE
+    with open_page(browser, market, "/verify") as page:
+        choose(page, "bundle", encode(document))
+        choose(page, "genesis", encode(chain.genesis))
+        verify(page)
+        expect(verdict(page)).to_have_text("Not verified: 4 of 8 claims failed.")
+        report = page.locator(".report")
+        expect(report).to_contain_text("onerror=alert(1)>⟨U+202E⟩ as coordinator")
+        assert "\u202e" not in report.inner_text()
+        assert page.evaluate("document.images.length") == 0
 
 
 def test_pasted_texts_count_as_files_and_the_last_one_given_counts(browser, market, chain):
