@@ -119,16 +119,18 @@ function offerGenesis(slot, address, status) {
   slot.file.after(button);
 }
 
+/** Takes files dropped anywhere: beside the form, the browser would leave the page for them. */
 function acceptDrops(form, slots, status) {
-  form.addEventListener("dragover", (event) => {
+  const on = (type, listener) => document.addEventListener(type, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
     event.preventDefault();
-    form.classList.add("over");
+    listener(event);
   });
-  form.addEventListener("dragleave", (event) => {
-    if (!form.contains(event.relatedTarget)) form.classList.remove("over");
+  on("dragover", () => form.classList.add("over"));
+  on("dragleave", (event) => {
+    if (event.relatedTarget === null) form.classList.remove("over");
   });
-  form.addEventListener("drop", async (event) => {
-    event.preventDefault();
+  on("drop", async (event) => {
     form.classList.remove("over");
     try {
       for (const file of [...event.dataTransfer.files].slice(0, Object.keys(SLOTS).length))
