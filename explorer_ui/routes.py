@@ -17,6 +17,7 @@ from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
 from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
 from explorer_ui.sources import HeadWatch, Views
+from explorer_ui.verify import Verify
 from ledger.encoding import encode
 from ledger.views import HeadView
 
@@ -50,6 +51,7 @@ def build_explorer(
     blocks = Blocks(site=site, views=views)
     receipts = Receipts(site=site, views=views, clock_ms=clock_ms)
     search = Search(site=site, views=views)
+    verify = Verify(site=site, views=views)
 
     async def static(request: Request) -> Response:
         return site.static(request) or PlainTextResponse("no such file\n", 404)
@@ -77,6 +79,9 @@ def build_explorer(
         page("/txs/{key}", blocks.transaction),
         page("/receipts", receipts.list),
         page("/receipts/{key}", receipts.receipt),
+        page("/verify", verify.page),
+        Route("/verify/offline.html", verify.offline),
+        Route("/verify/verify_receipt.py", verify.script),
         page("/search", search.page),
         Route("/static/{release}/{name:path}", static),
         Route("/robots.txt", robots),

@@ -69,6 +69,7 @@ def every_address(views: FakeViews) -> list[str]:
         *("/receipts?before=4", "/receipts?model=x&miner=y&client=z", "/receipts?client=demo"),
         *(f"/receipts/{transaction.payload.receipt_id}" for transaction in (final, pending)),
         *(f"/txs/{transaction.id}" for transaction in (final, pending)),
+        "/verify",
         *("/search", "/search?q=demo", "/search?q=nothing", "/search?q=77", "/search?q=abcdef12"),
     ]
 
