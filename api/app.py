@@ -21,6 +21,7 @@ from api.ports import Market, Views
 from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
+from api.transactions import TransactionEndpoints
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
@@ -54,6 +55,7 @@ def build_api(
     )
     paths = {
         **JobEndpoints(market, settings).paths(),
+        **TransactionEndpoints(market, views).paths(),
         **records.paths(),
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
