@@ -17,10 +17,12 @@ from starlette.routing import BaseRoute, Mount, Route
 from api.answers import Answer
 from api.errors import RequestError
 from api.jobs import JobEndpoints
-from api.ports import Market, Views
+from api.nomarket import NoMarket
+from api.ports import Market, SyncStatus, Views
 from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
+from api.statements import StatementEndpoints
 from api.transactions import TransactionEndpoints
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
@@ -30,7 +32,7 @@ _UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}")
 
 
 def build_api(
-    market: Market,
+    market: Market | NoMarket,
     views: Views,
     settings: ApiSettings,
     *,
@@ -38,32 +40,44 @@ def build_api(
     clock_ms: Callable[[], int],
     make_request_id: Callable[[], str],
     find_obstacle: Callable[[], RequestError | None] = lambda: None,
+    find_sync: Callable[[], SyncStatus | None] = lambda: None,
 ) -> list[BaseRoute]:
     """Return the routes of the REST face; put them before any others.
 
     Args:
-        market: takes every write.
+        market: takes every write, or refuses it.
         views: public reads.
         settings: mode, version, defaults.
         genesis: canonical bytes of the genesis document.
         clock_ms: Unix time in milliseconds.
         make_request_id: a new id of at most 64 letters, digits and `._-`.
         find_obstacle: why the node takes no work now, a SYSTEM_ error, or None.
+        find_sync: how far the node is with catching up, or None if it does not.
     """
     records = RecordEndpoints(
-        views, settings, genesis=genesis, clock_ms=clock_ms, find_obstacle=find_obstacle
+        views,
+        settings,
+        genesis=genesis,
+        clock_ms=clock_ms,
+        find_obstacle=find_obstacle,
+        find_sync=find_sync,
     )
     paths = {
-        **JobEndpoints(market, settings).paths(),
+        **(
+            market.paths(settings)
+            if isinstance(market, NoMarket)
+            else JobEndpoints(market, settings).paths()
+        ),
         **TransactionEndpoints(market, views).paths(),
         **records.paths(),
+        **StatementEndpoints(views).paths(),
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
     }
 
     def route(path: str, operations: Mapping[str, Operation]) -> Route:
         resource = Resource(
-            operations, market=market, settings=settings, make_request_id=make_request_id
+            operations, keys=market, settings=settings, make_request_id=make_request_id
         )
         return Route(path, resource)
 

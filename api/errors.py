@@ -47,6 +47,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "VALIDATION_BODY_TIMEOUT": 408,
         "VALIDATION_BODY_TOO_LARGE": 413,
         "VALIDATION_MEDIA_TYPE": 415,
+        "NODE_IS_FOLLOWER": 421,
         "RATE_LIMIT_EXCEEDED": 429,
         "SYSTEM_INTERNAL_ERROR": 500,
         "SYSTEM_OVERLOADED": 503,

@@ -28,6 +28,7 @@ from ledger.views import (
     HeadView,
     ReceiptFilter,
     ReceiptView,
+    StatementView,
     StatsView,
     TransactionView,
 )
@@ -89,6 +90,49 @@ class Market(Protocol):
         """Note that a miner is alive."""
 
 
+class Keys(Protocol):
+    """Knows API keys."""
+
+    def authenticate(self, secret: str) -> Caller | None:
+        """Return whose API key this is, or None for an unknown or revoked one."""
+
+
+class SyncStatus(Protocol):
+    """How far a node is with catching up."""
+
+    @property
+    def state(self) -> str:
+        """`idle`, `syncing` or `stalled`."""
+
+    @property
+    def height(self) -> int:
+        """Height of the newest block here."""
+
+    @property
+    def target_height(self) -> int:
+        """What the source says its newest height is."""
+
+    @property
+    def blocks_per_s(self) -> float:
+        """Blocks stored per second."""
+
+    @property
+    def receipts_per_s(self) -> float:
+        """Receipts stored per second."""
+
+    @property
+    def eta_s(self) -> int | None:
+        """Seconds left at this rate, None if that cannot be told."""
+
+    @property
+    def source(self) -> str | None:
+        """Address of the node that is asked."""
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last source could not be used, None if one can."""
+
+
 class Views(Protocol):
     """The public reads. Short and synchronous; lists are newest first, below cursor `before`."""
 
@@ -120,3 +164,12 @@ class Views(Protocol):
 
     def bundle(self, receipt_id: str, /) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""
+
+    def statement(self, account: str, /, *, from_ms: int, to_ms: int) -> StatementView:
+        """Return an account's lines in a period; not short, unlike the others.
+
+        Raises StatementTooLongError.
+        """
+
+    def statement_bundle(self, account: str, /, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical proof of the same lines, None if there are none."""

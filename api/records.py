@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from api.answers import Answer, answer_json, link
 from api.errors import RequestError
-from api.ports import Views
+from api.ports import SyncStatus, Views
 from api.render import (
     render_authorities,
     render_block,
@@ -37,12 +37,14 @@ class RecordEndpoints:
         genesis: bytes,
         clock_ms: Callable[[], int],
         find_obstacle: Callable[[], RequestError | None],
+        find_sync: Callable[[], SyncStatus | None],
     ) -> None:
         self._views = views
         self._settings = settings
         self._genesis = genesis
         self._clock_ms = clock_ms
         self._find_obstacle = find_obstacle
+        self._find_sync = find_sync
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
@@ -149,7 +151,11 @@ class RecordEndpoints:
 
     async def show_health(self, _request: Request) -> Answer:
         """`GET /health`: the node answers."""
-        return answer_json(render_health(self._views.head(), version=self._settings.version))
+        return answer_json(
+            render_health(
+                self._views.head(), version=self._settings.version, sync=self._find_sync()
+            )
+        )
 
     async def show_readiness(self, _request: Request) -> Answer:
         """`GET /health/ready`: the node takes work."""

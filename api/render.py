@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from api.ports import SyncStatus
 from ledger.encoding import encode_base64url
 from ledger.jobs import Claim, Job, Lease, Miner, Queue
 from ledger.metering import build_work_order
@@ -40,10 +41,15 @@ def format_time(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
+def format_decimal(micros: int) -> str:
+    """Return a non-negative amount with at most six decimals."""
+    whole, rest = divmod(micros, MICROS)
+    return f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)
+
+
 def format_micros(micros: int) -> msgspec.Raw:
     """Return a non-negative amount as a JSON number with at most six decimals."""
-    whole, rest = divmod(micros, MICROS)
-    return msgspec.Raw((f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)).encode())
+    return msgspec.Raw(format_decimal(micros).encode())
 
 
 def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
@@ -277,9 +283,9 @@ def render_stats(stats: StatsView) -> Json:
     return shown
 
 
-def render_health(head: HeadView, *, version: str) -> Json:
+def render_health(head: HeadView, *, version: str, sync: SyncStatus | None) -> Json:
     """Return what `/health` says of a node that answers."""
-    return {
+    health: Json = {
         "status": "ok",
         "version": version,
         "network": head.network,
@@ -291,3 +297,18 @@ def render_health(head: HeadView, *, version: str) -> Json:
         "authorities": head.authorities,
         "pending_transactions": head.pending_transactions,
     }
+    if sync is not None:
+        health["sync"] = _render_sync(sync)
+    return health
+
+
+def _render_sync(sync: SyncStatus) -> Json:
+    shown: Json = {
+        "state": sync.state,
+        "height": sync.height,
+        "target_height": sync.target_height,
+        "blocks_per_s": round(sync.blocks_per_s, 1),
+        "receipts_per_s": round(sync.receipts_per_s, 1),
+    }
+    optional = {"eta_s": sync.eta_s, "source": sync.source, "last_error": sync.last_error}
+    return shown | {name: value for name, value in optional.items() if value is not None}

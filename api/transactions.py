@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from api.answers import Answer, answer_json, link
 from api.errors import RequestError
+from api.nomarket import NoMarket
 from api.ports import Market, Views
 from api.render import render_transaction
 from api.requests import Request
@@ -22,7 +23,7 @@ _LINE_FEED = 1
 class TransactionEndpoints:
     """`/v1/transactions`: changes of the authority set, and evidence. No key is needed."""
 
-    def __init__(self, market: Market, views: Views) -> None:
+    def __init__(self, market: Market | NoMarket, views: Views) -> None:
         self._market = market
         self._views = views
 

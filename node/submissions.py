@@ -12,7 +12,7 @@ import sqlite3
 from ledger.block import Tip
 from ledger.errors import InvalidTransactionError, LedgerError, MarketError
 from ledger.rules import verify_transaction
-from ledger.store.mempool import count_besides_receipts, has_transaction, insert_transaction
+from ledger.store.mempool import count_besides_receipts, insert_transaction, is_waiting
 from ledger.transaction import ReceiptPayload, Transaction, parse_transaction
 
 MAX_WAITING_SUBMISSIONS = 100
@@ -58,7 +58,7 @@ def store_submission(
     Raises:
         MarketError: RATE_LIMIT_EXCEEDED, too many wait.
     """
-    if has_transaction(connection, transaction.id):
+    if is_waiting(connection, transaction.id):
         return
     if count_besides_receipts(connection, MAX_WAITING_SUBMISSIONS) >= MAX_WAITING_SUBMISSIONS:
         raise MarketError(

@@ -26,7 +26,7 @@ from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
 from ledger.transaction import ReceiptPayload, Transaction  # noqa: E402
-from tests import golden, golden_authorities, tampering  # noqa: E402
+from tests import golden, golden_authorities, statement_tampering, tampering  # noqa: E402
 from tests.builders import (  # noqa: E402
     PROMPT,
     TOKEN_IDS,
@@ -44,7 +44,10 @@ _EXAMPLE = re.compile(r"(<!-- example (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def build_files() -> dict[Path, str]:
     """Return the text of every generated file."""
-    contents = golden.build_all() | {"bundles": tampering.build_bundles()}
+    contents = golden.build_all() | {
+        "bundles": tampering.build_bundles(),
+        "statements": statement_tampering.build_statements(),
+    }
     files = {
         VECTORS / f"{name}.json": json.dumps(content, indent=1) + "\n"
         for name, content in contents.items()

@@ -33,8 +33,10 @@ from ledger.views import LedgerViews
 from node import apikeys
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import create_data_directory, load_key
+from node.mempool import Mempool
 from node.sealer import Sealer
 from tests.builders import CREATED_MS, build_key
+from tests.market_node import NoPeers
 
 FINAL_TIMEOUT_S = 30
 ROLES: tuple[KeyRole, ...] = ("client", "miner", "admin")
@@ -65,7 +67,8 @@ class ApiNode:
         self._changed = threading.Condition()
         self._sealer = Sealer(
             chain=self._chain,
-            market=self._store,
+            mempool=Mempool(chain=self._chain, market=self._store),
+            peers=NoPeers(),
             votes=self._votes,
             key=self.key,
             clock_ms=self.clock_ms,

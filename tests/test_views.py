@@ -141,7 +141,7 @@ def test_what_is_final_and_still_in_the_mempool_is_shown_once_as_final(node, mon
     def lose_power(_ids):
         raise RuntimeError
 
-    monkeypatch.setattr(node.sealer, "_forget", lose_power)
+    monkeypatch.setattr(node.mempool, "remove", lose_power)
     with pytest.raises(RuntimeError):
         node.seal()
     assert node.chain.tip().height == 1

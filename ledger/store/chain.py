@@ -8,6 +8,7 @@ in order (leaf i is 2i, inner nodes lie between their leaves): one integer is th
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from ledger.block import (
     Certificate,
     Genesis,
     Tip,
+    VerifiedBlock,
     advance_tip,
     build_genesis_tip,
     hash_genesis,
@@ -31,7 +33,8 @@ from ledger.block import (
     verify_certificate,
 )
 from ledger.encoding import decode, encode
-from ledger.errors import InvalidTransactionError, LedgerError, StoreError
+from ledger.errors import InvalidBlockError, InvalidTransactionError, LedgerError, StoreError
+from ledger.rules import validate_extension
 from ledger.store.database import Database
 from ledger.store.rows import (
     block_figures,
@@ -139,6 +142,18 @@ class ChainStore:
         """Store a block that was validated and certified. Resolves when it is durable."""
         return self.database.write(lambda c: _append_block(c, block, certificate))
 
+    def append_verified(self, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+        """Store blocks of another node, all or none; resolves to the new tip when it is durable.
+
+        Everything that needs the chain is checked in the same transaction, so nothing enters that
+        is not verified. Blocks that are here already are skipped.
+
+        The future raises:
+            InvalidBlockError: one does not extend the chain.
+            InvalidTransactionError: a transaction or its receipt is on the chain already.
+        """
+        return self.database.write(lambda c: _append_verified(c, batch))
+
     def contains(self, transaction_id: bytes, receipt_id: str | None) -> bool:
         """Tell whether a transaction, or another one with its receipt id, is final.
 
@@ -148,6 +163,15 @@ class ChainStore:
             "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
             " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
             (transaction_id, receipt_id),
+        ).fetchone()
+        return bool(row[0])
+
+    def is_accused(self, account: str) -> bool:
+        """Tell whether evidence against an account is final since it is in the current set."""
+        row = self.database.reader.execute(
+            "SELECT EXISTS (SELECT 1 FROM evidence WHERE accused = ? AND height >= "
+            "(SELECT from_height FROM authority_sets ORDER BY epoch DESC LIMIT 1))",
+            (account,),
         ).fetchone()
         return bool(row[0])
 
@@ -249,6 +273,32 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path}: the newest block does not verify: {error}; run fsck") from error
     if hash_header(header) != row[0] or root.hex() != header.tree_root:
         raise StoreError(f"{path}: the newest block does not match its hash or tree; run fsck")
+
+
+def _append_verified(connection: sqlite3.Connection, batch: Sequence[VerifiedBlock]) -> Tip:
+    tip = load_tip(connection)
+    for verified in batch:
+        block = verified.block
+        if block.header.height <= tip.height:
+            _check_known(connection, block)
+            continue
+        if verified.set_hash != hash_authority_set(tip.authority_set):
+            raise InvalidBlockError(
+                f"block {block.header.height}: it was verified under another authority set"
+            )
+        validate_extension(block, tip, lambda *node: read_node(connection, *node))
+        _append_block(connection, block, verified.certificate)
+        tip = advance_tip(tip, block)
+    return tip
+
+
+def _check_known(connection: sqlite3.Connection, block: Block) -> None:
+    height = block.header.height
+    (known,) = connection.execute("SELECT hash FROM blocks WHERE height = ?", (height,)).fetchone()
+    if known != block.hash:
+        raise InvalidBlockError(
+            f"block {height}: {known.hex()} is final here and {block.hash.hex()} elsewhere"
+        )
 
 
 def _append_block(connection: sqlite3.Connection, block: Block, certificate: Certificate) -> None:

@@ -32,6 +32,14 @@ def insert_transaction(
     return int(seq)
 
 
+def is_waiting(connection: sqlite3.Connection, transaction_id: bytes) -> bool:
+    """Tell whether a transaction waits for a block."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM mempool WHERE id = ?)", (transaction_id,)
+    ).fetchone()
+    return bool(row[0])
+
+
 def list_mempool(
     connection: sqlite3.Connection, *, limit: int, after: int = 0
 ) -> list[tuple[int, bytes, str | None, bytes]]:
@@ -41,12 +49,6 @@ def list_mempool(
         (after, limit),
     )
     return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
-
-
-def has_transaction(connection: sqlite3.Connection, transaction_id: bytes) -> bool:
-    """Tell whether a transaction waits."""
-    row = connection.execute("SELECT 1 FROM mempool WHERE id = ?", (bytes(transaction_id),))
-    return row.fetchone() is not None
 
 
 def count_besides_receipts(connection: sqlite3.Connection, limit: int) -> int:

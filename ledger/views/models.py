@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ledger.totals import Line, Totals
 from ledger.transaction import Payload, ReceiptPayload, Signature
 
 Finality = Literal["final", "pending"]
@@ -213,6 +214,34 @@ class ReceiptFilter:
     provider: str | None = None
     """An account, or a miner's name."""
     model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementLineView:
+    """One line of a statement, and the block that made it final."""
+
+    line: Line
+    height: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementView:
+    """What an account earned and spent in the blocks of a period, oldest line first."""
+
+    account: str
+    from_ms: int
+    to_ms: int
+    """Exclusive."""
+    first_height: int
+    """Of the first block in the period; one above `last_height` if there is none."""
+    last_height: int
+    first_leaf: int
+    """Tree size before its first block."""
+    end_leaf: int
+    """Tree size after its last block."""
+    lines: tuple[StatementLineView, ...]
+    totals: Totals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,10 +32,12 @@ from ledger.views.models import (
     ReceiptFilter,
     ReceiptView,
     SearchHit,
+    StatementView,
     StatsView,
     TransactionView,
 )
 from ledger.views.rows import PENDING_CURSOR, view_block, view_final, view_waiting
+from ledger.views.statements import load_statement, load_statement_bundle
 
 ACTIVE_MINER_MS = 120_000
 """A miner unheard for longer is not counted as active."""
@@ -176,6 +178,18 @@ class LedgerViews:
     def authority_set(self, epoch: int) -> AuthoritySet | None:
         """Return the authority set of an epoch that has begun."""
         return load_epoch(self._ledger, epoch)
+
+    # --- statements: bounded, but not short; read them in a thread of their own -----------------
+
+    def statement(self, account: str, *, from_ms: int, to_ms: int) -> StatementView:
+        """Return what an account earned and spent in blocks of a period, from final receipts."""
+        with self._chain.database.snapshot() as ledger:
+            return load_statement(ledger, account, from_ms=from_ms, to_ms=to_ms)
+
+    def statement_bundle(self, account: str, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical bundle that proves a statement, None if it has no line."""
+        with self._chain.database.snapshot() as ledger:
+            return load_statement_bundle(ledger, account, from_ms=from_ms, to_ms=to_ms)
 
     # --- figures and search ---------------------------------------------------------------------
 
