@@ -23,6 +23,7 @@ from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
 from api.statements import StatementEndpoints
+from api.transactions import TransactionEndpoints
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
@@ -67,6 +68,7 @@ def build_api(
             if isinstance(market, NoMarket)
             else JobEndpoints(market, settings).paths()
         ),
+        **TransactionEndpoints(market, views).paths(),
         **records.paths(),
         **StatementEndpoints(views).paths(),
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},

@@ -23,6 +23,7 @@ from ledger.jobs import (
     Report,
 )
 from ledger.views import (
+    AuthoritiesView,
     BlockView,
     HeadView,
     ReceiptFilter,
@@ -52,6 +53,12 @@ class Market(Protocol):
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
+
+    async def submit_transaction(self, envelope: bytes) -> TransactionView:
+        """Let a change of the authority set, or evidence, wait for a block.
+
+        Raises MarketError TRANSACTION_INVALID, TRANSACTION_TYPE_REFUSED, RATE_LIMIT_EXCEEDED.
+        """
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
@@ -141,6 +148,9 @@ class Views(Protocol):
     def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
         """Return transactions, pending ones first."""
 
+    def transaction(self, id_hex: str, /) -> TransactionView | None:
+        """Return a transaction, final or pending."""
+
     def receipts(
         self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
     ) -> list[ReceiptView]:
@@ -148,6 +158,9 @@ class Views(Protocol):
 
     def receipt(self, receipt_id: str, /) -> ReceiptView | None:
         """Return a receipt, final or pending."""
+
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
 
     def bundle(self, receipt_id: str, /) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""

@@ -13,6 +13,7 @@ from explorer_ui.blocks import Blocks
 from explorer_ui.errors import ErrorPage, NotFoundError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
 from explorer_ui.home import Home
+from explorer_ui.network import Network
 from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
 from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
@@ -50,6 +51,7 @@ def build_explorer(
     home = Home(site=site, views=views, head_changed=head_changed, clock_ms=clock_ms)
     blocks = Blocks(site=site, views=views)
     receipts = Receipts(site=site, views=views, clock_ms=clock_ms)
+    network = Network(site=site, views=views)
     search = Search(site=site, views=views)
     verify = Verify(site=site, views=views)
 
@@ -82,6 +84,8 @@ def build_explorer(
         page("/verify", verify.page),
         Route("/verify/offline.html", verify.offline),
         Route("/verify/verify_receipt.py", verify.script),
+        data("/network.json", network.data),
+        page("/network", network.page),
         page("/search", search.page),
         Route("/static/{release}/{name:path}", static),
         Route("/robots.txt", robots),

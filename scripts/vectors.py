@@ -26,8 +26,8 @@ from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
 from ledger.statement import verify_statement  # noqa: E402
-from ledger.transaction import ReceiptPayload  # noqa: E402
-from tests import golden, statement_tampering, tampering  # noqa: E402
+from ledger.transaction import ReceiptPayload, Transaction  # noqa: E402
+from tests import golden, golden_authorities, statement_tampering, tampering  # noqa: E402
 from tests.builders import (  # noqa: E402
     PROMPT,
     TOKEN_IDS,
@@ -72,12 +72,14 @@ def build_examples() -> dict[str, str]:
     verdict = verify_bundle(bundle, genesis=chain.genesis, disclosure=disclosure)
     registration = golden.build_registration()
     miner = build_key("miner").account
+    change, evidence = golden_authorities.EXAMPLE_CHANGE, golden_authorities.EXAMPLE_EVIDENCE
     payload = receipt.payload
     assert isinstance(payload, ReceiptPayload), "the chain is built of receipts"
     return {
         "account": _text(f"public key  {decode_account(miner).hex()}", f"account     {miner}"),
-        "receipt": _json(msgspec.Raw(receipt.envelope))
-        + _text(f"transaction id  {receipt.id.hex()}"),
+        "receipt": _example_of(receipt),
+        "authority_set": _example_of(change),
+        "evidence": _example_of(evidence),
         "digests": _text(
             f"salt           {encode_base64url(build_salt('prompt 2'))}",
             f"prompt         {PROMPT}",
@@ -117,6 +119,12 @@ def _build_statement() -> dict[str, str]:
         "statement": _json(msgspec.Raw(statement)),
         "statement_verdict": _json(verdict, is_sorted=False),
     }
+
+
+def _example_of(transaction: Transaction) -> str:
+    return _json(msgspec.Raw(transaction.envelope)) + _text(
+        f"transaction id  {transaction.id.hex()}"
+    )
 
 
 def _json(value: object, *, is_sorted: bool = True) -> str:

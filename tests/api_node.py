@@ -52,11 +52,14 @@ class ApiNode:
         )
         self.genesis = directory.load_genesis()
         self.genesis_hash = hash_genesis(self.genesis)
-        key, instance = load_key(directory.authority_key)
+        self.key, instance = load_key(directory.authority_key)
         self._chain = ChainStore(directory.ledger, self.genesis)
         self._store = open_market(directory.market, self.genesis_hash)
         self._votes = VoteStore.open(
-            directory.votes, instance=instance, account=key.account, genesis_hash=self.genesis_hash
+            directory.votes,
+            instance=instance,
+            account=self.key.account,
+            genesis_hash=self.genesis_hash,
         )
         self.views = LedgerViews(self._chain, self._store)
         self._height = 0
@@ -67,7 +70,7 @@ class ApiNode:
             mempool=Mempool(chain=self._chain, market=self._store),
             peers=NoPeers(),
             votes=self._votes,
-            key=key,
+            key=self.key,
             clock_ms=self.clock_ms,
             batch_delay_ms=0,
             final=self._note_final,
@@ -76,7 +79,7 @@ class ApiNode:
         self.coordinator = Coordinator(
             chain=self._chain,
             store=self._store,
-            key=key,
+            key=self.key,
             settings=MarketSettings(prices=Prices(tokens=2, gpu_seconds=500)),
             clock_ms=self.clock_ms,
             receipt_waiting=self._sealer.kick,

@@ -196,7 +196,7 @@ def sign_change(
 
 
 def build_evidence(
-    genesis: Genesis,
+    genesis: Genesis | str,
     accused: KeyPair,
     /,
     *,
@@ -205,14 +205,18 @@ def build_evidence(
     votes: Sequence[tuple[VoteKind, str]] = (("notarize", "aa" * 32), ("notarize", "bb" * 32)),
     **changes: Any,
 ) -> Transaction:
-    """Return the evidence that `accused` cast two `votes`, each (kind, block hash)."""
+    """Return the evidence that `accused` cast two `votes`, each (kind, block hash).
+
+    The network is given by its genesis or by the hash of it in hex.
+    """
+    digest = genesis if isinstance(genesis, str) else hash_genesis(genesis).hex()
     first, second = (
         SignedVote(
             kind=kind,
             block_hash=block_hash,
             sig=accused.sign(
                 build_vote_message(
-                    genesis_hash=hash_genesis(genesis),
+                    genesis_hash=bytes.fromhex(digest),
                     kind=kind,
                     height=height,
                     view=view,
@@ -223,7 +227,7 @@ def build_evidence(
         for kind, block_hash in votes
     )
     fields: dict[str, Any] = {
-        "genesis": hash_genesis(genesis).hex(),
+        "genesis": digest,
         "accused": accused.account,
         "height": height,
         "view": view,

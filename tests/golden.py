@@ -32,6 +32,7 @@ from tests.builders import (
     build_receipt,
     build_salt,
 )
+from tests.golden_authorities import build_authorities
 from tests.sampling_reference import build_sampling
 
 Vectors = dict[str, Any]
@@ -372,6 +373,7 @@ def build_all() -> dict[str, Vectors]:
         "digests": build_digests(),
         "transactions": build_transactions(),
         "blocks": build_blocks(),
+        "authorities": build_authorities(),
         "merkle": build_merkle(),
         "sampling": build_sampling(),
     }

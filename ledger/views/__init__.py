@@ -2,7 +2,11 @@
 
 from ledger.views.models import (
     MAX_PAGE,
+    AuthoritiesView,
+    AuthorityView,
     BlockView,
+    EpochView,
+    EvidenceView,
     Finality,
     HeadView,
     InclusionView,
@@ -20,7 +24,11 @@ from ledger.views.rows import view_pending
 
 __all__ = [
     "MAX_PAGE",
+    "AuthoritiesView",
+    "AuthorityView",
     "BlockView",
+    "EpochView",
+    "EvidenceView",
     "Finality",
     "HeadView",
     "InclusionView",

@@ -116,6 +116,69 @@ class ReceiptView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityView:
+    """One member of the current authority set."""
+
+    index: int
+    """Its place in the set, by which votes name it."""
+    account: str
+    name: str
+    url: str
+    """Where peers reach it, or empty."""
+    evidence: int
+    """Transactions on the chain that prove it voted twice, counted up to 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochView:
+    """One authority set of the chain's history."""
+
+    epoch: int
+    set_hash: str
+    from_height: int
+    """The first block it certifies."""
+    members: int
+    quorum: int
+    transaction_id: str | None
+    """The change that made it; None at genesis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceView:
+    """One proof that an authority voted twice."""
+
+    transaction_id: str
+    block_height: int
+    """Where the evidence stands."""
+    accused: str
+    name: str | None
+    """None where the accused is no member any more."""
+    height: int
+    """Of the two votes."""
+    view: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthoritiesView:
+    """Who seals the next block, and how that came about."""
+
+    height: int
+    """Of the newest final block."""
+    epoch: int
+    set_hash: str
+    from_height: int
+    """The first block that this set certifies; it may be the next one."""
+    quorum: int
+    members: tuple[AuthorityView, ...]
+    coordinators: tuple[str, ...]
+    """Accounts that may coordinate besides the members."""
+    epochs: tuple[EpochView, ...]
+    """Newest first, at most 100."""
+    evidence: tuple[EvidenceView, ...]
+    """Newest first, at most 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InclusionView:
     """Where a final transaction stands in the tree."""
 
@@ -185,6 +248,6 @@ class StatementView:
 class SearchHit:
     """Something a search found exactly."""
 
-    kind: Literal["account", "block", "receipt", "transaction"]
+    kind: Literal["account", "authority", "block", "receipt", "transaction"]
     key: str
-    """What its page's address ends in: height, id or account."""
+    """What its page's address ends in: height, id or account. All authorities share a page."""

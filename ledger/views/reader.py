@@ -14,15 +14,18 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
+from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
 from ledger.keys import is_account
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
+from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header
 from ledger.views.models import (
     MAX_PAGE,
+    AuthoritiesView,
     BlockView,
     HeadView,
     InclusionView,
@@ -165,6 +168,17 @@ class LedgerViews:
         with self._chain.database.snapshot() as ledger:
             return load_bundle(ledger, receipt_id)
 
+    # --- authorities ----------------------------------------------------------------------------
+
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
+        with self._chain.database.snapshot() as ledger:
+            return load_authorities(ledger)
+
+    def authority_set(self, epoch: int) -> AuthoritySet | None:
+        """Return the authority set of an epoch that has begun."""
+        return load_epoch(self._ledger, epoch)
+
     # --- statements: bounded, but not short; read them in a thread of their own -----------------
 
     def statement(self, account: str, *, from_ms: int, to_ms: int) -> StatementView:
@@ -225,8 +239,13 @@ class LedgerViews:
             return SearchHit(kind="receipt", key=query.lower()) if receipt else None
         if _JOB_ID.fullmatch(query):
             return self._search_job(query)
-        if is_account(query) and self.receipts(ReceiptFilter(provider=query), limit=1):
-            return SearchHit(kind="account", key=query)
+        return self._search_account(query) if is_account(query) else None
+
+    def _search_account(self, account: str) -> SearchHit | None:
+        if self.receipts(ReceiptFilter(provider=account), limit=1):
+            return SearchHit(kind="account", key=account)
+        if self._chain.tip().authority_set.allows_coordinator(account):
+            return SearchHit(kind="authority", key=account)
         return None
 
     def _search_hash(self, hash_hex: str) -> SearchHit | None:
