@@ -1,7 +1,7 @@
 """The REST face as routes: every documented path at the root and under `/api`.
 
-Whatever else is asked for under `/v1`, `/api` and `/explorer/` is answered in JSON too, so these
-routes can stand in one application before the pages of the explorer.
+Whatever else is asked for under `/v1`, `/api`, `/explorer/` and `/tile/` is answered in JSON too,
+so these routes can stand in one application before the pages of the explorer.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from api.answers import Answer
 from api.errors import RequestError
 from api.jobs import JobEndpoints
-from api.ports import Market, Views
+from api.ports import Market, Tree, Views
 from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
+from api.transparency import TransparencyEndpoints
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
 # Under these the API answers for paths that do not exist; elsewhere the explorer does.
-_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}")
+_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}", "/tile/{rest:path}")
 
 
 def build_api(
@@ -33,6 +34,8 @@ def build_api(
     views: Views,
     settings: ApiSettings,
     *,
+    tree: Tree,
+    checkpoint: Callable[[], bytes | None],
     genesis: bytes,
     clock_ms: Callable[[], int],
     make_request_id: Callable[[], str],
@@ -44,6 +47,8 @@ def build_api(
         market: takes every write.
         views: public reads.
         settings: mode, version, defaults.
+        tree: public reads of the Merkle tree.
+        checkpoint: the newest signed checkpoint, None on a node that signs none.
         genesis: canonical bytes of the genesis document.
         clock_ms: Unix time in milliseconds.
         make_request_id: a new id of at most 64 letters, digits and `._-`.
@@ -55,6 +60,7 @@ def build_api(
     paths = {
         **JobEndpoints(market, settings).paths(),
         **records.paths(),
+        **TransparencyEndpoints(tree, checkpoint).paths(),
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
     }

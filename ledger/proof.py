@@ -12,7 +12,7 @@ the verifier's own. The verdict is given claim by claim, so that a reader learns
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -247,7 +247,7 @@ def _check_authorities(
 ) -> list[Claim]:
     """Walk the sets from genesis to the header, then count its votes under the last one."""
     try:
-        authority_set = _walk_epochs(bundle, genesis)
+        authority_set = walk_epochs(bundle.epochs, header=bundle.header, genesis=genesis)
     except LedgerError as error:
         # Votes of a set that genesis does not lead to prove nothing, however many there are.
         unknown = "genesis does not lead to the authority set of this header"
@@ -264,23 +264,29 @@ def _check_authorities(
     ]
 
 
-def _walk_epochs(bundle: ProofBundle, genesis: Genesis) -> AuthoritySet:
+def walk_epochs(epochs: Sequence[Epoch], *, header: Header, genesis: Genesis) -> AuthoritySet:
+    """Return the set that certifies `header`: genesis leads to it through `epochs`.
+
+    Raises:
+        InvalidProofError: it does not.
+        InvalidBlockError: a set or a certificate on the way is not valid.
+    """
     current, height = genesis.authority_set, 0
     genesis_hash = hash_genesis(genesis).hex()
-    for epoch in bundle.epochs:
-        header, following = epoch.header, epoch.authority_set
-        if header.genesis != genesis_hash or not height < header.height < bundle.header.height:
+    for epoch in epochs:
+        change, following = epoch.header, epoch.authority_set
+        if change.genesis != genesis_hash or not height < change.height < header.height:
             raise InvalidProofError(f"epoch {following.epoch}: its header is out of place")
-        verify_certificate(epoch.certificate, header=header, authority_set=current)
+        verify_certificate(epoch.certificate, header=change, authority_set=current)
         validate_authority_set(following)
-        if hash_authority_set(following).hex() != header.next_set_hash:
+        if hash_authority_set(following).hex() != change.next_set_hash:
             raise InvalidProofError(f"epoch {following.epoch}: the header names another set")
         if following.epoch != current.epoch + 1:
             raise InvalidProofError(f"epoch: expected {current.epoch + 1}, got {following.epoch}")
-        current, height = following, header.height
-    if hash_authority_set(current).hex() != bundle.header.set_hash:
+        current, height = following, change.height
+    if hash_authority_set(current).hex() != header.set_hash:
         raise InvalidProofError(
-            f"authority set: expected {bundle.header.set_hash}, "
+            f"authority set: expected {header.set_hash}, "
             f"genesis leads to {hash_authority_set(current).hex()}"
         )
     return current

@@ -33,7 +33,8 @@ from ledger.keys import KeyPair
 
 TransactionId = NewType("TransactionId", bytes)
 
-MAX_ENVELOPE_BYTES = 64 * 1024
+MAX_ENVELOPE_BYTES = 64 * 1024 - 1
+"""What the two bytes can say that stand before an envelope in an entry bundle (`tiles.py`)."""
 MAX_SIGNATURES = 256
 MICROS = 1_000_000
 """Micros in one unit or one price."""

@@ -27,7 +27,8 @@ from ledger.keys import self_test
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
+from node.checkpoints import CheckpointSigner
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
@@ -149,11 +150,14 @@ def open_node(
             receipt_waiting=sealer.kick,
         )
         views = LedgerViews(chain, market)
+        tree = TreeViews(chain)
         app = _build_app(
             coordinator,
             views,
             head,
             sealer,
+            tree=tree,
+            checkpoint=CheckpointSigner(tree, genesis, key).newest,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             genesis_document=encode(genesis),
@@ -176,6 +180,8 @@ def _build_app(
     head: HeadWatch,
     sealer: Sealer,
     *,
+    tree: TreeViews,
+    checkpoint: Callable[[], bytes | None],
     host: str,
     api: ApiSettings,
     genesis_document: bytes,
@@ -206,6 +212,8 @@ def _build_app(
                 coordinator,
                 views,
                 api,
+                tree=tree,
+                checkpoint=checkpoint,
                 genesis=genesis_document,
                 clock_ms=clock_ms,
                 make_request_id=lambda: secrets.token_hex(8),

@@ -21,6 +21,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ledger.block import hash_authority_set, hash_genesis  # noqa: E402
+from ledger.checkpoint import (  # noqa: E402
+    Checkpoint,
+    build_origin,
+    log_key,
+    witness_key,
+)
 from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
@@ -28,6 +34,7 @@ from tests import golden, tampering  # noqa: E402
 from tests.builders import (  # noqa: E402
     PROMPT,
     TOKEN_IDS,
+    Chain,
     build_chain,
     build_disclosure,
     build_key,
@@ -95,7 +102,21 @@ def build_examples() -> dict[str, str]:
         "bundle": _json(msgspec.Raw(bundle)),
         "disclosure": _json(disclosure),
         "verdict": _json(verdict, is_sorted=False),
+        "checkpoint": _checkpoint_example(chain),
     }
+
+
+def _checkpoint_example(chain: Chain) -> str:
+    """Return the head of a chain as its authority signs it and a witness co-signs it."""
+    origin, header = build_origin(chain.genesis), chain.blocks[-1].header
+    root = bytes.fromhex(header.tree_root)
+    note = golden.build_cosigned(Checkpoint(origin=origin, size=header.tree_size, root=root))
+    authority, witness = build_key("authority 0"), build_key("witness")
+    return _text(*note.decode().splitlines()) + _text(
+        "keys, as name+id+base64(kind ‖ public key)",
+        str(log_key(origin, authority.account)),
+        str(witness_key(witness.account)),
+    )
 
 
 def _json(value: object, *, is_sorted: bool = True) -> str:

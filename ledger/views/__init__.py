@@ -15,6 +15,7 @@ from ledger.views.models import (
 )
 from ledger.views.reader import LedgerViews
 from ledger.views.rows import view_pending
+from ledger.views.tree import TreeHead, TreeViews
 
 __all__ = [
     "MAX_PAGE",
@@ -28,6 +29,8 @@ __all__ = [
     "SearchHit",
     "StatsView",
     "TransactionView",
+    "TreeHead",
+    "TreeViews",
     "VoteView",
     "view_pending",
 ]
