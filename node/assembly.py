@@ -23,8 +23,9 @@ from ledger.keys import self_test
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
 from node.application import build_application
+from node.checkpoints import CheckpointSigner
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
@@ -187,6 +188,7 @@ def open_node(
             release=RELEASE,
             note_heard=network.note_heard,
         )
+        tree = TreeViews(chain)
         app = _build_app(
             coordinator,
             views,
@@ -196,6 +198,8 @@ def open_node(
             network,
             syncer,
             endpoints,
+            tree=tree,
+            checkpoint=CheckpointSigner(tree, genesis, key).newest,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             clock_ms=clock_ms,
@@ -223,6 +227,8 @@ def _build_app(
     syncer: Syncer,
     endpoints: PeerEndpoints,
     *,
+    tree: TreeViews,
+    checkpoint: Callable[[], bytes | None],
     host: str,
     api: ApiSettings,
     clock_ms: Callable[[], int],
@@ -248,6 +254,8 @@ def _build_app(
             coordinator,
             views,
             api,
+            tree=tree,
+            checkpoint=checkpoint,
             genesis=encode(chain.genesis),
             clock_ms=clock_ms,
             make_request_id=make_request_id,

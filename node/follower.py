@@ -26,7 +26,7 @@ from ledger.errors import LedgerError, StoreError
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
 from node.application import build_application
 from node.assembly import CLOSING, RELEASE, HeadWatch, make_request_id, read_clock_ms
 from node.config import NodeSettings, choose_mode, format_options
@@ -150,6 +150,8 @@ def open_follower(
                 NoMarket(_refuse(chain, settings.follow)),
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
+                tree=TreeViews(chain),
+                checkpoint=lambda: None,
                 genesis=encode(genesis),
                 clock_ms=clock_ms,
                 make_request_id=make_request_id,

@@ -22,6 +22,12 @@ sys.path.insert(0, str(ROOT))
 
 from ledger.authorities import hash_authority_set  # noqa: E402
 from ledger.block import hash_genesis  # noqa: E402
+from ledger.checkpoint import (  # noqa: E402
+    Checkpoint,
+    build_origin,
+    log_key,
+    witness_key,
+)
 from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
@@ -31,6 +37,7 @@ from tests import golden, golden_authorities, statement_tampering, tampering  # 
 from tests.builders import (  # noqa: E402
     PROMPT,
     TOKEN_IDS,
+    Chain,
     build_chain,
     build_disclosure,
     build_key,
@@ -106,6 +113,7 @@ def build_examples() -> dict[str, str]:
         "disclosure": _json(disclosure),
         "verdict": _json(verdict, is_sorted=False),
         **_build_statement(),
+        "checkpoint": _checkpoint_example(chain),
     }
 
 
@@ -124,6 +132,19 @@ def _build_statement() -> dict[str, str]:
 def _example_of(transaction: Transaction) -> str:
     return _json(msgspec.Raw(transaction.envelope)) + _text(
         f"transaction id  {transaction.id.hex()}"
+    )
+
+
+def _checkpoint_example(chain: Chain) -> str:
+    """Return the head of a chain as its authority signs it and a witness co-signs it."""
+    origin, header = build_origin(chain.genesis), chain.blocks[-1].header
+    root = bytes.fromhex(header.tree_root)
+    note = golden.build_cosigned(Checkpoint(origin=origin, size=header.tree_size, root=root))
+    authority, witness = build_key("authority 0"), build_key("witness")
+    return _text(*note.decode().splitlines()) + _text(
+        "keys, as name+id+base64(kind ‖ public key)",
+        str(log_key(origin, authority.account)),
+        str(witness_key(witness.account)),
     )
 
 

@@ -21,6 +21,7 @@ from ledger.views.models import (
 )
 from ledger.views.reader import LedgerViews
 from ledger.views.rows import view_pending
+from ledger.views.tree import TreeHead, TreeViews
 
 __all__ = [
     "MAX_PAGE",
@@ -40,6 +41,8 @@ __all__ = [
     "StatementView",
     "StatsView",
     "TransactionView",
+    "TreeHead",
+    "TreeViews",
     "VoteView",
     "view_pending",
 ]
