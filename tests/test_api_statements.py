@@ -6,15 +6,19 @@ import io
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import pytest
+import yaml
 
 from api import statements as module
+from api.app import OPENAPI_FILE
 from api.render_statement import CSV_COLUMNS
 from api.statements import MAX_AT_ONCE
 from ledger.encoding import encode
 from ledger.proof import parse_bundle
 from ledger.statement import verify_statement
+from ledger.totals import LineRole
 from ledger.views import statements as views_module
 from scripts import verify_receipt as script
 from tests.api_node import MINER_KEY, ApiNode, build_registration, sign_report
@@ -128,6 +132,22 @@ def test_a_provider_earned_what_its_client_spent(client, account):
     spent = get(client, account).json()["by_counterparty"][0]["spent"]
     assert statement["totals"]["earned"] == spent
     assert len(get(client, "m1").json()["lines"]) == 4
+
+
+def test_a_statement_has_the_fields_of_the_document_and_no_others(client, account):
+    schemas = yaml.safe_load(OPENAPI_FILE.read_text(encoding="utf-8"))["components"]["schemas"]
+    statement = get(client, account, **{"from": "2026-01-01", "to": "2026-01-02"}).json()
+    sums = [share[side] for share in statement["by_model"] for side in ("earned", "spent")]
+    for name, values in (
+        ("Statement", [statement]),
+        ("StatementPeriod", [statement["period"]]),
+        ("StatementLine", statement["lines"]),
+        ("StatementSum", [*statement["totals"].values(), *sums]),
+    ):
+        documented = schemas[name]["properties"]
+        for value in values:
+            assert set(value) == set(documented)
+    assert set(schemas["StatementLine"]["properties"]["role"]["enum"]) == set(get_args(LineRole))
 
 
 def test_what_is_not_final_is_not_in_a_statement(tmp_path):
