@@ -16,6 +16,7 @@ from api.ports import Market
 from api.requests import ANONYMOUS, Request
 from api.resource import ApiSettings, Operation
 from ledger.jobs import Caller
+from ledger.views import TransactionView
 
 
 class NoMarket:
@@ -38,6 +39,10 @@ class NoMarket:
             path: dict.fromkeys(operations, refusing)
             for path, operations in endpoints.paths().items()
         }
+
+    async def submit_transaction(self, _envelope: bytes) -> TransactionView:
+        """Refuse: what waits for a block waits with an authority."""
+        raise self._refusal
 
     async def _refuse(self, _request: Request) -> Answer:
         raise self._refusal

@@ -9,6 +9,7 @@ from api.answers import Answer, answer_json, link
 from api.errors import RequestError
 from api.ports import SyncStatus, Views
 from api.render import (
+    render_authorities,
     render_block,
     render_health,
     render_receipt,
@@ -52,6 +53,7 @@ class RecordEndpoints:
             "/v1/receipts/{receipt_id}": self.show_receipt,
             "/v1/receipts/{receipt_id}/proof": self.show_proof,
             "/v1/genesis": self.show_genesis,
+            "/v1/authorities": self.show_authorities,
             "/explorer/blocks": self.list_blocks,
             "/explorer/transactions": self.list_transactions,
             "/explorer/receipts": self.list_recent_receipts,
@@ -112,6 +114,11 @@ class RecordEndpoints:
         """`GET /v1/genesis`: the canonical document that a verifier pins."""
         name = b'attachment; filename="genesis.json"'
         return Answer(body=self._genesis, headers=((b"content-disposition", name),))
+
+    async def show_authorities(self, request: Request) -> Answer:
+        """`GET /v1/authorities`: who seals blocks, since when, and evidence against whom."""
+        links = link({"alternate": f"{request.site}/network"})
+        return answer_json(render_authorities(self._views.authorities()), headers=links)
 
     # --- explorer -------------------------------------------------------------------------------
 

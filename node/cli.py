@@ -18,12 +18,20 @@ import msgspec
 from ledger.block import hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
 from ledger.proof import parse_disclosure, verify_bundle
+from ledger.statement import (
+    MAX_STATEMENT_BYTES,
+    StatementVerdict,
+    is_statement,
+    verify_statement,
+)
 from ledger.store.fsck import verify_chain
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
 from node.assembly import RELEASE, open_node, read_clock_ms
+from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
+from node.cli_witness import witness
 from node.config import (
     DEFAULT_PORT,
     NodeSettings,
@@ -35,7 +43,7 @@ from node.datadir import create_key as create_key_file
 from node.follower import open_follower, prepare_follower
 from node.localnet import LocalNetworkSettings, run_local_network
 from node.options import data_option, option, read_stored_options
-from node.report import print_verdict
+from node.report import print_statement, print_verdict
 from node.restclient import RestClient
 from node.server import serve
 from node.up import UpSettings, run_up
@@ -44,8 +52,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
-MAX_FILE_BYTES = 32 << 20
-"""Largest bundle or genesis file that is read."""
+MAX_FILE_BYTES = MAX_STATEMENT_BYTES + 1
+"""Largest bundle or genesis file that is read: a statement and its line feed."""
 
 
 host_option = option("--host", default="127.0.0.1", help="Address to listen on.")
@@ -331,7 +339,7 @@ def submit(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: bool) -> None:
-    """Verify a proof bundle, claim by claim.
+    """Verify a proof bundle or a statement bundle, claim by claim.
 
     Exit status 0 if all claims hold, 1 if one fails or the bundle is none, 2 if one of your own
     files is missing or malformed.
@@ -341,8 +349,14 @@ def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: boo
         trusted = parse_genesis(_read_file(genesis))
         shown = parse_disclosure(_read_file(disclosure)) if disclosure else None
         data = _read_file(bundle)
+        if is_statement(data) and shown is not None:
+            raise click.UsageError("a disclosure is of one receipt, this is a statement of many")
         status = 1
-        verdict = verify_bundle(data, genesis=trusted, disclosure=shown)
+        verdict = (
+            verify_statement(data, genesis=trusted)
+            if is_statement(data)
+            else verify_bundle(data, genesis=trusted, disclosure=shown)
+        )
     except LedgerError as error:
         click.echo(f"Error: {error}", err=True)
         if as_json:
@@ -350,6 +364,8 @@ def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: boo
         sys.exit(status)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(verdict)).decode())
+    elif isinstance(verdict, StatementVerdict):
+        print_statement(verdict)
     else:
         print_verdict(verdict)
     sys.exit(0 if verdict.verified else 1)
@@ -407,6 +423,8 @@ def network(**settings: Any) -> None:
 
 
 cli.add_command(keys)
+cli.add_command(checkpoint)
+cli.add_command(witness)
 
 
 def main() -> None:
@@ -460,6 +478,7 @@ def _configure_logging(path: Path | None) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=[handler],
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request
 
 
 def _follow_parent(*, enabled: bool) -> None:

@@ -71,6 +71,16 @@ def test_what_waits_becomes_final_in_one_block_in_its_order(node):
     assert node.verify() == 3
 
 
+def test_a_place_in_the_mempool_is_never_given_twice(node):
+    """A peer is told of what stands above the last place it was told of."""
+    node.finish()
+    ((first, _),) = node.mempool.list_own(10)
+    node.seal()
+    node.finish()
+    ((second, _),) = node.mempool.list_own(10)
+    assert second > first
+
+
 def test_an_empty_mempool_makes_no_block(node):
     assert node.seal() == 0
     node.finish()

@@ -51,6 +51,14 @@ def list_mempool(
     return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
 
 
+def count_besides_receipts(connection: sqlite3.Connection, limit: int) -> int:
+    """Return how many transactions wait that are no receipts, counted up to `limit`."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM mempool WHERE receipt_id IS NULL LIMIT ?)", (limit,)
+    ).fetchone()
+    return int(count)
+
+
 def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:
     """Forget transactions that are final."""
     connection.executemany("DELETE FROM mempool WHERE id = ?", [(i,) for i in ids])

@@ -2,23 +2,34 @@
 
 from ledger.views.models import (
     MAX_PAGE,
+    AuthoritiesView,
+    AuthorityView,
     BlockView,
+    EpochView,
+    EvidenceView,
     Finality,
     HeadView,
     InclusionView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
+    StatementLineView,
+    StatementView,
     StatsView,
     TransactionView,
     VoteView,
 )
 from ledger.views.reader import LedgerViews
 from ledger.views.rows import view_pending
+from ledger.views.tree import TreeHead, TreeViews
 
 __all__ = [
     "MAX_PAGE",
+    "AuthoritiesView",
+    "AuthorityView",
     "BlockView",
+    "EpochView",
+    "EvidenceView",
     "Finality",
     "HeadView",
     "InclusionView",
@@ -26,8 +37,12 @@ __all__ = [
     "ReceiptFilter",
     "ReceiptView",
     "SearchHit",
+    "StatementLineView",
+    "StatementView",
     "StatsView",
     "TransactionView",
+    "TreeHead",
+    "TreeViews",
     "VoteView",
     "view_pending",
 ]

@@ -30,7 +30,7 @@ def load_bundle(ledger: sqlite3.Connection, receipt_id: str) -> bytes | None:
         path=tuple(build_path(ledger, row["leaf"], header.tree_size)),
         header=header,
         certificate=parse_certificate(certificate),
-        epochs=tuple(_load_epochs(ledger, header.height)),
+        epochs=tuple(load_epochs(ledger, header.height)),
     )
     return encode(bundle)
 
@@ -49,7 +49,7 @@ def build_path(ledger: sqlite3.Connection, leaf: int, size: int) -> list[str]:
     return [node.hex() for node in path]
 
 
-def _load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
+def load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
     """Return the set changes that lead from genesis to the set of block `height`."""
     rows = ledger.execute(
         "SELECT hash, from_height FROM authority_sets WHERE epoch > 0 AND from_height <= ?"

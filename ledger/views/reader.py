@@ -14,25 +14,30 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
+from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
 from ledger.keys import is_account
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
+from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header
 from ledger.views.models import (
     MAX_PAGE,
+    AuthoritiesView,
     BlockView,
     HeadView,
     InclusionView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
+    StatementView,
     StatsView,
     TransactionView,
 )
 from ledger.views.rows import PENDING_CURSOR, view_block, view_final, view_waiting
+from ledger.views.statements import load_statement, load_statement_bundle
 
 ACTIVE_MINER_MS = 120_000
 """A miner unheard for longer is not counted as active."""
@@ -163,6 +168,29 @@ class LedgerViews:
         with self._chain.database.snapshot() as ledger:
             return load_bundle(ledger, receipt_id)
 
+    # --- authorities ----------------------------------------------------------------------------
+
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
+        with self._chain.database.snapshot() as ledger:
+            return load_authorities(ledger)
+
+    def authority_set(self, epoch: int) -> AuthoritySet | None:
+        """Return the authority set of an epoch that has begun."""
+        return load_epoch(self._ledger, epoch)
+
+    # --- statements: bounded, but not short; read them in a thread of their own -----------------
+
+    def statement(self, account: str, *, from_ms: int, to_ms: int) -> StatementView:
+        """Return what an account earned and spent in blocks of a period, from final receipts."""
+        with self._chain.database.snapshot() as ledger:
+            return load_statement(ledger, account, from_ms=from_ms, to_ms=to_ms)
+
+    def statement_bundle(self, account: str, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical bundle that proves a statement, None if it has no line."""
+        with self._chain.database.snapshot() as ledger:
+            return load_statement_bundle(ledger, account, from_ms=from_ms, to_ms=to_ms)
+
     # --- figures and search ---------------------------------------------------------------------
 
     def stats(self, now_ms: int) -> StatsView:
@@ -211,8 +239,13 @@ class LedgerViews:
             return SearchHit(kind="receipt", key=query.lower()) if receipt else None
         if _JOB_ID.fullmatch(query):
             return self._search_job(query)
-        if is_account(query) and self.receipts(ReceiptFilter(provider=query), limit=1):
-            return SearchHit(kind="account", key=query)
+        return self._search_account(query) if is_account(query) else None
+
+    def _search_account(self, account: str) -> SearchHit | None:
+        if self.receipts(ReceiptFilter(provider=account), limit=1):
+            return SearchHit(kind="account", key=account)
+        if self._chain.tip().authority_set.allows_coordinator(account):
+            return SearchHit(kind="authority", key=account)
         return None
 
     def _search_hash(self, hash_hex: str) -> SearchHit | None:

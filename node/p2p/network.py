@@ -59,13 +59,24 @@ class PeerNetwork:
         key: KeyPair,
         urls: Sequence[str],
         fetch: Fetch,
+        returned: Callable[[], None],
     ) -> None:
-        """`urls` are addresses an operator gave; `fetch(height)` may be called from any thread."""
+        """Put it together.
+
+        Args:
+            chain: whose tip names the members.
+            mempool: whose own transactions are told to all.
+            key: this node's.
+            urls: addresses that an operator gave.
+            fetch: told up to which height others have blocks, from any thread.
+            returned: told that a member answers which did not.
+        """
         self._chain = chain
         self._mempool = mempool
         self._key = key
         self._urls = urls
         self._fetch = fetch
+        self._returned = returned
         self._genesis_hash = chain.tip().genesis_hash
         self._given: dict[str, str] = {}
         """Addresses that an operator gave, by account, once their status has told it."""
@@ -110,6 +121,18 @@ class PeerNetwork:
         """Say that there is a new block, which may have changed the set. Any thread may."""
         self._changed.fire()
 
+    def is_member(self) -> bool:
+        """Tell whether this node's key is in the current set."""
+        return self._chain.tip().authority_set.index_of(self._key.account) is not None
+
+    def list_sources(self) -> list[str]:
+        """Return where to fetch blocks, the highest chain first."""
+        heights = {peer.url: peer.height for _, peer in self._by_account()}
+        members = self._chain.tip().authority_set.members
+        others = [m.url for m in members if m.url and m.account != self._key.account]
+        urls = dict.fromkeys([*heights, *self._urls, *others])
+        return sorted(urls, key=lambda url: heights.get(url, 0), reverse=True)
+
     def list_peers(self) -> list[Peer]:
         """Return every other member that has an address, in the order of the set."""
         members = self._chain.tip().authority_set.members
@@ -153,7 +176,9 @@ class PeerNetwork:
                 self._link(Peer(account=account, name=name, url=url))
 
     def _link(self, peer: Peer) -> None:
-        link = PeerLink(peer, key=self._key, genesis_hash=self._genesis_hash)
+        link = PeerLink(
+            peer, key=self._key, genesis_hash=self._genesis_hash, returned=self._returned
+        )
         self._links[peer.account] = link
         self._tasks[peer.account] = [
             asyncio.create_task(link.deliver()),

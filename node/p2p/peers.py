@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -59,8 +60,12 @@ class Peer:
 class PeerLink:
     """The way to one peer: its queue, its connection, its pauses."""
 
-    def __init__(self, peer: Peer, *, key: KeyPair, genesis_hash: bytes) -> None:
+    def __init__(
+        self, peer: Peer, *, key: KeyPair, genesis_hash: bytes, returned: Callable[[], None]
+    ) -> None:
+        """`returned()` is called when the peer answers again."""
         self.peer = peer
+        self._returned = returned
         self._key = key
         self._genesis_hash = genesis_hash
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)
@@ -101,6 +106,7 @@ class PeerLink:
             return False
         if self.peer.failure is not None:
             logger.info("peer %s at %s answers again", self.peer.name, self.peer.url)
+            self._returned()
         self.peer.failure, self._backoff_s = None, MIN_BACKOFF_S
         self.peer.height = status.height
         self.peer.note_alive()

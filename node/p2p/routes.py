@@ -74,14 +74,10 @@ class PeerEndpoints:
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
         return [
-            Route(STATUS_PATH, self.show_status, methods=["GET"]),
+            build_status_route(self._chain, account=self._key.account, release=self._release),
             Route(MESSAGES_PATH, self.take_message, methods=["POST"]),
             Route(TRANSACTIONS_PATH, self.take_transactions, methods=["POST"]),
         ]
-
-    async def show_status(self, _request: Request) -> Response:
-        """`GET /p2p/status`."""
-        return self._answer_status()
 
     async def take_message(self, request: Request) -> Response:
         """`POST /p2p/messages`."""
@@ -171,15 +167,28 @@ class PeerEndpoints:
         self._mempool.add_foreign(sender, fresh, senders=senders)
 
     def _answer_status(self) -> Response:
-        tip = self._chain.tip()
-        status = Status(
-            genesis=tip.genesis_hash.hex(),
-            account=self._key.account,
-            height=tip.height,
-            hash=tip.hash.hex(),
-            release=self._release,
-        )
-        return _answer(200, status)
+        return _answer_status(self._chain, self._key.account, self._release)
+
+
+def build_status_route(chain: ChainStore, *, account: str, release: str) -> Route:
+    """Return the route of `GET /p2p/status`; `account` is empty for a follower."""
+
+    async def show_status(_request: Request) -> Response:
+        return _answer_status(chain, account, release)
+
+    return Route(STATUS_PATH, show_status, methods=["GET"])
+
+
+def _answer_status(chain: ChainStore, account: str, release: str) -> Response:
+    tip = chain.tip()
+    status = Status(
+        genesis=tip.genesis_hash.hex(),
+        account=account,
+        height=tip.height,
+        hash=tip.hash.hex(),
+        release=release,
+    )
+    return _answer(200, status)
 
 
 def _check_standing(sender: str, authority_set: AuthoritySet, *, members_only: bool) -> None:
