@@ -2,6 +2,8 @@
 
 It serves reads, the explorer and the block stream from a chain of its own. Of other nodes it needs
 only the time: what they send counts for what it proves. Jobs are for coordinators.
+
+With a pinned checkpoint it begins there, and a second syncer fetches the history behind.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from ledger.block import Genesis, Tip, VerifiedBlock, hash_genesis, parse_genesi
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import self_test
+from ledger.pin import Pin, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.views import LedgerViews, TreeViews
@@ -88,6 +91,15 @@ def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Pa
         write_private(data.options, format_options({"follow": list(sources)}))
 
 
+def _read_pin(path: Path, genesis: Genesis) -> Pin:
+    try:
+        return parse_pin(path.read_bytes(), genesis)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except LedgerError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
 def _read_genesis(path: Path) -> Genesis:
     try:
         return parse_genesis(path.read_bytes())
@@ -121,11 +133,29 @@ def open_follower(
         stack.callback(chain.close)
         market = open_market(data.market, hash_genesis(genesis))
         stack.callback(market.close)
+        if settings.checkpoint is not None:
+            chain.adopt_pin(_read_pin(settings.checkpoint, genesis)).result()
         head = HeadWatch(chain.tip().height)
 
         def note_failure(error: BaseException) -> None:
             follower.failure = error
             stop()
+
+        line = ProgressLine()
+        history = Syncer(
+            tip=chain.history_tip,
+            apply=chain.append_history,
+            sources=lambda: settings.follow,
+            follow=lambda: False,
+            failed=note_failure,
+        )
+        stack.callback(history.stop)
+
+        def show(progress: SyncProgress) -> None:
+            if missing := chain.missing():
+                history.request(missing[-1])  # again and again, whoever could not help before
+            if sys.stderr.isatty():
+                line.show(progress)
 
         syncer = Syncer(
             tip=chain.tip,
@@ -133,13 +163,14 @@ def open_follower(
             sources=lambda: settings.follow,
             follow=lambda: True,
             failed=note_failure,
-            shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
+            shown=show,
         )
         stack.callback(syncer.stop)
         views = LedgerViews(chain, market)
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
+            history.start()
             syncer.start()
             yield
 
@@ -200,7 +231,3 @@ class ProgressLine:
         if progress.state != "idle" or self._length:
             print(f"\r{text:<{self._length}}", end=end, file=sys.stderr, flush=True)  # noqa: T201
         self._length = 0 if progress.state == "idle" else len(text)
-
-
-def _show_nothing(_progress: SyncProgress) -> None:
-    pass

@@ -35,6 +35,8 @@ class HeadView:
     authorities: int
     pending_transactions: int
     """Counted up to 10,000."""
+    missing: range | None = None
+    """Heights of the blocks below a pinned checkpoint that are still being fetched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
