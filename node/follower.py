@@ -36,6 +36,7 @@ from node.p2p.routes import build_status_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
+from node.watch import NodeWatch
 
 
 @dataclass(kw_only=True)
@@ -136,7 +137,8 @@ def open_follower(
             shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
         )
         stack.callback(syncer.stop)
-        views = LedgerViews(chain, market)
+        watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
+        views = LedgerViews(chain, market, network=watch)
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()

@@ -167,13 +167,14 @@ class PeerNetwork:
             for member in authority_set.members:
                 url = self._given.get(member.account) or member.url
                 if url and member.account != self._key.account:
-                    wanted[member.account] = (member.name, url)
+                    wanted[member.account] = member, url
         for account, link in list(self._links.items()):
-            if wanted.get(account, ("", ""))[1] != link.peer.url:
+            if account not in wanted or wanted[account][1] != link.peer.url:
                 await self._unlink(account)
-        for account, (name, url) in wanted.items():
+        for account, (member, url) in wanted.items():
             if account not in self._links:
-                self._link(Peer(account=account, name=name, url=url))
+                peer = Peer(account=account, name=member.name, url=url, stated_url=member.url)
+                self._link(peer)
 
     def _link(self, peer: Peer) -> None:
         link = PeerLink(

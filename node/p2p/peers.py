@@ -24,6 +24,8 @@ from node.p2p.paths import MESSAGES_PATH
 from node.p2p.stamp import build_stamp
 
 MAX_QUEUED_MESSAGES = 64
+MAX_REFUSAL_BYTES = 300
+"""What is kept of a refusal's text."""
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 CONNECT_TIMEOUT_S = 2.0
@@ -42,9 +44,11 @@ class Peer:
     """One other node. Written in the event loop alone; other threads may read."""
 
     account: str
-    """Empty until an address that an operator gave has told whose it is."""
     name: str
     url: str
+    """The address in use."""
+    stated_url: str
+    """That of the authority set."""
     height: int = 0
     """Of its newest final block, as it said last."""
     heard_at: float = field(default_factory=monotonic)
@@ -141,7 +145,7 @@ def read_status(answer: httpx2.Response, genesis_hash: bytes) -> Status:
     """
     data = answer.content
     if answer.status_code != httpx2.codes.OK:
-        text = data[:MAX_STATUS_BYTES].decode(errors="replace")
+        text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
         raise PeerFailedError(f"answered {answer.status_code}: {text}")
     if len(data) > MAX_STATUS_BYTES:
         raise PeerFailedError("its status is too long")
