@@ -94,7 +94,7 @@ def _sync(data: DataDirectory, path: Path, url: str) -> None:
             tip=chain.tip,
             apply=chain.append_verified,
             sources=lambda: [url],
-            follow=True,
+            follow=lambda: True,
             failed=lambda _error: ended.set(),
             shown=show,
         )
