@@ -37,6 +37,7 @@ from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
 from node.signal import Signal
 from node.sync import Syncer
+from node.watch import NodeWatch
 
 RELEASE = "0.1.0"
 SWEEP_INTERVAL_S = 1.0
@@ -185,7 +186,8 @@ def open_node(
             clock_ms=clock_ms,
             receipt_waiting=note_receipt,
         )
-        views = LedgerViews(chain, market)
+        watch = NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers)
+        views = LedgerViews(chain, market, network=watch)
         endpoints = PeerEndpoints(
             chain=chain,
             mempool=mempool,

@@ -39,6 +39,7 @@ from node.p2p.routes import build_status_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
+from node.watch import NodeWatch
 
 
 @dataclass(kw_only=True)
@@ -166,7 +167,8 @@ def open_follower(
             shown=show,
         )
         stack.callback(syncer.stop)
-        views = LedgerViews(chain, market)
+        watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
+        views = LedgerViews(chain, market, network=watch)
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()

@@ -22,7 +22,11 @@ FIGURES = {
         "complete, 32 at a time",
         "job life cycles per server core",
     ],
-    "finality": ["completed until final, 1 authority"],
+    "finality": [
+        "completed until final, 1 authority",
+        "completed until final, 4 authorities",
+        "completed until final, 7 authorities",
+    ],
     "verify": [
         "receipts validated, blocks of 100",
         "blocks of one receipt validated",
