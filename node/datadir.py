@@ -232,6 +232,21 @@ def create_network(
     return [DataDirectory(founder.root) for founder in founders]
 
 
+def create_joining_directory(root: Path, genesis: Genesis) -> DataDirectory:
+    """Make the data directory of a node with a new key on a network that exists.
+
+    Its key has no vote until the authorities take it into their set. Its votes.db is made now,
+    with the key and for this network, as every authority's is.
+
+    Raises:
+        StoreError: there is something already, or the disk refuses.
+    """
+    with _draft(root) as draft:
+        key, instance = _draw_identity(draft)
+        _found(draft, genesis, key=key, instance=instance)
+    return DataDirectory(root)
+
+
 def create_follower_directory(root: Path, genesis: Genesis) -> DataDirectory:
     """Make the data directory of a node that follows a network without a key of its own.
 
