@@ -1,7 +1,7 @@
 """The REST face as routes: every documented path at the root and under `/api`.
 
-Whatever else is asked for under `/v1`, `/api` and `/explorer/` is answered in JSON too, so these
-routes can stand in one application before the pages of the explorer.
+Whatever else is asked for under `/v1`, `/api`, `/explorer/` and `/tile/` is answered in JSON too,
+so these routes can stand in one application before the pages of the explorer.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from api.answers import Answer
 from api.errors import RequestError
 from api.jobs import JobEndpoints
 from api.nomarket import NoMarket
-from api.ports import Market, SyncStatus, Views
+from api.ports import Market, SyncStatus, Tree, Views
 from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
 from api.statements import StatementEndpoints
 from api.transactions import TransactionEndpoints
+from api.transparency import TransparencyEndpoints
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
 # Under these the API answers for paths that do not exist; elsewhere the explorer does.
-_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}")
+_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}", "/tile/{rest:path}")
 
 
 def build_api(
@@ -36,6 +37,8 @@ def build_api(
     views: Views,
     settings: ApiSettings,
     *,
+    tree: Tree,
+    checkpoint: Callable[[], bytes | None],
     genesis: bytes,
     clock_ms: Callable[[], int],
     make_request_id: Callable[[], str],
@@ -48,6 +51,8 @@ def build_api(
         market: takes every write, or refuses it.
         views: public reads.
         settings: mode, version, defaults.
+        tree: public reads of the Merkle tree.
+        checkpoint: the newest signed checkpoint, None on a node that signs none.
         genesis: canonical bytes of the genesis document.
         clock_ms: Unix time in milliseconds.
         make_request_id: a new id of at most 64 letters, digits and `._-`.
@@ -71,6 +76,7 @@ def build_api(
         **TransactionEndpoints(market, views).paths(),
         **records.paths(),
         **StatementEndpoints(views).paths(),
+        **TransparencyEndpoints(tree, checkpoint).paths(),
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
     }

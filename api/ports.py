@@ -1,7 +1,7 @@
 """What the REST face needs from the node behind it.
 
-`Market` takes every write and every private read; `node` fulfils it. `Views` are the public reads
-of `ledger.views.LedgerViews`. Refusals are `MarketError`s, whose code decides the HTTP status; a
+`Market` takes every write and every private read; `node` fulfils it. `Views` and `Tree` are the
+public reads of `ledger.views`. Refusals are `MarketError`s, whose code decides the HTTP status; a
 full write queue is `ledger.store.database.DatabaseBusyError`.
 """
 
@@ -22,6 +22,7 @@ from ledger.jobs import (
     Registration,
     Report,
 )
+from ledger.tiles import TilePlace
 from ledger.views import (
     AuthoritiesView,
     BlockView,
@@ -173,3 +174,16 @@ class Views(Protocol):
 
     def statement_bundle(self, account: str, /, *, from_ms: int, to_ms: int) -> bytes | None:
         """Return the canonical proof of the same lines, None if there are none."""
+
+
+class Tree(Protocol):
+    """The public reads of the Merkle tree; None is what does not exist (yet)."""
+
+    def tile(self, level: int, place: TilePlace, /) -> bytes | None:
+        """Return the hashes of a tile."""
+
+    def entries(self, place: TilePlace, /) -> bytes | None:
+        """Return an entry bundle."""
+
+    def consistency(self, from_size: int, to_size: int | None, /) -> bytes | None:
+        """Return a consistency document; without `to_size` up to the newest tree."""

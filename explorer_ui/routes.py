@@ -18,6 +18,7 @@ from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
 from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
 from explorer_ui.sources import HeadWatch, Views
+from explorer_ui.verify import Verify
 from ledger.encoding import encode
 from ledger.views import HeadView
 
@@ -52,6 +53,7 @@ def build_explorer(
     receipts = Receipts(site=site, views=views, clock_ms=clock_ms)
     network = Network(site=site, views=views)
     search = Search(site=site, views=views)
+    verify = Verify(site=site, views=views)
 
     async def static(request: Request) -> Response:
         return site.static(request) or PlainTextResponse("no such file\n", 404)
@@ -79,6 +81,9 @@ def build_explorer(
         page("/txs/{key}", blocks.transaction),
         page("/receipts", receipts.list),
         page("/receipts/{key}", receipts.receipt),
+        page("/verify", verify.page),
+        Route("/verify/offline.html", verify.offline),
+        Route("/verify/verify_receipt.py", verify.script),
         data("/network.json", network.data),
         page("/network", network.page),
         page("/search", search.page),

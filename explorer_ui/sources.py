@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from ledger.authorities import AuthoritySet
@@ -13,6 +14,7 @@ from ledger.views import (
     BlockView,
     HeadView,
     InclusionView,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
@@ -44,6 +46,10 @@ class Views(Protocol):
 
     def head(self) -> HeadView:
         """Return where the chain stands."""
+        ...
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to."""
         ...
 
     def stats(self, now_ms: int) -> StatsView:

@@ -10,6 +10,9 @@
     ├── InvalidMessageError         a consensus message that is malformed or of another network
     ├── InvalidProofError           a proof bundle in which a claim fails
     ├── StatementTooLongError       a period with more lines than one statement holds
+    ├── InvalidNoteError            a signed note or checkpoint that is malformed or not signed so
+    ├── CheckpointRefusedError      a signed checkpoint that a witness does not co-sign
+    │   └── ConflictError           one that contradicts what the witness has verified
     ├── MarketError                 a request that the job market refuses
     └── StoreError                  our side: a database file that is missing, foreign or damaged
 
@@ -67,6 +70,18 @@ class StatementTooLongError(LedgerError):
     def __init__(self, message: str, *, fits_until_ms: int | None) -> None:
         super().__init__(message)
         self.fits_until_ms = fits_until_ms
+
+
+class InvalidNoteError(LedgerError):
+    """A signed note or checkpoint is malformed, or a signature on it is missing or wrong."""
+
+
+class CheckpointRefusedError(LedgerError):
+    """A well signed checkpoint is not co-signed: it is too old, or too new for this witness."""
+
+
+class ConflictError(CheckpointRefusedError):
+    """A well signed checkpoint contradicts the verified chain, or an earlier checkpoint."""
 
 
 class MarketError(LedgerError):

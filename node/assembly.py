@@ -23,8 +23,9 @@ from ledger.keys import self_test
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
 from node.application import build_application
+from node.checkpoints import CheckpointSigner
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
@@ -35,6 +36,7 @@ from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
 from node.signal import Signal
 from node.sync import Syncer
+from node.watch import NodeWatch
 
 RELEASE = "0.1.0"
 SWEEP_INTERVAL_S = 1.0
@@ -133,6 +135,7 @@ def open_node(
             key=key,
             urls=settings.peers,
             fetch=lambda height: syncer.request(height),
+            returned=lambda: sealer.repeat(),
         )
 
         def note_failure(error: BaseException) -> None:
@@ -142,6 +145,7 @@ def open_node(
         def note_final(height: int) -> None:
             head.note(height)
             network.note_block()
+            syncer.request(height)  # it may have made us a member, or no longer one
 
         sealer = Sealer(
             chain=chain,
@@ -158,8 +162,8 @@ def open_node(
         syncer = Syncer(
             tip=chain.tip,
             apply=lambda batch: sealer.adopt(lambda: adopt_batch(chain, batch)),
-            sources=lambda: [peer.url for peer in network.list_peers()],
-            follow=False,
+            sources=network.list_sources,
+            follow=lambda: not network.is_member(),
             failed=note_failure,
         )
         stack.callback(syncer.stop)
@@ -176,7 +180,8 @@ def open_node(
             clock_ms=clock_ms,
             receipt_waiting=note_receipt,
         )
-        views = LedgerViews(chain, market)
+        watch = NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers)
+        views = LedgerViews(chain, market, network=watch)
         endpoints = PeerEndpoints(
             chain=chain,
             mempool=mempool,
@@ -185,6 +190,7 @@ def open_node(
             release=RELEASE,
             note_heard=network.note_heard,
         )
+        tree = TreeViews(chain)
         app = _build_app(
             coordinator,
             views,
@@ -194,6 +200,8 @@ def open_node(
             network,
             syncer,
             endpoints,
+            tree=tree,
+            checkpoint=CheckpointSigner(tree, genesis, key).newest,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             clock_ms=clock_ms,
@@ -221,6 +229,8 @@ def _build_app(
     syncer: Syncer,
     endpoints: PeerEndpoints,
     *,
+    tree: TreeViews,
+    checkpoint: Callable[[], bytes | None],
     host: str,
     api: ApiSettings,
     clock_ms: Callable[[], int],
@@ -246,10 +256,13 @@ def _build_app(
             coordinator,
             views,
             api,
+            tree=tree,
+            checkpoint=checkpoint,
             genesis=encode(chain.genesis),
             clock_ms=clock_ms,
             make_request_id=make_request_id,
             find_obstacle=lambda: CLOSING if head.is_closing else None,
+            find_sync=lambda: syncer.progress,
         ),
         *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
     ]

@@ -31,7 +31,9 @@ from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
 from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_authority import authority
+from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
+from node.cli_witness import witness
 from node.config import (
     DEFAULT_PORT,
     NodeSettings,
@@ -455,6 +457,8 @@ def network(**settings: Any) -> None:
 
 cli.add_command(authority)
 cli.add_command(keys)
+cli.add_command(checkpoint)
+cli.add_command(witness)
 
 
 def main() -> None:

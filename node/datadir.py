@@ -8,6 +8,9 @@
     keys/miner.json       the key of the miner that `aitbc up` starts (0600)
     node.toml             options of `aitbc run` for this directory, if it has any of its own
 
+    witness.db            what a witness has co-signed; never copied, backed up or restored
+    keys/witness.json     the key of a witness (0600)
+
 The directory is made whole beside its place and then renamed, so there is no half-made one.
 """
 
@@ -91,6 +94,16 @@ class DataDirectory:
     def miner_key(self) -> Path:
         """The key file of the miner beside this node."""
         return self.root / "keys" / "miner.json"
+
+    @property
+    def witness(self) -> Path:
+        """What the witness of this node has co-signed."""
+        return self.root / "witness.db"
+
+    @property
+    def witness_key(self) -> Path:
+        """The witness' key file."""
+        return self.root / "keys" / "witness.json"
 
     @property
     def connection(self) -> Path:

@@ -26,15 +26,17 @@ from ledger.errors import LedgerError, StoreError
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
 from node.application import build_application
 from node.assembly import CLOSING, RELEASE, HeadWatch, make_request_id, read_clock_ms
 from node.config import NodeSettings, choose_mode, format_options
 from node.datadir import DataDirectory, create_follower_directory, write_private
 from node.p2p.blocks import build_block_route
+from node.p2p.routes import build_status_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
+from node.watch import NodeWatch
 
 
 @dataclass(kw_only=True)
@@ -130,12 +132,13 @@ def open_follower(
             tip=chain.tip,
             apply=lambda batch: _store(chain, head, batch),
             sources=lambda: settings.follow,
-            follow=True,
+            follow=lambda: True,
             failed=note_failure,
             shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
         )
         stack.callback(syncer.stop)
-        views = LedgerViews(chain, market)
+        watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
+        views = LedgerViews(chain, market, network=watch)
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
@@ -143,11 +146,14 @@ def open_follower(
             yield
 
         routes = [
+            build_status_route(chain, account="", release=RELEASE),
             build_block_route(chain, head),
             *build_api(
                 NoMarket(_refuse(chain, settings.follow)),
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
+                tree=TreeViews(chain),
+                checkpoint=lambda: None,
                 genesis=encode(genesis),
                 clock_ms=clock_ms,
                 make_request_id=make_request_id,

@@ -156,6 +156,11 @@ class Sealer:
         """
         return self._hand_in(lambda: self._adopt(append))
 
+    def repeat(self) -> None:
+        """Say again soon what the others may lack of the open height. Any thread may."""
+        with contextlib.suppress(queue.Full):  # it is said again in time anyway
+            self._work.put_nowait(self._repeat)
+
     def stop(self) -> None:
         """Finish the block in hand and end the thread."""
         self._stopping.set()
@@ -277,6 +282,10 @@ class Sealer:
             self._final(height)
             self._open_height()
             self._note_waiting()
+
+    def _repeat(self) -> None:
+        if running := self._timers.get(TimerKind.REBROADCAST):
+            self._timers[TimerKind.REBROADCAST] = (monotonic(), running[1])
 
     def _survey(self) -> None:
         """Tell the engine whom not to wait for."""

@@ -63,9 +63,7 @@ class LocalNetwork:
             for process in (*self._alone.values(), self._network):
                 process.send_signal(signal.SIGINT)
             for process in (*self._alone.values(), self._network):
-                process.wait(STOP_TIMEOUT_S)
-                assert process.stdout is not None
-                process.stdout.close()
+                _wait(process)
 
     def end(self, name: str, number: signal.Signals) -> None:
         """Send a node a signal that ends it, and see it ended."""
@@ -73,7 +71,7 @@ class LocalNetwork:
         pid = alone.pid if alone else self.nodes[name].pid
         os.kill(pid, number)
         if alone:
-            alone.wait(STOP_TIMEOUT_S)
+            _wait(alone)
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while _is_running(pid):
             require(time.monotonic() < deadline, f"{name} does not end")
@@ -92,7 +90,8 @@ class LocalNetwork:
     def count_complaints(self, name: str) -> int:
         """Count the warnings and errors in a node's log."""
         log = Path(self.nodes[name].data) / "logs" / "node.log"
-        return sum(" WARNING " in line or " ERROR " in line for line in log.open())
+        with log.open() as lines:
+            return sum(" WARNING " in line or " ERROR " in line for line in lines)
 
     def _spawn(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -102,6 +101,13 @@ class LocalNetwork:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+
+def _wait(process: subprocess.Popen[str]) -> None:
+    process.wait(STOP_TIMEOUT_S)
+    for stream in (process.stdin, process.stdout):
+        if stream is not None:
+            stream.close()
 
 
 def _is_running(pid: int) -> bool:

@@ -29,8 +29,9 @@ from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
 from ledger.transaction import ReceiptPayload, sign_payload
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
 from node import apikeys
+from node.checkpoints import CheckpointSigner
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import create_data_directory, load_key
 from node.mempool import Mempool
@@ -62,6 +63,8 @@ class ApiNode:
             genesis_hash=self.genesis_hash,
         )
         self.views = LedgerViews(self._chain, self._store)
+        self.tree = TreeViews(self._chain)
+        self.checkpoints = CheckpointSigner(self.tree, self.genesis, self.key)
         self._height = 0
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
@@ -134,6 +137,8 @@ class ApiNode:
             self.coordinator,
             self.views,
             ApiSettings(mode=mode, version="0.1.0", default_model="llama3.2", **settings),
+            tree=self.tree,
+            checkpoint=self.checkpoints.newest,
             genesis=encode(self.genesis),
             clock_ms=self.clock_ms,
             make_request_id=lambda: f"req-{next(numbers)}",

@@ -35,10 +35,12 @@ from ledger.views import (
     EvidenceView,
     HeadView,
     InclusionView,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
     StatsView,
+    SyncView,
     TransactionView,
     VoteView,
 )
@@ -110,6 +112,8 @@ class FakeViews:
     jobs_24h: int = 7
     bell: asyncio.Condition = field(default_factory=asyncio.Condition)
     closing: bool = False
+    others: tuple[PeerView, ...] = ()
+    sync: SyncView | None = None
 
     # --- filling it -----------------------------------------------------------------------------
 
@@ -245,6 +249,9 @@ class FakeViews:
 
     # --- reads ----------------------------------------------------------------------------------
 
+    def peers(self):
+        return self.others
+
     def head(self) -> HeadView:
         block = self.chain[-1] if self.chain else None
         return HeadView(
@@ -256,6 +263,7 @@ class FakeViews:
             votes=block.signed if block else 0,
             authorities=len(AUTHORITIES),
             pending_transactions=len(self.pending),
+            sync=self.sync,
         )
 
     def stats(self, now_ms: int) -> StatsView:

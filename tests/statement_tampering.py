@@ -15,7 +15,7 @@ import msgspec
 
 from ledger import merkle
 from ledger.block import Genesis, Header, hash_genesis
-from ledger.encoding import encode
+from ledger.encoding import MAX_INTEGER, encode
 from ledger.keys import KeyPair
 from ledger.statement import verify_statement
 from ledger.transaction import Transaction, build_transaction
@@ -140,10 +140,12 @@ def _change(
     *,
     lines: tuple[int, ...] = (),
     account: str = CLIENT,
-    **period: int,
+    from_ms: int = 0,
+    to_ms: int = MAX_INTEGER,
 ) -> Case:
     """Change the parsed statement of an account."""
-    document: Document = msgspec.json.decode(encode(chain.statement(account, **period)))
+    statement = chain.statement(account, from_ms=from_ms, to_ms=to_ms)
+    document: Document = msgspec.json.decode(encode(statement))
     change(document)
     return Case(
         why=why, genesis=chain.genesis, statement=_text(document), failed=failed, lines=lines
@@ -180,6 +182,7 @@ def _genuine() -> list[Case]:
         _case(
             changed, "an opening after the first change", CLIENT, from_ms=_time(3), to_ms=_time(6)
         ),
+        _case(changed, "an opening that changes the authorities", CLIENT, from_ms=_time(2)),
         _departed_coordinator(),
     ]
 
@@ -346,8 +349,14 @@ def _periods() -> list[Case]:
     """Genuine lines in a period that is not theirs: the same receipt on two invoices."""
     chain = build_market()
 
-    def case(why: str, change: Callable[[Document], object], *failed: str, **period: Any) -> Case:
-        return _change(why, chain, change, [*failed, "period"], **period)
+    def case(
+        why: str,
+        change: Callable[[Document], object],
+        *failed: str,
+        from_ms: int = 0,
+        to_ms: int = MAX_INTEGER,
+    ) -> Case:
+        return _change(why, chain, change, [*failed, "period"], from_ms=from_ms, to_ms=to_ms)
 
     def earlier_opening(document: Document) -> None:
         """Claim the first block for the opening, so that its time would do."""
@@ -359,7 +368,7 @@ def _periods() -> list[Case]:
     def other_parent(document: Document) -> None:
         document["opening"]["parent"] = [msgspec.to_builtins(chain.blocks[0].header)]
 
-    third = {"from_ms": _time(4)}
+    fourth = _time(4)
     return [
         case(
             "begins a millisecond after its first block", lambda d: d.update(from_ms=_time(1) + 1)
@@ -367,13 +376,13 @@ def _periods() -> list[Case]:
         case("ends with its last block", lambda d: d.update(to_ms=_time(5))),
         case("ends before it begins", lambda d: d.update(from_ms=_time(1), to_ms=_time(1))),
         case("an opening after the first line", later_opening),
-        case("an opening before the period", earlier_opening, **third),
-        case("a parent that is not the opening's", other_parent, **third),
-        case("no parent", lambda d: d["opening"].update(parent=[]), **third),
+        case("an opening before the period", earlier_opening, from_ms=fourth),
+        case("a parent that is not the opening's", other_parent, from_ms=fourth),
+        case("no parent", lambda d: d["opening"].update(parent=[]), from_ms=fourth),
         case(
             "a parent of another size",
             lambda d: d["opening"]["parent"][0].update(tree_size=0),
-            **third,
+            from_ms=fourth,
         ),
         case(
             "a parent of the first block",
@@ -382,18 +391,22 @@ def _periods() -> list[Case]:
         case(
             "another time for the opening",
             lambda d: d["opening"]["header"].update(time_ms=_time(9)),
-            **third,
+            from_ms=fourth,
         ),
         case(
             "an opening that nobody certified",
             lambda d: d["opening"]["certificate"].update(votes=[]),
-            **third,
+            from_ms=fourth,
         ),
-        case("an opening certified by strangers", _certify_opening(build_members(2)[1:]), **third),
+        case(
+            "an opening certified by strangers",
+            _certify_opening(build_members(2)[1:]),
+            from_ms=fourth,
+        ),
         case(
             "an opening of another network, certified",
             _certify_opening(chain.members, genesis="ab" * 32),
-            **third,
+            from_ms=fourth,
         ),
         case(
             "another time for the header",

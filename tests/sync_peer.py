@@ -128,7 +128,7 @@ def catch_up(
         tip=store.tip,
         apply=apply or store.append_verified,
         sources=lambda: urls,
-        follow=False,
+        follow=lambda: False,
         failed=watch.failed,
         shown=watch.shown,
         workers=2,

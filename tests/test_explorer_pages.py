@@ -15,6 +15,7 @@ from explorer_ui.site import SECURITY_HEADERS
 from ledger.block import hash_header, parse_header
 from ledger.encoding import encode
 from ledger.transaction import Envelope, hash_payload
+from ledger.views import PeerView, SyncView
 from scripts.vendor import VENDOR, find_problems
 from tests.crawler import OF_THE_API, Skeleton, crawl, text_of
 from tests.fake_views import (
@@ -90,6 +91,7 @@ def every_address(views: FakeViews) -> list[str]:
         *("/receipts?before=4", "/receipts?model=x&miner=y&client=z", "/receipts?client=demo"),
         *(f"/receipts/{transaction.payload.receipt_id}" for transaction in (final, pending)),
         *(f"/txs/{transaction.id}" for transaction in (final, pending)),
+        "/verify",
         "/network",
         *(f"/txs/{transaction.id}" for transaction in views.final if transaction.type != "receipt"),
         *("/search", "/search?q=demo", "/search?q=nothing", "/search?q=77", "/search?q=abcdef12"),
@@ -181,6 +183,44 @@ def test_a_new_network_explains_itself_on_every_list():
 # --- authorities --------------------------------------------------------------------------------
 
 
+def test_the_network_page_tells_whom_this_node_talks_to():
+    views = FakeViews()
+    hostile = "<b>south</b>\u202e"
+    views.others = (
+        PeerView(account="ait1x", name="east", url="http://e.example", height=12_345, answers=True),
+        PeerView(account="ait1y", name=hostile, url="", height=0, answers=False),
+    )
+    with TestClient(build_app(views)) as client:
+        text, first = text_of(client.get("/network")), client.get("/network")
+        assert "east http://e.example #12,345 answers" in text
+        assert "<b>south" not in first.text
+        assert "states none #0 away" in text
+        assert client.get("/network.json").json()["peers"][0]["height"] == 12_345
+        views.others = ()
+        again = client.get("/network", headers={"If-None-Match": first.headers["etag"]})
+        assert again.status_code == 200
+        assert "Whom this node talks to" not in again.text
+
+
+@pytest.mark.parametrize(
+    ("sync", "sentence"),
+    [
+        (SyncView(state="syncing", target_height=9_000, eta_s=75), "catching up to #9,000, about"),
+        (SyncView(state="syncing", target_height=9_000, eta_s=None), "catching up to #9,000"),
+        (SyncView(state="stalled", target_height=9, eta_s=None), "cut off no other node answers"),
+    ],
+)
+def test_every_page_says_when_the_node_is_behind(sync, sentence):
+    views = FakeViews()
+    with TestClient(build_app(views)) as client:
+        before = client.get("/blocks")
+        views.sync = sync
+        for path in ("/", "/blocks", "/network", "/search?q=nothing"):
+            assert sentence in text_of(client.get(path))
+        behind = client.get("/blocks", headers={"If-None-Match": before.headers["etag"]})
+        assert behind.status_code == 200
+
+
 def test_the_network_page_tells_who_seals_and_how_that_changed():
     views = build_changed_views()
     change, evidence = views.final[2], views.final[3]
@@ -224,7 +264,7 @@ def test_the_twin_of_the_network_page_is_what_the_page_shows():
     with TestClient(build_app(views)) as client:
         response = client.get("/network.json")
         again = client.get("/network.json", headers={"if-none-match": response.headers["etag"]})
-    assert response.content == encode(views.authorities())
+    assert response.content == encode({"authorities": views.authorities(), "peers": []})
     assert again.status_code == 304
 
 

@@ -466,7 +466,7 @@ def test_the_source_that_a_message_came_from_is_asked_first_and_no_stranger_ever
             tip=store.tip,
             apply=store.append_verified,
             sources=lambda: [first.url, second.url],
-            follow=False,
+            follow=lambda: False,
             failed=watch.failed,
             shown=watch.shown,
         )
@@ -519,7 +519,7 @@ def follow(store: ChainStore, *urls: str):
         tip=store.tip,
         apply=store.append_verified,
         sources=lambda: urls,
-        follow=True,
+        follow=lambda: True,
         failed=watch.failed,
         shown=watch.shown,
         workers=2,
@@ -615,7 +615,7 @@ def test_a_life_that_ends_at_any_batch_is_carried_on_by_the_next(path, monkeypat
                     tip=store.tip,
                     apply=apply,
                     sources=lambda: [peer.url],
-                    follow=True,
+                    follow=lambda: True,
                     failed=print,
                 )
                 syncer.start()

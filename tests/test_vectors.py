@@ -19,6 +19,7 @@ from ledger.jobs import build_registration_message
 from ledger.keys import verify_signature
 from ledger.proof import MAX_BUNDLE_BYTES, NOT_PROVED
 from ledger.rules import verify_transaction
+from ledger.statement import MAX_STATEMENT_BYTES, MAX_STATEMENT_LINES
 from ledger.transaction import parse_transaction
 from miner.models.digest import digest_model
 from scripts import vectors
@@ -63,6 +64,11 @@ def test_the_protocol_names_every_domain_and_bound_of_the_code():
     fields = [name for case in load("bundles")["cases"] for name, _ in case.get("claims", [])]
     assert [name for name in fields if f"| `{name}` |" not in text] == []
     assert list(NOT_PROVED) == script.NOT_PROVED
+    assert f"{MAX_STATEMENT_BYTES:,}" in text
+    assert f"1 … {MAX_STATEMENT_LINES:,} of" in text
+    section = text[text.index("### 11.5 Statements") : text.index("## 12 Storage")]
+    claims = [name for case in load("statements")["cases"] for name, _ in case.get("claims", [])]
+    assert [name for name in claims if f"`{name}`" not in section] == []
 
 
 def test_links_inside_the_protocol_lead_somewhere():

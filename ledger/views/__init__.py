@@ -10,17 +10,21 @@ from ledger.views.models import (
     Finality,
     HeadView,
     InclusionView,
+    NetworkWatch,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
     StatementLineView,
     StatementView,
     StatsView,
+    SyncView,
     TransactionView,
     VoteView,
 )
 from ledger.views.reader import LedgerViews
 from ledger.views.rows import view_pending
+from ledger.views.tree import TreeHead, TreeViews
 
 __all__ = [
     "MAX_PAGE",
@@ -33,13 +37,18 @@ __all__ = [
     "HeadView",
     "InclusionView",
     "LedgerViews",
+    "NetworkWatch",
+    "PeerView",
     "ReceiptFilter",
     "ReceiptView",
     "SearchHit",
     "StatementLineView",
     "StatementView",
     "StatsView",
+    "SyncView",
     "TransactionView",
+    "TreeHead",
+    "TreeViews",
     "VoteView",
     "view_pending",
 ]

@@ -9,8 +9,9 @@ first and paged by key: pass the `cursor` of the last row as `before`. No list c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from ledger.totals import Line, Totals
 from ledger.transaction import Payload, ReceiptPayload, Signature
@@ -18,6 +19,43 @@ from ledger.transaction import Payload, ReceiptPayload, Signature
 Finality = Literal["final", "pending"]
 
 MAX_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncView:
+    """How far this node is with catching up."""
+
+    state: Literal["stalled", "syncing"]
+    """stalled: there is more elsewhere, or may be, and no source can be used."""
+    target_height: int
+    """Of the newest block that another node says it has."""
+    eta_s: int | None
+    """Seconds left at the rate of now; None if that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """Another node that this one talks to."""
+
+    account: str
+    """Empty where it is not known."""
+    name: str
+    url: str
+    """As the authority set states it, which need not be the address in use."""
+    height: int
+    """Of its newest final block, as it said last."""
+    answers: bool
+    """Whether it took what was sent to it last."""
+
+
+class NetworkWatch(Protocol):
+    """What a node knows of the others, besides the chain."""
+
+    def sync(self) -> SyncView | None:
+        """Return how far catching up is; None while there is nothing to catch up with."""
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to, in the order of the authority set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +73,8 @@ class HeadView:
     authorities: int
     pending_transactions: int
     """Counted up to 10,000."""
+    sync: SyncView | None = None
+    """None while this node is level with the others, as far as it knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,8 @@ from ledger.views.models import (
     BlockView,
     HeadView,
     InclusionView,
+    NetworkWatch,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
@@ -56,9 +58,12 @@ _HEIGHT = re.compile(r"#?([0-9]{1,15})")
 class LedgerViews:
     """The public reads of one node."""
 
-    def __init__(self, chain: ChainStore, market: Database) -> None:
+    def __init__(
+        self, chain: ChainStore, market: Database, *, network: NetworkWatch | None = None
+    ) -> None:
         self._chain = chain
         self._market = market
+        self._watch = network
         self._network = chain.genesis.network
 
     @property
@@ -87,7 +92,12 @@ class LedgerViews:
             votes=votes,
             authorities=len(tip.authority_set.members),
             pending_transactions=pending,
+            sync=self._watch.sync() if self._watch else None,
         )
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to."""
+        return self._watch.peers() if self._watch else ()
 
     def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
         """Return blocks below height `before`, newest first."""

@@ -39,6 +39,8 @@ from node.signal import Signal
 SILENCE_S = 10.0
 """A member unheard for longer is not waited for, while a quorum is heard."""
 RESEND_S = 5.0
+GRACE_S = 0.25
+"""A block that others have is fetched if it is still missing after this long."""
 IDENTIFY_S = 5.0
 """Pause between two attempts to learn whose an operator's address is."""
 
@@ -59,18 +61,31 @@ class PeerNetwork:
         key: KeyPair,
         urls: Sequence[str],
         fetch: Fetch,
+        returned: Callable[[], None],
     ) -> None:
-        """`urls` are addresses an operator gave; `fetch(height)` may be called from any thread."""
+        """Put it together.
+
+        Args:
+            chain: whose tip names the members.
+            mempool: whose own transactions are told to all.
+            key: this node's.
+            urls: addresses that an operator gave.
+            fetch: told up to which height others have blocks, from any thread.
+            returned: told that a member answers which did not.
+        """
         self._chain = chain
         self._mempool = mempool
         self._key = key
         self._urls = urls
         self._fetch = fetch
+        self._returned = returned
         self._genesis_hash = chain.tip().genesis_hash
         self._given: dict[str, str] = {}
         """Addresses that an operator gave, by account, once their status has told it."""
         self._links: dict[str, PeerLink] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._others_height = 0
+        """The highest that others say they have, while we wait a moment for it."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting = Signal()
         self._changed = Signal()
@@ -84,8 +99,10 @@ class PeerNetwork:
                 self._loop.call_soon_threadsafe(self._put, encode(message))
 
     def fetch(self, height: int) -> None:
-        """Have the final blocks up to `height` fetched."""
-        self._fetch(height)
+        """Have the final blocks up to `height` fetched, unless they come by themselves."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
+                self._loop.call_soon_threadsafe(self._look_later, height)
 
     def list_silent(self, tip: Tip) -> frozenset[int]:
         """Return the members not heard for a while, none unless a quorum is heard."""
@@ -109,6 +126,18 @@ class PeerNetwork:
     def note_block(self) -> None:
         """Say that there is a new block, which may have changed the set. Any thread may."""
         self._changed.fire()
+
+    def is_member(self) -> bool:
+        """Tell whether this node's key is in the current set."""
+        return self._chain.tip().authority_set.index_of(self._key.account) is not None
+
+    def list_sources(self) -> list[str]:
+        """Return where to fetch blocks, the highest chain first."""
+        heights = {peer.url: peer.height for _, peer in self._by_account()}
+        members = self._chain.tip().authority_set.members
+        others = [m.url for m in members if m.url and m.account != self._key.account]
+        urls = dict.fromkeys([*heights, *self._urls, *others])
+        return sorted(urls, key=lambda url: heights.get(url, 0), reverse=True)
 
     def list_peers(self) -> list[Peer]:
         """Return every other member that has an address, in the order of the set."""
@@ -144,16 +173,23 @@ class PeerNetwork:
             for member in authority_set.members:
                 url = self._given.get(member.account) or member.url
                 if url and member.account != self._key.account:
-                    wanted[member.account] = (member.name, url)
+                    wanted[member.account] = member, url
         for account, link in list(self._links.items()):
-            if wanted.get(account, ("", ""))[1] != link.peer.url:
+            if account not in wanted or wanted[account][1] != link.peer.url:
                 await self._unlink(account)
-        for account, (name, url) in wanted.items():
+        for account, (member, url) in wanted.items():
             if account not in self._links:
-                self._link(Peer(account=account, name=name, url=url))
+                peer = Peer(account=account, name=member.name, url=url, stated_url=member.url)
+                self._link(peer)
 
     def _link(self, peer: Peer) -> None:
-        link = PeerLink(peer, key=self._key, genesis_hash=self._genesis_hash)
+        link = PeerLink(
+            peer,
+            key=self._key,
+            genesis_hash=self._genesis_hash,
+            returned=self._returned,
+            told=self._look_later,
+        )
         self._links[peer.account] = link
         self._tasks[peer.account] = [
             asyncio.create_task(link.deliver()),
@@ -188,6 +224,19 @@ class PeerNetwork:
     def _put(self, message: bytes) -> None:
         for link in self._links.values():
             link.put(message)
+
+    def _look_later(self, height: int) -> None:
+        """Fetch what is missing in a moment: mostly the votes for it are on their way already."""
+        is_looking = self._others_height > self._chain.tip().height
+        self._others_height = max(self._others_height, height)
+        if not is_looking and self._others_height > self._chain.tip().height:
+            assert self._loop is not None, "it was given by the running loop"
+            self._loop.call_later(GRACE_S, self._look)
+
+    def _look(self) -> None:
+        if self._others_height > self._chain.tip().height:
+            self._fetch(self._others_height)
+        self._others_height = 0
 
     async def _gossip(self, link: PeerLink) -> None:
         """Tell a peer of every transaction that waits here, again and again, for ever."""

@@ -11,18 +11,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
 
 import httpx2
 
+from ledger.encoding import MAX_INTEGER
 from ledger.errors import LedgerError
 from ledger.keys import KeyPair
 from node.p2p.documents import MAX_STATUS_BYTES, Status, parse_status
+from node.p2p.frames import HEIGHT_HEADER
 from node.p2p.paths import MESSAGES_PATH
 from node.p2p.stamp import build_stamp
 
 MAX_QUEUED_MESSAGES = 64
+MAX_REFUSAL_BYTES = 300
+"""What is kept of a refusal's text."""
+MAX_HEIGHT_DIGITS = 16
 MIN_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 CONNECT_TIMEOUT_S = 2.0
@@ -41,9 +47,11 @@ class Peer:
     """One other node. Written in the event loop alone; other threads may read."""
 
     account: str
-    """Empty until an address that an operator gave has told whose it is."""
     name: str
     url: str
+    """The address in use."""
+    stated_url: str
+    """That of the authority set."""
     height: int = 0
     """Of its newest final block, as it said last."""
     heard_at: float = field(default_factory=monotonic)
@@ -59,8 +67,19 @@ class Peer:
 class PeerLink:
     """The way to one peer: its queue, its connection, its pauses."""
 
-    def __init__(self, peer: Peer, *, key: KeyPair, genesis_hash: bytes) -> None:
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        key: KeyPair,
+        genesis_hash: bytes,
+        returned: Callable[[], None],
+        told: Callable[[int], None],
+    ) -> None:
+        """`returned()`: the peer answers again; `told(height)`: it says how high its chain is."""
         self.peer = peer
+        self._returned = returned
+        self._told = told
         self._key = key
         self._genesis_hash = genesis_hash
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)
@@ -101,10 +120,15 @@ class PeerLink:
             return False
         if self.peer.failure is not None:
             logger.info("peer %s at %s answers again", self.peer.name, self.peer.url)
+            self._returned()
         self.peer.failure, self._backoff_s = None, MIN_BACKOFF_S
-        self.peer.height = status.height
         self.peer.note_alive()
+        self._note_height(status.height)
         return True
+
+    def _note_height(self, height: int) -> None:
+        self.peer.height = height
+        self._told(height)
 
     async def pause(self) -> None:
         """Wait before the next attempt."""
@@ -124,6 +148,9 @@ class PeerLink:
             answer = await self._client.post(path, content=body, headers=headers)
         except (httpx2.HTTPError, OSError) as error:
             raise PeerFailedError(f"no answer ({type(error).__name__})") from error
+        if answer.is_error and (height := answer.headers.get(HEIGHT_HEADER, "")).isdecimal():
+            # Who was put out of the set while away learns only from refusals that it is behind.
+            self._note_height(min(int(height[:MAX_HEIGHT_DIGITS]), MAX_INTEGER))
         return read_status(answer, self._genesis_hash)
 
 
@@ -135,7 +162,7 @@ def read_status(answer: httpx2.Response, genesis_hash: bytes) -> Status:
     """
     data = answer.content
     if answer.status_code != httpx2.codes.OK:
-        text = data[:MAX_STATUS_BYTES].decode(errors="replace")
+        text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
         raise PeerFailedError(f"answered {answer.status_code}: {text}")
     if len(data) > MAX_STATUS_BYTES:
         raise PeerFailedError("its status is too long")

@@ -31,6 +31,7 @@ from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
 from node.mempool import Mempool
 from node.p2p.documents import MAX_GOSSIP_BYTES, Status, parse_gossip
+from node.p2p.frames import HEIGHT_HEADER
 from node.p2p.paths import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.stamp import UnknownPeerError, is_body, verify_stamp
 from node.sealer import Sealer
@@ -74,14 +75,10 @@ class PeerEndpoints:
     def routes(self) -> list[BaseRoute]:
         """Return the routes."""
         return [
-            Route(STATUS_PATH, self.show_status, methods=["GET"]),
+            build_status_route(self._chain, account=self._key.account, release=self._release),
             Route(MESSAGES_PATH, self.take_message, methods=["POST"]),
             Route(TRANSACTIONS_PATH, self.take_transactions, methods=["POST"]),
         ]
-
-    async def show_status(self, _request: Request) -> Response:
-        """`GET /p2p/status`."""
-        return self._answer_status()
 
     async def take_message(self, request: Request) -> Response:
         """`POST /p2p/messages`."""
@@ -135,14 +132,14 @@ class PeerEndpoints:
                 self._note_heard(sender)
                 await take(sender, body)
         except (DatabaseBusyError, TimeoutError) as error:
-            return _refuse(503, "DatabaseBusyError", str(error) or "too much waits; try again")
+            return self._refuse(503, "DatabaseBusyError", str(error) or "too much waits; try again")
         except StoreError:
-            return _refuse(503, "StoreError", "this node cannot store anything")
+            return self._refuse(503, "StoreError", "this node cannot store anything")
         except LedgerError as error:
             status = 403 if isinstance(error, UnknownPeerError) else 400
-            return _refuse(status, type(error).__name__, str(error))
+            return self._refuse(status, type(error).__name__, str(error))
         except ClientDisconnect:
-            return _refuse(400, "BodyError", "body: the connection ended")
+            return self._refuse(400, "BodyError", "body: the connection ended")
         return self._answer_status()
 
     @contextmanager
@@ -170,16 +167,36 @@ class PeerEndpoints:
         senders = len(authority_set.members) + len(authority_set.coordinators)
         self._mempool.add_foreign(sender, fresh, senders=senders)
 
+    def _refuse(self, status: int, code: str, detail: str) -> Response:
+        answer = _answer(status, {"detail": detail, "error_code": code})
+        answer.headers[HEIGHT_HEADER] = str(self._chain.tip().height)
+        if status == 503:
+            answer.headers["retry-after"] = "1"
+        return answer
+
     def _answer_status(self) -> Response:
-        tip = self._chain.tip()
-        status = Status(
-            genesis=tip.genesis_hash.hex(),
-            account=self._key.account,
-            height=tip.height,
-            hash=tip.hash.hex(),
-            release=self._release,
-        )
-        return _answer(200, status)
+        return _answer_status(self._chain, self._key.account, self._release)
+
+
+def build_status_route(chain: ChainStore, *, account: str, release: str) -> Route:
+    """Return the route of `GET /p2p/status`; `account` is empty for a follower."""
+
+    async def show_status(_request: Request) -> Response:
+        return _answer_status(chain, account, release)
+
+    return Route(STATUS_PATH, show_status, methods=["GET"])
+
+
+def _answer_status(chain: ChainStore, account: str, release: str) -> Response:
+    tip = chain.tip()
+    status = Status(
+        genesis=tip.genesis_hash.hex(),
+        account=account,
+        height=tip.height,
+        hash=tip.hash.hex(),
+        release=release,
+    )
+    return _answer(200, status)
 
 
 def _check_standing(sender: str, authority_set: AuthoritySet, *, members_only: bool) -> None:
@@ -203,13 +220,6 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
     except TimeoutError as error:
         raise BodyError(f"body: did not arrive within {BODY_TIMEOUT_S:.0f} s") from error
     return bytes(body)
-
-
-def _refuse(status: int, code: str, detail: str) -> Response:
-    answer = _answer(status, {"detail": detail, "error_code": code})
-    if status == 503:
-        answer.headers["retry-after"] = "1"
-    return answer
 
 
 def _answer(status: int, document: object) -> Response:

@@ -18,9 +18,9 @@ from ledger.encoding import decode_hash
 from ledger.errors import InvalidKeyError, InvalidSignatureError, LedgerError
 from ledger.keys import KeyPair, verify_signature
 
-ACCOUNT_HEADER = "aitbc-account"
-DIGEST_HEADER = "aitbc-digest"
-SIGNATURE_HEADER = "aitbc-signature"
+ACCOUNT_HEADER = "x-aitbc-account"
+DIGEST_HEADER = "x-aitbc-digest"
+SIGNATURE_HEADER = "x-aitbc-signature"
 
 
 class UnknownPeerError(LedgerError):

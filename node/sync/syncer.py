@@ -55,7 +55,7 @@ class Syncer:
         tip: Callable[[], Tip],
         apply: Apply,
         sources: Callable[[], Sequence[str]],
-        follow: bool,
+        follow: Callable[[], bool],
         failed: Callable[[BaseException], None],
         shown: Callable[[SyncProgress], None] = lambda _progress: None,
         workers: int | None = None,
@@ -67,7 +67,8 @@ class Syncer:
             apply: stores verified blocks that follow the tip.
             sources: returns the addresses of other nodes, in the order of preference; they may
                 change at any time.
-            follow: go on for ever; otherwise only what `request` asks for is fetched.
+            follow: tells whether to go on for ever; otherwise only what `request` asks for is
+                fetched. The answer may change with a block; `request` wakes whoever rests.
             failed: told when this side cannot go on, such as for a full disk.
             shown: told of progress after every batch.
             workers: threads that verify; one a core by default.
@@ -186,9 +187,9 @@ class Syncer:
             self._wake.clear()
             self._refresh_sources()
             height = self._read_tip().height
-            if not self._follow and self._fruitless >= len(self._sources):
+            if not self._follow() and self._fruitless >= len(self._sources):
                 self._wanted = height  # nobody has it, and whoever does will say so again
-            if not self._follow and self._wanted <= height:
+            if not self._follow() and self._wanted <= height:
                 self._target = height
                 self._show(height)
                 await self._wake.wait()
@@ -230,7 +231,7 @@ class Syncer:
             return
         self._fruitless += 1
         self._put_last(source)
-        if self._follow:
+        if self._follow():
             await asyncio.sleep(max(began + MIN_POLL_S - now(), 0))
 
     async def _fetch(self, client: httpx2.AsyncClient, source: SyncSource, tip: Tip) -> None:
@@ -239,7 +240,7 @@ class Syncer:
             client,
             source,
             first=tip.height + 1,
-            wait_ms=POLL_WAIT_MS if self._follow else 0,
+            wait_ms=POLL_WAIT_MS if self._follow() else 0,
             genesis_hash=tip.genesis_hash,
             limits=tip.limits,
         )
