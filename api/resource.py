@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from api.access import ApiMode, authenticate, check_role
 from api.answers import Answer, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
-from api.ports import Market
+from api.ports import Keys
 from api.requests import Request
 from ledger.errors import MarketError, StoreError
 from ledger.jobs import KeyRole
@@ -71,12 +71,12 @@ class Resource:
         self,
         operations: Mapping[str, Operation],
         *,
-        market: Market,
+        keys: Keys,
         settings: ApiSettings,
         make_request_id: Callable[[], str],
     ) -> None:
         self.operations = operations
-        self._market = market
+        self._keys = keys
         self._settings = settings
         self._make_request_id = make_request_id
         methods = {*operations, "OPTIONS"} | ({"HEAD"} if "GET" in operations else set())
@@ -111,7 +111,7 @@ class Resource:
         operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is None:
             return self._answer_other_method(request)
-        request.caller = authenticate(request.secret(), self._market)
+        request.caller = authenticate(request.secret(), self._keys)
         needed = operation.key == "always" or (
             operation.key == "strict" and self._settings.mode == "strict"
         )

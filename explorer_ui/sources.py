@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from ledger.authorities import AuthoritySet
 from ledger.views import (
+    AuthoritiesView,
     BlockView,
     HeadView,
     InclusionView,
@@ -86,6 +88,14 @@ class Views(Protocol):
 
     def search(self, query: str) -> SearchHit | None:
         """Return what the query names exactly."""
+        ...
+
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
+        ...
+
+    def authority_set(self, epoch: int) -> AuthoritySet | None:
+        """Return the authority set of an epoch that has begun."""
         ...
 
     def raw_block(self, height: int) -> bytes | None:

@@ -1,7 +1,6 @@
-r"""Genesis, authority sets, headers, votes and finality certificates.
+r"""Genesis, headers, votes and finality certificates.
 
     genesis hash = BLAKE3(`aitbc/genesis/v1\n` ‖ JCS(genesis))
-    set hash     = BLAKE3(`aitbc/set/v1\n` ‖ JCS(authority set))
     block hash   = BLAKE3(`aitbc/block/v1\n` ‖ JCS(header))
 
 A header carries no view number, so a block that is proposed again keeps its hash. The first block
@@ -11,67 +10,36 @@ and for a hundred: `finalize` votes of at least a quorum, indexed into the autho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NewType
 
 import msgspec
 
+from ledger.authorities import (
+    MAX_AUTHORITIES,
+    AuthoritySet,
+    hash_authority_set,
+    validate_authority_set,
+)
 from ledger.encoding import Count, Hex32, decode, encode
 from ledger.errors import (
     EncodingError,
     InvalidBlockError,
     InvalidCertificateError,
-    InvalidKeyError,
     InvalidSignatureError,
 )
-from ledger.hashing import AUTHORITY_SET_DOMAIN, BLOCK_DOMAIN, GENESIS_DOMAIN, hash_object
-from ledger.keys import decode_account, verify_signature
+from ledger.hashing import BLOCK_DOMAIN, GENESIS_DOMAIN, hash_object
+from ledger.keys import verify_signature
+from ledger.payloads import AuthoritySetPayload
+from ledger.payloads import VoteKind as VoteKind  # votes are this module's; evidence needs them too
 from ledger.transaction import Transaction
 
 BlockHash = NewType("BlockHash", bytes)
 Height = NewType("Height", int)
 
-MAX_AUTHORITIES = 100
 MAX_HEADER_BYTES = 4096
 MAX_CERTIFICATE_BYTES = 16 * 1024
-
-VoteKind = Literal["notarize", "nullify", "finalize"]
-
-
-class Authority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One member of an authority set: somebody who seals blocks."""
-
-    account: Annotated[str, msgspec.Meta(max_length=90)]
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
-    url: Annotated[str, msgspec.Meta(max_length=256, pattern=r"^[!-~]*\Z")]
-    """Where peers reach it, or empty."""
-
-
-class AuthoritySet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who may seal blocks and who may coordinate jobs, in one epoch."""
-
-    v: Literal[1] = 1
-    epoch: Count
-    members: Annotated[
-        tuple[Authority, ...], msgspec.Meta(min_length=1, max_length=MAX_AUTHORITIES)
-    ]
-    """Votes name members by their index here."""
-    coordinators: Annotated[tuple[str, ...], msgspec.Meta(max_length=MAX_AUTHORITIES)] = ()
-    """Accounts that may coordinate besides the members, sorted."""
-
-    @property
-    def quorum(self) -> int:
-        """Votes that decide: floor(2n/3) + 1 of n members."""
-        return 2 * len(self.members) // 3 + 1
-
-    def allows_coordinator(self, account: str) -> bool:
-        """Tell whether `account` may issue receipts. Every authority may."""
-        return account in self.coordinators or any(m.account == account for m in self.members)
-
-    def index_of(self, account: str) -> int | None:
-        """Return the member index of `account`, or None."""
-        return next((i for i, m in enumerate(self.members) if m.account == account), None)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,6 +102,16 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBlock:
+    """A block whose certificate and transactions were verified, but not its place in the chain."""
+
+    block: Block
+    certificate: Certificate
+    set_hash: bytes
+    """Hash of the authority set they were verified under; it must be the chain's at that height."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tip:
     """Everything about the newest final block that the next one is checked against."""
 
@@ -153,14 +131,30 @@ def hash_genesis(genesis: Genesis) -> bytes:
     return hash_object(GENESIS_DOMAIN, encode(genesis))
 
 
-def hash_authority_set(authority_set: AuthoritySet) -> bytes:
-    """Return the set hash that headers carry."""
-    return hash_object(AUTHORITY_SET_DOMAIN, encode(authority_set))
-
-
 def hash_header(header: Header) -> BlockHash:
     """Return the block hash."""
     return BlockHash(hash_object(BLOCK_DOMAIN, encode(header)))
+
+
+def advance_tip(tip: Tip, block: Block) -> Tip:
+    """Return the state after `block`, which was validated on `tip`."""
+    return Tip(
+        genesis_hash=tip.genesis_hash,
+        height=block.header.height,
+        hash=block.hash,
+        time_ms=block.header.time_ms,
+        tree_size=block.header.tree_size,
+        authority_set=find_next_set(block.transactions) or tip.authority_set,
+        limits=tip.limits,
+    )
+
+
+def find_next_set(transactions: Iterable[Transaction]) -> AuthoritySet | None:
+    """Return the authority set that a block of `transactions` makes; None if it changes nothing."""
+    for transaction in transactions:
+        if isinstance(transaction.payload, AuthoritySetPayload):
+            return transaction.payload.authority_set
+    return None
 
 
 def build_genesis_tip(genesis: Genesis) -> Tip:
@@ -217,25 +211,6 @@ def parse_certificate(data: bytes) -> Certificate:
         return decode(data, Certificate, max_bytes=MAX_CERTIFICATE_BYTES)
     except EncodingError as error:
         raise InvalidCertificateError(f"certificate: {error}") from error
-
-
-def validate_authority_set(authority_set: AuthoritySet) -> None:
-    """Check that accounts are well formed, distinct and, for coordinators, sorted.
-
-    Raises:
-        InvalidBlockError: they are not.
-    """
-    accounts = [member.account for member in authority_set.members]
-    coordinators = list(authority_set.coordinators)
-    try:
-        for account in accounts + coordinators:
-            decode_account(account)
-    except InvalidKeyError as error:
-        raise InvalidBlockError(f"authority set: {error}") from error
-    if len(set(accounts)) != len(accounts):
-        raise InvalidBlockError("authority set: one account stands in it twice")
-    if coordinators != sorted(set(coordinators)):
-        raise InvalidBlockError("authority set: coordinators must be distinct and sorted")
 
 
 def build_vote_message(

@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ledger.block import AuthoritySet, Genesis, hash_genesis
+from ledger.authorities import AuthoritySet
+from ledger.block import Genesis, hash_genesis
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import InvalidNoteError
 from ledger.keys import KeyPair

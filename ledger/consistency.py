@@ -14,16 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from ledger import merkle
-from ledger.block import (
-    AuthoritySet,
-    Certificate,
-    Genesis,
-    Header,
-    hash_authority_set,
-    hash_genesis,
-    validate_authority_set,
-    verify_certificate,
-)
+from ledger.authorities import AuthoritySet, hash_authority_set, validate_authority_set
+from ledger.block import Certificate, Genesis, Header, hash_genesis, verify_certificate
 from ledger.encoding import Count, Hex32, decode
 from ledger.errors import EncodingError, InvalidProofError
 from ledger.proof import MAX_EPOCHS, Epoch, walk_epochs

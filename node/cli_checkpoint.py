@@ -11,7 +11,8 @@ from pathlib import Path
 import click
 
 from ledger import merkle
-from ledger.block import AuthoritySet, Genesis, parse_genesis
+from ledger.authorities import AuthoritySet
+from ledger.block import Genesis, parse_genesis
 from ledger.checkpoint import (
     Checkpoint,
     SignedCheckpoint,

@@ -13,7 +13,8 @@ from typing import Any
 from blake3 import blake3
 
 from ledger import merkle
-from ledger.block import VoteKind, build_vote_message, hash_authority_set, hash_genesis
+from ledger.authorities import hash_authority_set
+from ledger.block import VoteKind, build_vote_message, hash_genesis
 from ledger.checkpoint import (
     Checkpoint,
     build_origin,
@@ -42,6 +43,7 @@ from tests.builders import (
     build_receipt,
     build_salt,
 )
+from tests.golden_authorities import build_authorities
 from tests.sampling_reference import build_sampling
 
 Vectors = dict[str, Any]
@@ -460,6 +462,7 @@ def build_all() -> dict[str, Vectors]:
         "digests": build_digests(),
         "transactions": build_transactions(),
         "blocks": build_blocks(),
+        "authorities": build_authorities(),
         "merkle": build_merkle(),
         "sampling": build_sampling(),
         "checkpoints": build_checkpoints(),

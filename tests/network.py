@@ -34,17 +34,16 @@ from consensus.interface import (
     TransactionsWaiting,
 )
 from consensus.messages import Message, compute_max_message_bytes, parse_message
+from ledger.authorities import Authority, AuthoritySet, hash_authority_set
 from ledger.block import (
-    Authority,
-    AuthoritySet,
     Block,
     Certificate,
     Genesis,
     Header,
     Limits,
     Tip,
+    advance_tip,
     build_genesis_tip,
-    hash_authority_set,
     hash_header,
     verify_certificate,
 )
@@ -90,18 +89,6 @@ def build_bare_block(tip: Tip, proposer: KeyPair, *, salt: str = "") -> Block:
         proposer=proposer.account,
     )
     return Block(hash=hash_header(header), header=header, transactions=())
-
-
-def extend_tip(tip: Tip, block: Block) -> Tip:
-    return Tip(
-        genesis_hash=tip.genesis_hash,
-        height=block.header.height,
-        hash=block.hash,
-        time_ms=block.header.time_ms,
-        tree_size=block.header.tree_size,
-        authority_set=tip.authority_set,
-        limits=tip.limits,
-    )
 
 
 class BareValidator:
@@ -150,7 +137,7 @@ class Disk:
         BareValidator().validate(block, self.tip, is_fresh=False)
         verify_certificate(certificate, header=block.header, authority_set=self.tip.authority_set)
         self.chain.append((block, certificate))
-        self.tip = extend_tip(self.tip, block)
+        self.tip = advance_tip(self.tip, block)
 
 
 @dataclass

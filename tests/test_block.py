@@ -6,19 +6,16 @@ import msgspec
 import pytest
 
 from ledger import merkle
+from ledger.authorities import Authority, AuthoritySet, hash_authority_set, validate_authority_set
 from ledger.block import (
-    Authority,
-    AuthoritySet,
     Block,
     Limits,
     build_genesis_tip,
-    hash_authority_set,
     hash_genesis,
     hash_header,
     parse_certificate,
     parse_genesis,
     parse_header,
-    validate_authority_set,
     verify_certificate,
 )
 from ledger.encoding import encode

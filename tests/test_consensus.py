@@ -34,7 +34,7 @@ from consensus.interface import (
     TransactionsWaiting,
 )
 from consensus.messages import Message, build_message, compute_max_message_bytes, parse_message
-from ledger.block import Block, VoteKind, verify_certificate
+from ledger.block import Block, VoteKind, advance_tip, verify_certificate
 from ledger.encoding import encode
 from ledger.errors import (
     InvalidBlockError,
@@ -51,7 +51,7 @@ from ledger.vote import (
     build_block_document,
     cast_vote,
 )
-from tests.network import BareValidator, Disk, build_bare_block, build_keys, build_tip, extend_tip
+from tests.network import BareValidator, Disk, build_bare_block, build_keys, build_tip
 
 KEYS = build_keys(7)
 
@@ -183,7 +183,7 @@ def test_one_authority_decides_height_after_height():
         bench.do(TransactionsWaiting())
         block = build_bare_block(tip, KEYS[0])
         assert only(bench.do(BlockBuilt(block=block)), Commit).block.header.height == height
-        tip = extend_tip(tip, block)
+        tip = advance_tip(tip, block)
         bench.do(HeightOpened(tip=tip, record=VoteRecord(height=height + 1)))
 
 
@@ -676,7 +676,7 @@ def test_messages_of_other_heights_start_a_sync_or_get_the_block():
     ahead = MessageReceived(message=Message(genesis=genesis, height=4))
     assert bench.do(ahead) == [FetchBlocks(height=3)]
     block = bench.block(1)
-    bench.do(HeightOpened(tip=extend_tip(bench.tip, block), record=VoteRecord(height=2)))
+    bench.do(HeightOpened(tip=advance_tip(bench.tip, block), record=VoteRecord(height=2)))
     assert bench.hear() == [OfferBlock(height=1)]
 
 

@@ -10,7 +10,8 @@ from consensus import engine, height
 from consensus.engine import Engine
 from consensus.interface import TransactionsWaiting
 from consensus.output import Output
-from ledger.block import AuthoritySet, Tip
+from ledger.authorities import AuthoritySet
+from ledger.block import Tip
 from ledger.vote import VoteRecord
 from tests.network import Faults, Network, memoize
 

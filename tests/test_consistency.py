@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from ledger import merkle
-from ledger.block import hash_authority_set
+from ledger.authorities import hash_authority_set
 from ledger.consistency import (
     ConsistencyProof,
     HeadProof,

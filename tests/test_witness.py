@@ -27,7 +27,7 @@ from ledger.store.chain import ChainStore
 from ledger.store.witness import Cosigned, Evidence, WitnessStore
 from node.datadir import DataDirectory, load_key
 from node.restclient import RequestFailedError
-from node.witness import Witness, open_identity, run_witness, witness_thread
+from node.witness import FirstToAnswer, Witness, WitnessThread, open_identity
 from tests.builders import Chain, build_chain, build_key, build_receipt
 
 AUTHORITIES = 4
@@ -52,10 +52,10 @@ def build_fork() -> Chain:
 FORK = build_fork()
 
 
-def publish(size: int, chain: Chain = CHAIN, *, member: int = 0, **changes) -> bytes:
+def publish(at: int, chain: Chain = CHAIN, *, member: int = 0, **changes) -> bytes:
     """The checkpoint that an authority signs at a size, whatever it should have signed."""
-    root = merkle.compute_root(size, chain.read)
-    fields = {"origin": ORIGIN, "size": size, "root": root} | changes
+    root = merkle.compute_root(at, chain.read)
+    fields = {"origin": ORIGIN, "size": at, "root": root} | changes
     return sign_checkpoint(Checkpoint(**fields), CHAIN.members[member])
 
 
@@ -64,10 +64,8 @@ class StaticLog:
 
     def __init__(self) -> None:
         self.says: bytes | Exception = b""
-        self.asked = threading.Event()
 
     def checkpoint(self) -> bytes:
-        self.asked.set()
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -512,28 +510,74 @@ def test_a_key_without_its_memory_or_a_memory_without_its_key_is_refused(tmp_pat
 # --- rounds -------------------------------------------------------------------------------------
 
 
-def test_rounds_go_on_through_refusals_and_say_each_change_once(setting):
-    script = [
-        RequestFailedError("no answer"),
-        RequestFailedError("no answer"),
-        publish(ENDS[0]),
-        publish(ENDS[0]),
-        publish(ENDS[1], FORK),
-        publish(ENDS[2]),
-    ]
-    stop, sentences = threading.Event(), []
+def test_a_head_that_was_ahead_is_co_signed_when_the_chain_has_got_there(setting):
+    """Else a log that grows all the time would never be co-signed."""
+    setting.replace_chain(CHAIN, 1)
+    refuse(setting, publish(ENDS[1]), CheckpointRefusedError, "has verified")
+    block, certificate = CHAIN.blocks[1], CHAIN.certificates[1]
+    setting.chain.append(block, certificate).result()
+    assert said(setting.observe(publish(ENDS[2])))[0] == ENDS[1]
+    setting.chain.append(CHAIN.blocks[2], CHAIN.certificates[2]).result()
+    assert said(setting.observe(publish(ENDS[2])))[0] == ENDS[2]
+
+
+def test_a_lie_about_a_size_does_not_stop_a_witness_for_ever(setting):
+    setting.replace_chain(CHAIN, 1)
+    refuse(setting, publish(ENDS[1], size=2**52), CheckpointRefusedError, "has verified")
+    refuse(setting, publish(ENDS[1]), CheckpointRefusedError, "has verified")
+    refuse(setting, publish(ENDS[1], size=2**52), CheckpointRefusedError, "has verified")
+    setting.chain.append(CHAIN.blocks[1], CHAIN.certificates[1]).result()
+    assert said(setting.observe(publish(ENDS[1], size=2**52)))[0] == ENDS[1]
+    assert said(setting.observe(publish(ENDS[1])))[0] == ENDS[1]
+
+
+def test_the_first_node_that_answers_is_asked():
+    first, second = StaticLog(), StaticLog()
+    logs = FirstToAnswer([first, second])
+    first.says, second.says = b"one", b"two"
+    assert logs.checkpoint() == b"one"
+    first.says = RequestFailedError("no answer")
+    assert logs.checkpoint() == b"two"
+    second.says = RequestFailedError("no answer here either")
+    with pytest.raises(RequestFailedError, match="here either"):
+        logs.checkpoint()
+
+
+def run(setting, says: list[bytes | Exception], *, interval_s: float = 0) -> list[str]:
+    """Let a witness run until the log has said all of it; returns what was reported."""
+    sentences, ended = [], threading.Event()
 
     class ScriptedLog:
         def checkpoint(self) -> bytes:
-            step = script.pop(0)
-            if not script:
-                stop.set()
+            if len(says) == 1:
+                ended.set()
+            step = says.pop(0) if len(says) > 1 else says[0]
             if isinstance(step, Exception):
                 raise step
             return step
 
     setting.log = ScriptedLog()
-    run_witness(setting.restart(), interval_s=0, stop=stop, report=sentences.append)
+    thread = WitnessThread(
+        setting.restart(), report=sentences.append, failed=pytest.fail, interval_s=interval_s
+    )
+    thread.start()
+    assert ended.wait(30)
+    thread.stop()
+    return sentences
+
+
+def test_rounds_go_on_through_refusals_and_say_each_change_once(setting):
+    sentences = run(
+        setting,
+        [
+            RequestFailedError("no answer"),
+            RequestFailedError("no answer"),
+            publish(ENDS[0]),
+            publish(ENDS[0]),
+            publish(ENDS[1], FORK),
+            publish(ENDS[2]),
+        ],
+    )
     assert [sentence.split(":")[0].split(" of ")[0] for sentence in sentences] == [
         "not co-signed",
         f"co-signed {ENDS[0]} leaves",
@@ -551,14 +595,32 @@ def test_a_witness_that_cannot_store_stops_and_says_why(setting):
         failures.append(error)
         failed.set()
 
-    with witness_thread(setting.witness, interval_s=0, report=print, failed=note):
-        assert failed.wait(30)
+    thread = WitnessThread(setting.witness, report=print, failed=note)
+    thread.start()
+    assert failed.wait(30)
+    thread.stop()
     assert isinstance(failures[0], StoreError)
 
 
-def test_a_thread_that_waits_for_its_next_round_ends_at_once(setting):
+def test_a_thread_that_waits_is_woken_by_a_kick_and_ends_at_once(setting):
     setting.log.says = publish(ENDS[0])
-    with witness_thread(setting.witness, interval_s=3600, report=print, failed=pytest.fail):
-        assert setting.log.asked.wait(30)
-    assert "witness" not in [thread.name for thread in threading.enumerate()]
-    assert said(setting.witness.newest())[0] == ENDS[0]
+    sentences, reported = [], threading.Semaphore(0)
+
+    def report(sentence: str) -> None:
+        sentences.append(sentence)
+        reported.release()
+
+    thread = WitnessThread(setting.witness, report=report, failed=pytest.fail, interval_s=3600)
+    thread.stop()  # harmless before the start
+    thread = WitnessThread(setting.witness, report=report, failed=pytest.fail, interval_s=3600)
+    thread.start()
+    assert reported.acquire(timeout=30)
+    setting.log.says = publish(ENDS[1])
+    thread.kick()
+    assert reported.acquire(timeout=30)
+    thread.stop()
+    assert "witness" not in [found.name for found in threading.enumerate()]
+    assert [sentence.split(" leaves")[0] for sentence in sentences] == [
+        f"co-signed {ENDS[0]}",
+        f"co-signed {ENDS[1]}",
+    ]

@@ -8,6 +8,7 @@ in order (leaf i is 2i, inner nodes lie between their leaves): one integer is th
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -15,14 +16,15 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger import merkle
+from ledger.authorities import AuthoritySet, hash_authority_set
 from ledger.block import (
-    AuthoritySet,
     Block,
     Certificate,
     Genesis,
     Tip,
+    VerifiedBlock,
+    advance_tip,
     build_genesis_tip,
-    hash_authority_set,
     hash_genesis,
     hash_header,
     parse_certificate,
@@ -31,8 +33,16 @@ from ledger.block import (
     verify_certificate,
 )
 from ledger.encoding import decode, encode
-from ledger.errors import InvalidTransactionError, LedgerError, StoreError
+from ledger.errors import InvalidBlockError, InvalidTransactionError, LedgerError, StoreError
+from ledger.rules import validate_extension
 from ledger.store.database import Database
+from ledger.store.rows import (
+    block_figures,
+    evidence_rows,
+    receipt_rows,
+    set_rows,
+    transaction_rows,
+)
 from ledger.transaction import parse_transaction
 
 migrations = Migrations("ledger")
@@ -62,6 +72,19 @@ def m001_chain(db: sqlite_utils.Database) -> None:
         "CREATE TABLE authority_sets (epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,"
         " from_height INTEGER NOT NULL, document TEXT NOT NULL) STRICT",
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m002_authorities(db: sqlite_utils.Database) -> None:
+    """Which transaction made a set, and evidence by the accused."""
+    for statement in (
+        "ALTER TABLE authority_sets ADD COLUMN leaf INTEGER REFERENCES transactions",
+        "CREATE TABLE evidence (leaf INTEGER PRIMARY KEY REFERENCES transactions,"
+        " accused TEXT NOT NULL, height INTEGER NOT NULL, view INTEGER NOT NULL) STRICT",
+        "CREATE INDEX evidence_accused ON evidence (accused)",
+        "CREATE UNIQUE INDEX authority_sets_leaf ON authority_sets (leaf)",
     ):
         db.execute(statement)
 
@@ -97,7 +120,7 @@ class ChainStore:
             authority_set = self.genesis.authority_set
             connection.execute("INSERT INTO genesis VALUES (1, ?, ?)", (digest, document))
             connection.execute(
-                "INSERT INTO authority_sets VALUES (0, ?, 1, ?)",
+                "INSERT INTO authority_sets VALUES (0, ?, 1, ?, NULL)",
                 (hash_authority_set(authority_set), encode(authority_set).decode()),
             )
             connection.execute("INSERT INTO counters VALUES ('receipts', 0)")
@@ -119,12 +142,36 @@ class ChainStore:
         """Store a block that was validated and certified. Resolves when it is durable."""
         return self.database.write(lambda c: _append_block(c, block, certificate))
 
-    def contains(self, transaction_id: bytes, receipt_id: str) -> bool:
-        """Tell whether a transaction, or another one with its receipt id, is final."""
+    def append_verified(self, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+        """Store blocks of another node, all or none; resolves to the new tip when it is durable.
+
+        Everything that needs the chain is checked in the same transaction, so nothing enters that
+        is not verified. Blocks that are here already are skipped.
+
+        The future raises:
+            InvalidBlockError: one does not extend the chain.
+            InvalidTransactionError: a transaction or its receipt is on the chain already.
+        """
+        return self.database.write(lambda c: _append_verified(c, batch))
+
+    def contains(self, transaction_id: bytes, receipt_id: str | None) -> bool:
+        """Tell whether a transaction, or another one with its receipt id, is final.
+
+        Only receipts have a receipt id; of other types None is asked for.
+        """
         row = self.database.reader.execute(
             "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
             " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
             (transaction_id, receipt_id),
+        ).fetchone()
+        return bool(row[0])
+
+    def is_accused(self, account: str) -> bool:
+        """Tell whether evidence against an account is final since it is in the current set."""
+        row = self.database.reader.execute(
+            "SELECT EXISTS (SELECT 1 FROM evidence WHERE accused = ? AND height >= "
+            "(SELECT from_height FROM authority_sets ORDER BY epoch DESC LIMIT 1))",
+            (account,),
         ).fetchone()
         return bool(row[0])
 
@@ -228,6 +275,32 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path}: the newest block does not match its hash or tree; run fsck")
 
 
+def _append_verified(connection: sqlite3.Connection, batch: Sequence[VerifiedBlock]) -> Tip:
+    tip = load_tip(connection)
+    for verified in batch:
+        block = verified.block
+        if block.header.height <= tip.height:
+            _check_known(connection, block)
+            continue
+        if verified.set_hash != hash_authority_set(tip.authority_set):
+            raise InvalidBlockError(
+                f"block {block.header.height}: it was verified under another authority set"
+            )
+        validate_extension(block, tip, lambda *node: read_node(connection, *node))
+        _append_block(connection, block, verified.certificate)
+        tip = advance_tip(tip, block)
+    return tip
+
+
+def _check_known(connection: sqlite3.Connection, block: Block) -> None:
+    height = block.header.height
+    (known,) = connection.execute("SELECT hash FROM blocks WHERE height = ?", (height,)).fetchone()
+    if known != block.hash:
+        raise InvalidBlockError(
+            f"block {height}: {known.hex()} is final here and {block.hash.hex()} elsewhere"
+        )
+
+
 def _append_block(connection: sqlite3.Connection, block: Block, certificate: Certificate) -> None:
     header, first_leaf = block.header, block.header.tree_size - len(block.transactions)
     tip = load_tip(connection)
@@ -235,6 +308,12 @@ def _append_block(connection: sqlite3.Connection, block: Block, certificate: Cer
         raise StoreError(
             f"ledger.db: expected block {tip.height + 1} on {tip.hash.hex()}, "
             f"got block {header.height} on {header.prev_hash}"
+        )
+    following = advance_tip(tip, block).authority_set
+    if hash_authority_set(following).hex() != header.next_set_hash:
+        raise StoreError(
+            f"ledger.db: block {header.height} names next set {header.next_set_hash}, "
+            f"its transactions make {hash_authority_set(following).hex()}"
         )
     figures = (*block_figures(block), encode(header).decode(), encode(certificate).decode())
     leaves = [merkle.hash_leaf(transaction.envelope) for transaction in block.transactions]
@@ -251,6 +330,12 @@ def _append_block(connection: sqlite3.Connection, block: Block, certificate: Cer
         connection.executemany(
             "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", receipts
         )
+        connection.executemany(
+            "INSERT INTO evidence VALUES (?, ?, ?, ?)", evidence_rows(block, first_leaf)
+        )
+        connection.executemany(
+            "INSERT INTO authority_sets VALUES (?, ?, ?, ?, ?)", set_rows(block, first_leaf)
+        )
     except sqlite3.IntegrityError as error:
         raise InvalidTransactionError(f"block {header.height}: not unique: {error}") from error
     connection.executemany(
@@ -260,42 +345,3 @@ def _append_block(connection: sqlite3.Connection, block: Block, certificate: Cer
     connection.execute(
         "UPDATE counters SET value = value + ? WHERE name = 'receipts'", (len(receipts),)
     )
-
-
-def block_figures(block: Block) -> tuple[int, int, int, int]:
-    """Return time_ms, first leaf, number of transactions and size in bytes."""
-    count = len(block.transactions)
-    size_bytes = sum(len(transaction.envelope) for transaction in block.transactions)
-    return block.header.time_ms, block.header.tree_size - count, count, size_bytes
-
-
-def transaction_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
-    """Rows of `transactions` for one block."""
-    return [
-        (first_leaf + i, bytes(t.id), block.header.height, "receipt", t.envelope.decode())
-        for i, t in enumerate(block.transactions)
-    ]
-
-
-def receipt_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
-    """Rows of `receipts` for one block."""
-    rows: list[tuple[object, ...]] = []
-    for i, transaction in enumerate(block.transactions):
-        p = transaction.payload
-        rows.append(
-            (
-                first_leaf + i,
-                p.receipt_id,
-                p.job_id,
-                p.client,
-                p.provider,
-                p.coordinator,
-                p.model,
-                p.unit_type,
-                p.units_micros,
-                p.price_micros,
-                p.started_at_ms,
-                p.completed_at_ms,
-            )
-        )
-    return rows

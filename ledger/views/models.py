@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ledger.transaction import ReceiptPayload, Signature
+from ledger.totals import Line, Totals
+from ledger.transaction import Payload, ReceiptPayload, Signature
 
 Finality = Literal["final", "pending"]
 
@@ -89,7 +90,7 @@ class TransactionView:
     time_ms: int
     """Block time if final, else when this node accepted it."""
     size_bytes: int
-    payload: ReceiptPayload
+    payload: Payload
     signatures: tuple[Signature, ...]
 
 
@@ -104,12 +105,77 @@ class ReceiptView:
     @property
     def payload(self) -> ReceiptPayload:
         """The signed facts."""
-        return self.transaction.payload
+        payload = self.transaction.payload
+        assert isinstance(payload, ReceiptPayload), "only receipts are shown as receipts"
+        return payload
 
     @property
     def provider_signature(self) -> Signature | None:
         """The provider's signature, None for a provider without a key."""
         return next((s for s in self.transaction.signatures if s.role == "provider"), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityView:
+    """One member of the current authority set."""
+
+    index: int
+    """Its place in the set, by which votes name it."""
+    account: str
+    name: str
+    url: str
+    """Where peers reach it, or empty."""
+    evidence: int
+    """Transactions on the chain that prove it voted twice, counted up to 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochView:
+    """One authority set of the chain's history."""
+
+    epoch: int
+    set_hash: str
+    from_height: int
+    """The first block it certifies."""
+    members: int
+    quorum: int
+    transaction_id: str | None
+    """The change that made it; None at genesis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceView:
+    """One proof that an authority voted twice."""
+
+    transaction_id: str
+    block_height: int
+    """Where the evidence stands."""
+    accused: str
+    name: str | None
+    """None where the accused is no member any more."""
+    height: int
+    """Of the two votes."""
+    view: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthoritiesView:
+    """Who seals the next block, and how that came about."""
+
+    height: int
+    """Of the newest final block."""
+    epoch: int
+    set_hash: str
+    from_height: int
+    """The first block that this set certifies; it may be the next one."""
+    quorum: int
+    members: tuple[AuthorityView, ...]
+    coordinators: tuple[str, ...]
+    """Accounts that may coordinate besides the members."""
+    epochs: tuple[EpochView, ...]
+    """Newest first, at most 100."""
+    evidence: tuple[EvidenceView, ...]
+    """Newest first, at most 100."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +217,37 @@ class ReceiptFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatementLineView:
+    """One line of a statement, and the block that made it final."""
+
+    line: Line
+    height: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementView:
+    """What an account earned and spent in the blocks of a period, oldest line first."""
+
+    account: str
+    from_ms: int
+    to_ms: int
+    """Exclusive."""
+    first_height: int
+    """Of the first block in the period; one above `last_height` if there is none."""
+    last_height: int
+    first_leaf: int
+    """Tree size before its first block."""
+    end_leaf: int
+    """Tree size after its last block."""
+    lines: tuple[StatementLineView, ...]
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchHit:
     """Something a search found exactly."""
 
-    kind: Literal["account", "block", "receipt", "transaction"]
+    kind: Literal["account", "authority", "block", "receipt", "transaction"]
     key: str
-    """What its page's address ends in: height, id or account."""
+    """What its page's address ends in: height, id or account. All authorities share a page."""
