@@ -31,7 +31,7 @@ from node.datadir import load_key
 from node.restclient import RequestFailedError
 from node.treeclient import TreeClient
 from tests.api_server import serve
-from tests.builders import Chain, build_chain, build_key, build_receipt
+from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
 from tests.caller import Caller
 from tests.live import LiveFollower, LiveNode
 
@@ -130,6 +130,21 @@ def test_without_a_genesis_of_ones_own_it_says_what_is_not_proved(url):
     result = aitbc("checkpoint", "--url", url)
     assert result.exit_code == 0, result.output
     assert "Not proved: that this is your network" in result.stdout
+
+
+def test_a_changed_set_of_authorities_is_followed_from_genesis(publisher, url, genesis):
+    """The node's own key has left, and its signature counts only as long as it may sign."""
+    publisher.chain.change_authorities(build_members(4, epoch=1))
+    publisher.follow()
+    result = aitbc("checkpoint", "--url", url, "--genesis", genesis)
+    assert result.exit_code == 0, result.output
+    publisher.chain.change_authorities([build_key("newcomer")])
+    publisher.follow()
+    result = aitbc("checkpoint", "--url", url, "--genesis", genesis)
+    assert result.exit_code == 0, result.output  # authority 0 is a member until the next block
+    publisher.chain.append(build_receipt(CHAIN.genesis, 60))
+    publisher.follow()
+    assert "nobody signed it" in refused("--url", url, "--genesis", genesis)
 
 
 def test_the_empty_tree_has_a_checkpoint_too(tmp_path, genesis):

@@ -22,13 +22,14 @@ from ledger.checkpoint import (
 )
 from ledger.encoding import encode
 from ledger.errors import CheckpointRefusedError, ConflictError, InvalidNoteError, StoreError
+from ledger.keys import KeyPair
 from ledger.store import witness as module
 from ledger.store.chain import ChainStore
 from ledger.store.witness import Cosigned, Evidence, WitnessStore
 from node.datadir import DataDirectory, load_key
 from node.restclient import RequestFailedError
 from node.witness import FirstToAnswer, Witness, WitnessThread, open_identity
-from tests.builders import Chain, build_chain, build_key, build_receipt
+from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
 
 AUTHORITIES = 4
 SIZES = (2, 1, 3)
@@ -185,6 +186,29 @@ def test_a_new_life_serves_and_remembers_the_last_note(setting):
     assert setting.restart().newest() == note
     with pytest.raises(CheckpointRefusedError, match="co-signed already"):
         setting.observe(publish(ENDS[0]))
+
+
+def test_at_a_change_of_authorities_both_sets_may_publish_and_later_the_new_one(setting):
+    chain = build_chain(AUTHORITIES, blocks=[1])
+    old, new = chain.members, build_members(AUTHORITIES, epoch=1)
+    sizes = [
+        chain.change_authorities(new, build_receipt(chain.genesis, 100)).header.tree_size,
+        chain.append(build_receipt(chain.genesis, 101)).header.tree_size,
+    ]
+    setting.replace_chain(chain)
+
+    def observe(size: int, signer: KeyPair) -> bytes:
+        root = merkle.compute_root(size, chain.read)
+        return setting.observe(
+            sign_checkpoint(Checkpoint(origin=ORIGIN, size=size, root=root), signer)
+        )
+
+    for signer in (old[1], new[1], old[0]):
+        note = observe(sizes[0], signer)
+        assert setting.witness.newest() == note
+    with pytest.raises(InvalidNoteError, match="nobody signed it"):
+        observe(sizes[1], old[1])
+    observe(sizes[1], new[1])
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -451,6 +475,14 @@ def test_a_missing_foreign_or_second_file_is_refused(tmp_path):
         with pytest.raises(StoreError, match="was not made with the key"):
             WitnessStore.open(path, instance=instance, account=account)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_cannot_be_made_or_read_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="cannot be created"):
+        WitnessStore.create(tmp_path / "missing/witness.db", instance="one", account=KEY.account)
+    (tmp_path / "witness.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        WitnessStore.open(tmp_path / "witness.db", instance="one", account=KEY.account)
 
 
 def test_a_damaged_row_is_noticed(setting):
