@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import gzip
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from api.app import build_api
 from api.resource import ApiSettings
@@ -21,15 +24,20 @@ from ledger.checkpoint import (
     sign_checkpoint,
 )
 from ledger.encoding import encode
+from ledger.errors import InvalidNoteError
 from ledger.note import MAX_NOTE_BYTES
 from ledger.store.chain import ChainStore
 from ledger.views import TreeViews
+from node import follower as follower_module
 from node import treeclient
 from node.checkpoints import CheckpointSigner
 from node.cli import cli
-from node.datadir import load_key
+from node.config import NodeSettings
+from node.datadir import DataDirectory, load_key
+from node.follower import open_follower, prepare_follower
 from node.restclient import RequestFailedError
 from node.treeclient import TreeClient
+from node.witness import WitnessThread, open_identity
 from tests.api_server import serve
 from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
 from tests.caller import Caller
@@ -349,6 +357,48 @@ def test_a_witness_follows_a_live_node_and_its_note_satisfies_the_user(tmp_path)
         node.kill()
 
 
+def test_a_witness_begins_a_round_with_every_block_that_it_stores(tmp_path, monkeypatch):
+    """Its first round finds nothing verified, and the next one by the clock is far away."""
+    rounds = partial(WitnessThread, interval_s=3600)
+    monkeypatch.setattr(follower_module, "WitnessThread", rounds)
+    node = LiveNode(tmp_path / "node", "--mode", "dev")
+    key = node.create_key("admin")
+    data = DataDirectory(tmp_path / "witness")
+    try:
+        node.start()
+        prepare_follower(data, sources=[node.url], genesis=node.data.genesis)
+        open_identity(data)[1].close()
+        settings = NodeSettings(
+            data=data.root,
+            host="127.0.0.1",
+            port=0,
+            mode="dev",
+            default_model="m",
+            price_token_micros=0,
+            price_gpu_second_micros=0,
+            batch_delay_ms=0,
+            max_pending_per_key=1,
+            follow=(node.url,),
+        )
+        with (
+            open_follower(settings, stop=lambda: None) as follower,
+            TestClient(follower.app, base_url="http://127.0.0.1") as client,
+            Caller(node.url, key) as coordinator,
+        ):
+            for height in (1, 2):
+                coordinator.finish_job()
+                coordinator.wait_for_block(height)
+                deadline = time.monotonic() + 60
+                while client.get("/health").json()["height"] < height:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                wait_for_size(lambda: client.get("/checkpoint").content, size=height)
+            follower.begin_shutdown()
+        assert follower.failure is None
+    finally:
+        node.kill()
+
+
 class LiveWitness(LiveFollower):
     """`python -m node witness --follow …`, and later `run`."""
 
@@ -361,13 +411,17 @@ class LiveWitness(LiveFollower):
 
 
 def wait_for_cosignature(witness: LiveWitness, *, size: int) -> None:
-    deadline = time.monotonic() + 60
     with TreeClient(witness.url) as client:
-        while time.monotonic() < deadline:
-            with contextlib.suppress(RequestFailedError):
-                if read_checkpoint(client.checkpoint()).size == size:
-                    return
-            time.sleep(0.05)
+        wait_for_size(client.checkpoint, size=size)
+
+
+def wait_for_size(fetch: Callable[[], bytes], *, size: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RequestFailedError, InvalidNoteError):
+            if read_checkpoint(fetch()).size == size:
+                return
+        time.sleep(0.05)
     raise AssertionError(f"no co-signed checkpoint of {size} leaves")
 
 

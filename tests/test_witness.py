@@ -650,6 +650,7 @@ def test_a_thread_that_waits_is_woken_by_a_kick_and_ends_at_once(setting):
     setting.log.says = publish(ENDS[1])
     thread.kick()
     assert reported.acquire(timeout=30)
+    assert not thread._wake.is_set(), "one kick is one round"
     thread.stop()
     assert "witness" not in [found.name for found in threading.enumerate()]
     assert [sentence.split(" leaves")[0] for sentence in sentences] == [
