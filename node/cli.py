@@ -33,7 +33,7 @@ from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_authority import authority
 from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
-from node.cli_witness import witness
+from node.cli_witness import prepare_witness
 from node.config import (
     DEFAULT_PORT,
     NodeSettings,
@@ -246,6 +246,8 @@ def run(
     node = NodeSettings(**settings | read_stored_options(ctx, data.options))
     if node.follow:
         prepare_follower(data, sources=node.follow, genesis=genesis)
+    if ctx.command is witness:
+        prepare_witness(data, sources=node.follow)
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
     serve(
@@ -254,6 +256,16 @@ def run(
         port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
+
+
+witness = click.Command(
+    "witness",
+    params=run.params,
+    callback=run.callback,
+    help="Follow a node (--follow) and co-sign its checkpoints once they are verified here.\n\n"
+    "The first start makes the witness' key, keys/witness.json, and its memory, witness.db, which "
+    "is never copied, backed up or restored. Later ./aitbc run --data DIR does the same.",
+)
 
 
 @cli.command()

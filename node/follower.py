@@ -7,6 +7,7 @@ only the time: what they send counts for what it proves. Jobs are for coordinato
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -37,6 +38,9 @@ from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
 from node.watch import NodeWatch
+from node.witness import WitnessThread, open_witness
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -107,6 +111,8 @@ def open_follower(
 ) -> Iterator[Follower]:
     """Open the data directory, hold it, and put the follower together; close it at the end.
 
+    One that holds the key of a witness co-signs what it follows.
+
     `stop()` is called, from any thread, when it cannot go on; `Follower.failure` tells why.
 
     Raises:
@@ -128,9 +134,24 @@ def open_follower(
             follower.failure = error
             stop()
 
+        witness = None
+        if data.witness_key.exists():
+            witness = stack.enter_context(
+                open_witness(data, chain, urls=settings.follow, clock_ms=clock_ms)
+            )
+            rounds = WitnessThread(
+                witness, report=lambda sentence: logger.info("%s", sentence), failed=note_failure
+            )
+            stack.callback(rounds.stop)
+
+        def note_block(height: int) -> None:
+            head.note(height)
+            if witness is not None:
+                rounds.kick()
+
         syncer = Syncer(
             tip=chain.tip,
-            apply=lambda batch: _store(chain, head, batch),
+            apply=lambda batch: _store(chain, note_block, batch),
             sources=lambda: settings.follow,
             follow=lambda: True,
             failed=note_failure,
@@ -143,6 +164,8 @@ def open_follower(
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
             syncer.start()
+            if witness is not None:
+                rounds.start()
             yield
 
         routes = [
@@ -153,7 +176,7 @@ def open_follower(
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
                 tree=TreeViews(chain),
-                checkpoint=lambda: None,
+                checkpoint=witness.newest if witness is not None else lambda: None,
                 genesis=encode(genesis),
                 clock_ms=clock_ms,
                 make_request_id=make_request_id,
@@ -169,12 +192,14 @@ def open_follower(
         yield follower
 
 
-def _store(chain: ChainStore, head: HeadWatch, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+def _store(
+    chain: ChainStore, note_block: Callable[[int], None], batch: Sequence[VerifiedBlock]
+) -> Future[Tip]:
     stored = chain.append_verified(batch)
 
     def note(done: Future[Tip]) -> None:
         if not done.cancelled() and done.exception() is None:
-            head.note(done.result().height)
+            note_block(done.result().height)
 
     stored.add_done_callback(note)
     return stored
