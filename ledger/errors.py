@@ -14,6 +14,7 @@
     │   └── ConflictError           one that contradicts what the witness has verified
     ├── StatementTooLongError       a period with more lines than one statement holds
     ├── MarketError                 a request that the job market refuses
+    ├── HistoryMissingError         a question about blocks that are still being fetched
     └── StoreError                  our side: a database file that is missing, foreign or damaged
 
 All but StoreError blame the bytes or the caller and carry a sentence of the form "rule: expected
@@ -97,6 +98,10 @@ class MarketError(LedgerError):
         super().__init__(message)
         self.code = code
         self.expected = expected
+
+
+class HistoryMissingError(LedgerError):
+    """This node began at a pinned checkpoint, and has not fetched all that is below it yet."""
 
 
 class StoreError(LedgerError):

@@ -18,6 +18,7 @@ from api.resource import ApiSettings
 from explorer_ui import ClosingError, build_explorer
 from ledger.block import VerifiedBlock, hash_genesis
 from ledger.encoding import encode
+from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
@@ -127,6 +128,11 @@ def open_node(
         stack.callback(chain.close)
         market = open_market(data.market, genesis_hash)
         stack.callback(market.close)
+        if missing := chain.missing():
+            raise StoreError(
+                f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
+                "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
+            )
         head = HeadWatch(chain.tip().height)
         mempool = Mempool(chain=chain, market=market)
         network = PeerNetwork(

@@ -33,6 +33,7 @@ from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_authority import authority
 from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
+from node.cli_pin import pin
 from node.cli_witness import prepare_witness
 from node.config import (
     DEFAULT_PORT,
@@ -226,6 +227,13 @@ def _join(data: Path, genesis: Path) -> None:
     show_default=False,
     help="A new follower's copy of the network's genesis file: all that it trusts.",
 )
+@option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="A checkpoint file (./aitbc pin) that a new follower begins at; history follows behind.",
+)
 @log_option
 @stdin_option
 @click.pass_context
@@ -244,6 +252,8 @@ def run(
     """
     data = DataDirectory(settings["data"])
     node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    if node.checkpoint is not None and not node.follow:
+        raise StoreError("--checkpoint is for followers: give --follow URL too")
     if node.follow:
         prepare_follower(data, sources=node.follow, genesis=genesis)
     if ctx.command is witness:
@@ -470,6 +480,7 @@ def network(**settings: Any) -> None:
 cli.add_command(authority)
 cli.add_command(keys)
 cli.add_command(checkpoint)
+cli.add_command(pin)
 cli.add_command(witness)
 
 

@@ -2,6 +2,8 @@
 
 It serves reads, the explorer and the block stream from a chain of its own. Of other nodes it needs
 only the time: what they send counts for what it proves. Jobs are for coordinators.
+
+With a pinned checkpoint it begins there, and a second syncer fetches the history behind.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ledger.block import Genesis, Tip, VerifiedBlock, hash_genesis, parse_genesi
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import self_test
+from ledger.pin import Pin, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.views import LedgerViews, TreeViews
@@ -93,6 +96,15 @@ def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Pa
         write_private(data.options, format_options({"follow": list(sources)}))
 
 
+def _read_pin(path: Path, genesis: Genesis) -> Pin:
+    try:
+        return parse_pin(path.read_bytes(), genesis)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except LedgerError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
 def _read_genesis(path: Path) -> Genesis:
     try:
         return parse_genesis(path.read_bytes())
@@ -128,6 +140,8 @@ def open_follower(
         stack.callback(chain.close)
         market = open_market(data.market, hash_genesis(genesis))
         stack.callback(market.close)
+        if settings.checkpoint is not None:
+            chain.adopt_pin(_read_pin(settings.checkpoint, genesis)).result()
         head = HeadWatch(chain.tip().height)
 
         def note_failure(error: BaseException) -> None:
@@ -149,20 +163,15 @@ def open_follower(
             if witness is not None:
                 rounds.kick()
 
-        syncer = Syncer(
-            tip=chain.tip,
-            apply=lambda batch: _store(chain, note_block, batch),
-            sources=lambda: settings.follow,
-            follow=lambda: True,
-            failed=note_failure,
-            shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
+        history, syncer = _open_syncers(
+            stack, chain, settings.follow, note_block=note_block, failed=note_failure
         )
-        stack.callback(syncer.stop)
         watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
         views = LedgerViews(chain, market, network=watch)
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
+            history.start()
             syncer.start()
             if witness is not None:
                 rounds.start()
@@ -190,6 +199,43 @@ def open_follower(
         )
         follower = Follower(app=app, views=views, syncer=syncer, head=head)
         yield follower
+
+
+def _open_syncers(
+    stack: contextlib.ExitStack,
+    chain: ChainStore,
+    sources: Sequence[str],
+    *,
+    note_block: Callable[[int], None],
+    failed: Callable[[BaseException], None],
+) -> tuple[Syncer, Syncer]:
+    """Return what fetches the history below a checkpoint, and what follows the newest block."""
+    line = ProgressLine()
+    history = Syncer(
+        tip=chain.history_tip,
+        apply=chain.append_history,
+        sources=lambda: sources,
+        follow=lambda: False,
+        failed=failed,
+    )
+    stack.callback(history.stop)
+
+    def show(progress: SyncProgress) -> None:
+        if missing := chain.missing():
+            history.request(missing[-1])  # again and again, whoever could not help before
+        if sys.stderr.isatty():
+            line.show(progress)
+
+    syncer = Syncer(
+        tip=chain.tip,
+        apply=lambda batch: _store(chain, note_block, batch),
+        sources=lambda: sources,
+        follow=lambda: True,
+        failed=failed,
+        shown=show,
+    )
+    stack.callback(syncer.stop)
+    return history, syncer
 
 
 def _store(
@@ -227,7 +273,3 @@ class ProgressLine:
         if progress.state != "idle" or self._length:
             print(f"\r{text:<{self._length}}", end=end, file=sys.stderr, flush=True)  # noqa: T201
         self._length = 0 if progress.state == "idle" else len(text)
-
-
-def _show_nothing(_progress: SyncProgress) -> None:
-    pass
