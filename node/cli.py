@@ -138,6 +138,9 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
 @option("--network", default="aitbc-local", help="Name of the network: a-z, 0-9 and hyphens.")
 @option("--name", default="authority-1", help="This authority's name, as the explorer shows it.")
 @click.option(
+    "--url", default="", help="Where other nodes will reach this one, if there will be any."
+)
+@click.option(
     "--genesis",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Join the network of this genesis file instead: with a new key that its authorities may "
@@ -145,16 +148,19 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
 )
 @click.pass_context
 def init(
-    ctx: click.Context, /, *, data: Path, network: str, name: str, genesis: Path | None
+    ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
     if genesis is not None:
-        given = {ctx.get_parameter_source(option) for option in ("network", "name")}
+        given = {ctx.get_parameter_source(option) for option in ("network", "name", "url")}
         if ParameterSource.COMMANDLINE in given:
-            raise click.UsageError("--genesis names the network; leave out --network and --name")
+            raise click.UsageError(
+                "--genesis names the network, and a change of its authority set will name this "
+                "node: leave out --network, --name and --url"
+            )
         _join(data, genesis)
         return
-    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms())
+    made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
     document = made.load_genesis()
     click.echo(
         f"Made {data}: network {network}, authority {document.authority_set.members[0].account}"

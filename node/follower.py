@@ -148,11 +148,13 @@ def open_follower(
             follower.failure = error
             stop()
 
-        witness = None
+        rounds: WitnessThread | None = None
+        checkpoint: Callable[[], bytes | None] = _sign_nothing
         if data.witness_key.exists():
             witness = stack.enter_context(
                 open_witness(data, chain, urls=settings.follow, clock_ms=clock_ms)
             )
+            checkpoint = witness.newest
             rounds = WitnessThread(
                 witness, report=lambda sentence: logger.info("%s", sentence), failed=note_failure
             )
@@ -160,7 +162,7 @@ def open_follower(
 
         def note_block(height: int) -> None:
             head.note(height)
-            if witness is not None:
+            if rounds is not None:
                 rounds.kick()
 
         history, syncer = _open_syncers(
@@ -173,7 +175,7 @@ def open_follower(
             head.signal.bind()
             history.start()
             syncer.start()
-            if witness is not None:
+            if rounds is not None:
                 rounds.start()
             yield
 
@@ -185,7 +187,7 @@ def open_follower(
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
                 tree=TreeViews(chain),
-                checkpoint=witness.newest if witness is not None else lambda: None,
+                checkpoint=checkpoint,
                 genesis=encode(genesis),
                 clock_ms=clock_ms,
                 make_request_id=make_request_id,
@@ -273,3 +275,7 @@ class ProgressLine:
         if progress.state != "idle" or self._length:
             print(f"\r{text:<{self._length}}", end=end, file=sys.stderr, flush=True)  # noqa: T201
         self._length = 0 if progress.state == "idle" else len(text)
+
+
+def _sign_nothing() -> None:
+    return None

@@ -256,7 +256,8 @@ class WitnessThread:
 
         Args:
             witness: used by this thread alone from now on, but for `newest`.
-            report: gets a sentence when something changes: a new size, another reason for none.
+            report: gets a sentence when it begins to co-sign, or when there is another reason why
+                it does not; not with every block.
             failed: is told, from the thread, why the witness had to stop.
             interval_s: most time between two rounds.
         """
@@ -293,15 +294,15 @@ class WitnessThread:
         last = ""
         while not self._stopping:
             self._wake.clear()
-            sentence = self._observe()
-            if sentence != last:
+            kind, sentence = self._observe()
+            if kind != last:
                 self._report(sentence)
-                last = sentence
+                last = kind
             if not self._stopping:
                 self._wake.wait(self._interval_s)
 
-    def _observe(self) -> str:
-        """Do one round and say how it went.
+    def _observe(self) -> tuple[str, str]:
+        """Do one round and say how it went: what kind of outcome, and a sentence.
 
         Raises:
             StoreError: the witness' own files fail; nothing is signed any more.
@@ -310,9 +311,11 @@ class WitnessThread:
             size = read_checkpoint(self._witness.observe()).size
         except StoreError:
             raise
+        except ConflictError as error:
+            return str(error), f"not co-signed: {error}"  # each of them is worth a line
         except LedgerError as error:
-            return f"not co-signed: {error}"
-        return f"co-signed {size} leaves of {self._witness.origin}"
+            return type(error).__name__, f"not co-signed: {error}"
+        return "co-signed", f"co-signed {size} leaves of {self._witness.origin}"
 
 
 @contextlib.contextmanager
