@@ -30,17 +30,15 @@ from consensus.interface import (
     TransactionsWaiting,
 )
 from ledger.block import Block, Tip
-from ledger.errors import InvalidBlockError, LedgerError, StoreError
+from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
-from ledger.rules import build_block, validate_block, verify_transaction
+from ledger.rules import CLOCK_DRIFT_MS, build_block, validate_time, verify_transaction
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database, DatabaseBusyError
 from ledger.store.mempool import list_mempool, remove_from_mempool
 from ledger.store.votes import VoteStore
 from ledger.transaction import Transaction, parse_transaction
 
-CLOCK_DRIFT_MS = 10_000
-"""How far a fresh block's time may lie from a voter's clock."""
 RETRY_S = 5.0
 """Pause after a block of our own could not be sealed."""
 _JOIN_TIMEOUT_S = 30
@@ -108,16 +106,9 @@ class Sealer:
 
     def validate(self, block: Block, tip: Tip, *, is_fresh: bool) -> None:
         """Check a block for the engine (see `consensus.interface.BlockValidator`)."""
-        drift_ms = block.header.time_ms - self._clock_ms()
-        if is_fresh and abs(drift_ms) > CLOCK_DRIFT_MS:
-            raise InvalidBlockError(
-                f"time_ms: expected within {CLOCK_DRIFT_MS} ms of the clock, got {drift_ms} ms; "
-                "set this machine's clock"
-            )
-        for transaction in block.transactions:
-            if self._chain.contains(transaction.id, transaction.payload.receipt_id):
-                raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
-        validate_block(block, tip, self._chain.read_node)
+        if is_fresh:
+            validate_time(block.header, now_ms=self._clock_ms())
+        self._chain.validate(block, tip)
 
     def _run(self) -> None:
         try:

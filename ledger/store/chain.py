@@ -30,7 +30,8 @@ from ledger.block import (
     verify_certificate,
 )
 from ledger.encoding import decode, encode
-from ledger.errors import InvalidTransactionError, LedgerError, StoreError
+from ledger.errors import InvalidBlockError, InvalidTransactionError, LedgerError, StoreError
+from ledger.rules import validate_block
 from ledger.store.database import Database
 from ledger.transaction import parse_transaction
 
@@ -82,29 +83,11 @@ class ChainStore:
         self.genesis = genesis
         self.database = Database(path, migrations)
         try:
-            self.database.write(self._adopt_genesis).result()
+            self.database.write(lambda c: adopt_genesis(c, genesis, path)).result()
             check_tail(self.database.reader, path)
         except StoreError:
             self.database.close()
             raise
-
-    def _adopt_genesis(self, connection: sqlite3.Connection) -> None:
-        digest = hash_genesis(self.genesis)
-        row = connection.execute("SELECT hash FROM genesis").fetchone()
-        if row is None:
-            document = encode(self.genesis).decode()
-            authority_set = self.genesis.authority_set
-            connection.execute("INSERT INTO genesis VALUES (1, ?, ?)", (digest, document))
-            connection.execute(
-                "INSERT INTO authority_sets VALUES (0, ?, 1, ?)",
-                (hash_authority_set(authority_set), encode(authority_set).decode()),
-            )
-            connection.execute("INSERT INTO counters VALUES ('receipts', 0)")
-        elif row[0] != digest:
-            raise StoreError(
-                f"{self.database.path}: holds network {row[0].hex()[:16]}…, but genesis.json names "
-                f"{digest.hex()[:16]}…; use the genesis file that belongs to this data directory"
-            )
 
     def tip(self) -> Tip:
         """Return what the next block is checked against."""
@@ -116,20 +99,70 @@ class ChainStore:
 
     def append(self, block: Block, certificate: Certificate) -> Future[None]:
         """Store a block that was validated and certified. Resolves when it is durable."""
-        return self.database.write(lambda c: _append_block(c, block, certificate))
+        return self.database.write(lambda c: append_block(c, block, certificate))
 
     def contains(self, transaction_id: bytes, receipt_id: str) -> bool:
         """Tell whether a transaction, or another one with its receipt id, is final."""
-        row = self.database.reader.execute(
-            "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
-            " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
-            (transaction_id, receipt_id),
-        ).fetchone()
-        return bool(row[0])
+        return contains(self.database.reader, transaction_id, receipt_id)
+
+    def validate(self, block: Block, tip: Tip) -> None:
+        """Check a block completely, apart from its certificate and the clock.
+
+        Raises:
+            InvalidBlockError, InvalidTransactionError: see `validate_next_block`.
+        """
+        validate_next_block(self.database.reader, block, tip)
 
     def close(self) -> None:
         """Close the file."""
         self.database.close()
+
+
+def adopt_genesis(connection: sqlite3.Connection, genesis: Genesis, path: Path) -> None:
+    """Make an empty database that of one network, or check that it is.
+
+    Raises:
+        StoreError: it holds another network.
+    """
+    digest = hash_genesis(genesis)
+    row = connection.execute("SELECT hash FROM genesis").fetchone()
+    if row is None:
+        document = encode(genesis).decode()
+        authority_set = genesis.authority_set
+        connection.execute("INSERT INTO genesis VALUES (1, ?, ?)", (digest, document))
+        connection.execute(
+            "INSERT INTO authority_sets VALUES (0, ?, 1, ?)",
+            (hash_authority_set(authority_set), encode(authority_set).decode()),
+        )
+        connection.execute("INSERT INTO counters VALUES ('receipts', 0)")
+    elif row[0] != digest:
+        raise StoreError(
+            f"{path}: holds network {row[0].hex()[:16]}…, but genesis.json names "
+            f"{digest.hex()[:16]}…; use the genesis file that belongs to this data directory"
+        )
+
+
+def contains(connection: sqlite3.Connection, transaction_id: bytes, receipt_id: str) -> bool:
+    """Tell whether a transaction, or another one with its receipt id, is final."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
+        " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
+        (transaction_id, receipt_id),
+    ).fetchone()
+    return bool(row[0])
+
+
+def validate_next_block(connection: sqlite3.Connection, block: Block, tip: Tip) -> None:
+    """Check a block on the tip of this chain completely, apart from its certificate and the clock.
+
+    Raises:
+        InvalidBlockError: it does not extend the chain, or holds what is final already.
+        InvalidTransactionError: one of its transactions is not valid.
+    """
+    for transaction in block.transactions:
+        if contains(connection, transaction.id, transaction.payload.receipt_id):
+            raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
+    validate_block(block, tip, lambda *node: read_node(connection, *node))
 
 
 def read_node(connection: sqlite3.Connection, level: int, index: int) -> bytes:
@@ -227,7 +260,13 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path}: the newest block does not match its hash or tree; run fsck")
 
 
-def _append_block(connection: sqlite3.Connection, block: Block, certificate: Certificate) -> None:
+def append_block(connection: sqlite3.Connection, block: Block, certificate: Certificate) -> None:
+    """Store a block that was validated and certified, in the caller's transaction.
+
+    Raises:
+        StoreError: it does not extend the stored chain.
+        InvalidTransactionError: a transaction or receipt is stored already.
+    """
     header, first_leaf = block.header, block.header.tree_size - len(block.transactions)
     tip = load_tip(connection)
     if header.height != tip.height + 1 or header.prev_hash != tip.hash.hex():
