@@ -1,0 +1,337 @@
+"""One node: its disk, the production engine, and a shell that executes the engine's effects.
+
+The shell is what `node` is in production, without threads and sockets. It keeps the same promises
+in the same order, and stops at a power cut wherever that strikes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from consensus.engine import Engine
+from consensus.interface import (
+    BlockBuilt,
+    BlockRefused,
+    BuildBlock,
+    Commit,
+    Contradiction,
+    Effect,
+    Event,
+    FetchBlocks,
+    HeightOpened,
+    MembersSilent,
+    MessageReceived,
+    OfferBlock,
+    Persist,
+    Send,
+    SetTimer,
+    TimerFired,
+    TimerKind,
+    TransactionsWaiting,
+)
+from consensus.messages import Message, compute_max_message_bytes
+from consensus.presence import Presence
+from ledger import rules
+from ledger.block import Block, Certificate, Tip, parse_certificate
+from ledger.encoding import encode
+from ledger.errors import LedgerError, StoreError
+from ledger.keys import KeyPair
+from ledger.rules import build_block, verify_transaction
+from ledger.store import chain
+from ledger.store.chain import load_block, load_tip, read_node
+from ledger.store.votes import VoteStore
+from ledger.transaction import Transaction
+from ledger.vote import Vote, VoteRecord, encode_block
+from tests.builders import CREATED_MS
+from tests.simulation.disk import Disk, Moment, PowerCut
+from tests.simulation.material import parse_block_once, parse_message_once
+
+if TYPE_CHECKING:
+    from tests.simulation.network import Network
+
+MAX_BLOCK_FILL = 2
+"""Transactions in a block: few, so that a history has many heights."""
+BATCH_BLOCKS = 4
+POLL_MS = 2_000
+"""How often a follower asks somebody for what it lacks."""
+CRASH_LOOP = 1_000
+
+
+class Machine:
+    """A node and its place in the network."""
+
+    def __init__(
+        self, network: Network, index: int, key: KeyPair | None, *, skew_ms: int = 0
+    ) -> None:
+        self.network = network
+        self.index = index
+        self.key = key
+        self.account = key.account if key is not None else ""
+        self.skew_ms = skew_ms
+        self.disk = Disk(network.genesis, self.account)
+        self.mempool: dict[bytes, Transaction] = {}
+        """Part of `node.db`: what was accepted survives."""
+        self.tip: Tip = load_tip(self.disk.ledger)
+        self.engine: Engine | None = None
+        self.final_height = 0
+        """The highest it ever called final."""
+        self.life = 0
+        """Counts restarts, so that timers of an earlier life are lost."""
+
+    # Life and death
+
+    def boot(self) -> None:
+        self.life += 1
+        self._events: deque[tuple[Event, int | None]] = deque()
+        self._is_stepping = False
+        self._votes: VoteStore | None = self.disk.boot()
+        self._durable: set[Vote] = set()
+        self._presence = Presence(now_ms=self.network.now_ms)
+        self._silent: frozenset[int] = frozenset()
+        self._served: dict[int, tuple[bytes, bytes]] = {}
+        self.engine = Engine(key=self.key, validator=self)
+        self.open()
+        self.later(self.network.random.randint(1, POLL_MS), self.poll)
+
+    def power_off(self, reason: str) -> None:
+        self.network.log(f"{self.index} crashes {reason}")
+        self.engine = None
+        self.life += 1
+
+    def later(self, delay_ms: int, action: Callable[..., None], *arguments: object) -> None:
+        """Do something unless this life ends before."""
+        self.network.later(delay_ms, self._if_alive, self.life, action, arguments)
+
+    def _if_alive(
+        self, life: int, action: Callable[..., None], arguments: tuple[object, ...]
+    ) -> None:
+        if life == self.life:
+            action(*arguments)
+
+    @property
+    def clock_ms(self) -> int:
+        return CREATED_MS + self.network.now_ms + self.skew_ms
+
+    # Events
+
+    def open(self) -> None:
+        """Start the height after the tip."""
+        self.tip = load_tip(self.disk.ledger)
+        height = self.tip.height + 1
+        record = VoteRecord(height=height) if self._votes is None else self._votes.load(height)
+        self._durable = set(record.votes)
+        self._bound = compute_max_message_bytes(self.tip)
+        self.step(HeightOpened(tip=self.tip, record=record))
+        if self.mempool:
+            self.step(TransactionsWaiting())
+
+    def submit(self, transaction: Transaction) -> None:
+        """Accept a transaction, whether the node is up or a client tries again later."""
+        if chain.contains(
+            self.disk.ledger, transaction.id, getattr(transaction.payload, "receipt_id", "")
+        ):
+            return
+        self.mempool[transaction.id] = transaction
+        self.step(TransactionsWaiting())
+
+    def step(self, event: Event, sender: int | None = None) -> None:
+        """Queue an event, and work the queue off unless that is being done already."""
+        if self.engine is None:
+            return
+        self._events.append((event, sender))
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        life = self.life
+        try:
+            while self._events and life == self.life:
+                self._take(*self._events.popleft())
+        except PowerCut as cut:
+            self.power_off(str(cut))
+            self.network.plan_restart(self)
+        finally:
+            if life == self.life:
+                self._is_stepping = False
+
+    def _take(self, event: Event, sender: int | None) -> None:
+        assert self.engine is not None
+        try:
+            effects = self.engine.step(event)
+        except LedgerError as error:
+            assert isinstance(event, MessageReceived), f"{event} is refused: {error}"
+            self.network.note_refused(self, error)
+            return
+        for effect in effects:
+            if self.network.chance(self.network.faults.crash):
+                raise PowerCut(f"before {type(effect).__name__}")
+            self._execute(effect, sender)
+
+    # Effects
+
+    def _execute(self, effect: Effect, sender: int | None) -> None:
+        match effect:
+            case Persist(record=record):
+                self._persist(record)
+            case Send(message=message):
+                self._say(message)
+            case BuildBlock(tip=tip):
+                if block := self.fill_block(tip):
+                    delay_ms = self.network.random.randint(0, 5)
+                    self.later(delay_ms, self.step, BlockBuilt(block=block))
+            case SetTimer(timer=timer, delay_ms=delay_ms):
+                if timer.kind is TimerKind.HEARTBEAT:
+                    self._note_silent()
+                self.later(delay_ms, self.step, TimerFired(timer=timer))
+            case Commit(block=block, certificate=certificate):
+                self._append(block, certificate)
+            case FetchBlocks():
+                if sender is not None:
+                    self._ask(sender)
+            case OfferBlock(height=height):
+                if sender is not None:
+                    self._offer(sender, height, 1)
+            case BlockRefused(error=error):
+                self.network.note_refused(self, error)
+                if sender is None:
+                    self._evict_invalid()
+            case Contradiction():
+                self.network.contradictions.append(effect)
+
+    def _persist(self, record: VoteRecord) -> None:
+        if self._votes is None or self.disk.votes is None:
+            raise AssertionError("a node without a key persists nothing")
+        self.disk.votes.cut = self._draw_cut()
+        try:
+            self._votes.record(record)
+        except StoreError as error:
+            self.network.fail("votes.db refused", f"node {self.index}: {error}")
+        self._durable |= set(record.votes)
+
+    def _draw_cut(self) -> Moment | None:
+        if not self.network.chance(self.network.faults.crash):
+            return None
+        return self.network.random.choice(list(Moment))
+
+    def _say(self, message: Message) -> None:
+        own = self.tip.authority_set.index_of(self.account)
+        said = [vote for vote in message.votes if vote.member == own]
+        if not self._durable.issuperset(said):
+            self.network.fail("said before durable", f"node {self.index}")
+        self.network.say(self, message, said)
+
+    def fill_block(self, tip: Tip) -> Block | None:
+        chosen = list(self.mempool.values())[:MAX_BLOCK_FILL]
+        if not chosen:
+            return None
+        return build_block(
+            tip, chosen, time_ms=self.clock_ms, proposer=self.account, read=self.read_node
+        )
+
+    def read_node(self, level: int, index: int) -> bytes:
+        return read_node(self.disk.ledger, level, index)
+
+    def validate(self, block: Block, tip: Tip, *, is_fresh: bool) -> None:
+        """Check a block for the engine (see `consensus.interface.BlockValidator`)."""
+        if is_fresh:
+            rules.validate_time(block.header, now_ms=self.clock_ms)
+        chain.validate_next_block(self.disk.ledger, block, tip)
+
+    def _evict_invalid(self) -> None:
+        for transaction in list(self.mempool.values()):
+            try:
+                verify_transaction(
+                    transaction,
+                    genesis_hash=self.tip.genesis_hash,
+                    authority_set=self.tip.authority_set,
+                )
+            except LedgerError:
+                del self.mempool[transaction.id]
+
+    def _append(self, block: Block, certificate: Certificate) -> None:
+        self.disk.ledger.cut = self._draw_cut()
+        try:
+            self.disk.append(block, certificate)
+        except LedgerError as error:
+            self.network.fail("the ledger refuses a final block", f"node {self.index}: {error}")
+        for transaction in block.transactions:
+            self.mempool.pop(transaction.id, None)
+        self.network.note_final(self, block, certificate)
+        self.open()
+
+    def _note_silent(self) -> None:
+        silent = self._presence.list_silent(
+            self.tip.authority_set, self.account, now_ms=self.network.now_ms
+        )
+        if silent != self._silent:
+            self._silent = silent
+            self.step(MembersSilent(members=silent))
+
+    # What arrives
+
+    def receive(self, sender: int, account: str, data: bytes) -> None:
+        """Take a consensus message. In production its transport names the sender."""
+        if self.engine is None:
+            return
+        if account:
+            self._presence.hear(account, now_ms=self.network.now_ms)
+        try:
+            message = parse_message_once(data, max_bytes=self._bound)
+        except LedgerError as error:
+            self.network.note_refused(self, error)
+        else:
+            self.step(MessageReceived(message=message), sender)
+
+    def receive_fetch(self, sender: int, from_height: int) -> None:
+        if self.engine is not None:
+            self._offer(sender, from_height, BATCH_BLOCKS)
+
+    def receive_blocks(self, sender: int, items: list[tuple[bytes, bytes]]) -> None:
+        """Verify blocks that are said to be final, and apply them one by one."""
+        if self.engine is None:
+            return
+        life, height = self.life, self.tip.height
+        try:
+            for document, proof in items:
+                block, certificate = parse_block_once(document), parse_certificate(proof)
+                if block.header.height == self.tip.height + 1:
+                    self._apply(block, certificate)
+        except LedgerError as error:
+            self.network.note_refused(self, error)
+        except PowerCut as cut:
+            self.power_off(str(cut))
+            self.network.plan_restart(self)
+        if life == self.life and len(items) == BATCH_BLOCKS and self.tip.height > height:
+            self._ask(sender)
+
+    def _apply(self, block: Block, certificate: Certificate) -> None:
+        chain.validate_next_block(self.disk.ledger, block, self.tip)
+        chain.verify_certificate(
+            certificate, header=block.header, authority_set=self.tip.authority_set
+        )
+        self._append(block, certificate)
+
+    def poll(self) -> None:
+        """A node that is no member hears nothing by itself, so it asks."""
+        if self.tip.authority_set.index_of(self.account) is None:
+            others = [m.index for m in self.network.machines if m is not self]
+            self._ask(self.network.random.choice(others))
+        self.later(POLL_MS, self.poll)
+
+    def _ask(self, other: int) -> None:
+        self.network.send(self.index, other, "receive_fetch", self.tip.height + 1)
+
+    def _offer(self, other: int, height: int, limit: int) -> None:
+        last = min(self.tip.height, height + limit - 1)
+        items = [self._serve(wanted) for wanted in range(height, last + 1)]
+        if items:
+            self.network.send(self.index, other, "receive_blocks", items)
+
+    def _serve(self, height: int) -> tuple[bytes, bytes]:
+        """Return a final block and its certificate. They never change, so one reading will do."""
+        if height not in self._served:
+            found = load_block(self.disk.ledger, height)
+            assert found is not None
+            self._served[height] = encode_block(found[0]), encode(found[1])
+        return self._served[height]
