@@ -13,6 +13,7 @@ import msgspec
 from ledger.encoding import encode_base64url
 from ledger.jobs import Claim, Job, Lease, Miner, Queue
 from ledger.metering import build_work_order
+from ledger.payloads import find_receipt_id
 from ledger.transaction import MICROS, Signature
 from ledger.views import BlockView, HeadView, ReceiptView, StatsView, TransactionView
 
@@ -179,16 +180,16 @@ def render_block(block: BlockView) -> Json:
 
 def render_transaction(transaction: TransactionView) -> Json:
     """Return one transaction of the list."""
-    payload = transaction.payload
     shown: Json = {
         "transaction_id": transaction.id,
         "type": transaction.type,
         "status": transaction.finality,
         "timestamp": format_time(transaction.time_ms),
         "size_bytes": transaction.size_bytes,
-        "receipt_id": payload.receipt_id,
         "signers": [{"role": s.role, "key_id": s.key_id} for s in transaction.signatures],
     }
+    if (receipt_id := find_receipt_id(transaction.payload)) is not None:
+        shown["receipt_id"] = receipt_id
     if transaction.height is not None:
         shown["block_height"] = transaction.height
     if transaction.leaf is not None:

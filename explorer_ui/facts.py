@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from explorer_ui.format import decimal, duration, money, units
-from ledger.transaction import ReceiptPayload
+from ledger.transaction import AuthoritySetPayload, EvidencePayload, Payload, ReceiptPayload
 from ledger.views import InclusionView
 
 Kind = Literal["code", "filter", "text", "time"]
@@ -34,8 +34,16 @@ class PathStep:
     hash: str
 
 
-def list_facts(payload: ReceiptPayload) -> list[tuple[str, list[Fact]]]:
+def list_facts(payload: Payload) -> list[tuple[str, list[Fact]]]:
     """Return every signed field but version and type, grouped under headings."""
+    if isinstance(payload, AuthoritySetPayload):
+        return _list_change(payload)
+    if isinstance(payload, EvidencePayload):
+        return _list_evidence(payload)
+    return _list_receipt(payload)
+
+
+def _list_receipt(payload: ReceiptPayload) -> list[tuple[str, list[Fact]]]:
     unknown = "not stated"
     return [
         ("Who", [
@@ -75,6 +83,49 @@ def list_facts(payload: ReceiptPayload) -> list[tuple[str, list[Fact]]]:
             Fact(label="Receipt", value=payload.receipt_id, kind="code"),
             Fact(label="Genesis", value=payload.genesis, kind="code"),
         ]),
+    ]  # fmt: skip
+
+
+def _list_change(payload: AuthoritySetPayload) -> list[tuple[str, list[Fact]]]:
+    following = payload.authority_set
+    return [
+        ("Which", [
+            Fact(label="Epoch", value=following.epoch),
+            Fact(label="Quorum", value=f"{following.quorum} of {len(following.members)}"),
+            Fact(label="Not above block", value=payload.expires_height),
+            Fact(label="Genesis", value=payload.genesis, kind="code"),
+        ]),
+        *[
+            (f"Member {index}", [
+                Fact(label="Name", value=member.name),
+                Fact(label="Account", value=member.account, kind="code"),
+                Fact(label="Address", value=member.url or "not stated"),
+            ])
+            for index, member in enumerate(following.members)
+        ],
+        *[
+            (f"Coordinator {index}", [Fact(label="Account", value=account, kind="code")])
+            for index, account in enumerate(following.coordinators)
+        ],
+    ]  # fmt: skip
+
+
+def _list_evidence(payload: EvidencePayload) -> list[tuple[str, list[Fact]]]:
+    return [
+        ("Who", [Fact(label="Authority", value=payload.accused, kind="code")]),
+        ("Where", [
+            Fact(label="Height", value=payload.height),
+            Fact(label="View", value=payload.view),
+            Fact(label="Genesis", value=payload.genesis, kind="code"),
+        ]),
+        *[
+            (f"{which} vote", [
+                Fact(label="Kind", value=vote.kind),
+                Fact(label="Block", value=vote.block_hash or "none", kind="code"),
+                Fact(label="Signature", value=vote.sig, kind="code"),
+            ])
+            for which, vote in (("First", payload.first), ("Second", payload.second))
+        ],
     ]  # fmt: skip
 
 

@@ -10,7 +10,7 @@ and for a hundred: `finalize` votes of at least a quorum, indexed into the autho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NewType
 
@@ -31,6 +31,8 @@ from ledger.errors import (
 )
 from ledger.hashing import BLOCK_DOMAIN, GENESIS_DOMAIN, hash_object
 from ledger.keys import verify_signature
+from ledger.payloads import AuthoritySetPayload
+from ledger.payloads import VoteKind as VoteKind  # votes are this module's; evidence needs them too
 from ledger.transaction import Transaction
 
 BlockHash = NewType("BlockHash", bytes)
@@ -38,8 +40,6 @@ Height = NewType("Height", int)
 
 MAX_HEADER_BYTES = 4096
 MAX_CERTIFICATE_BYTES = 16 * 1024
-
-VoteKind = Literal["notarize", "nullify", "finalize"]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -134,9 +134,17 @@ def advance_tip(tip: Tip, block: Block) -> Tip:
         hash=block.hash,
         time_ms=block.header.time_ms,
         tree_size=block.header.tree_size,
-        authority_set=tip.authority_set,
+        authority_set=find_next_set(block.transactions) or tip.authority_set,
         limits=tip.limits,
     )
+
+
+def find_next_set(transactions: Iterable[Transaction]) -> AuthoritySet | None:
+    """Return the authority set that a block of `transactions` makes; None if it changes nothing."""
+    for transaction in transactions:
+        if isinstance(transaction.payload, AuthoritySetPayload):
+            return transaction.payload.authority_set
+    return None
 
 
 def build_genesis_tip(genesis: Genesis) -> Tip:

@@ -30,6 +30,7 @@ from ledger.errors import (
 )
 from ledger.hashing import SALT_BYTES, hash_text, hash_tokens
 from ledger.keys import is_account, verify_signature
+from ledger.payloads import name_type
 from ledger.rules import list_signers, validate_receipt
 from ledger.transaction import (
     Envelope,
@@ -122,6 +123,11 @@ def parse_bundle(data: bytes) -> ProofBundle:
         parse_transaction(encode(bundle.envelope))
     except (EncodingError, InvalidTransactionError) as error:
         raise InvalidProofError(f"bundle: {error}") from error
+    if not isinstance(bundle.envelope.payload, ReceiptPayload):
+        raise InvalidProofError(
+            "bundle: expected the envelope of a receipt, got one of type "
+            f"{name_type(bundle.envelope.payload)}; only receipts have bundles"
+        )
     return bundle
 
 
@@ -158,10 +164,11 @@ def verify_bundle(
     """
     bundle = parse_bundle(data)
     payload = bundle.envelope.payload
+    assert isinstance(payload, ReceiptPayload), "parse_bundle lets no other type through"
     transaction = parse_transaction(encode(bundle.envelope))
     digest = hash_genesis(genesis)
     claims = [
-        _check("receipt", lambda: _check_receipt(transaction, digest)),
+        _check("receipt", lambda: _check_receipt(transaction, payload, digest)),
         _check_signature(transaction, "provider", payload.provider),
         _check_signature(transaction, "coordinator", payload.coordinator),
         _check("inclusion", lambda: _check_inclusion(bundle, transaction)),
@@ -188,10 +195,10 @@ def _check(name: str, check: Callable[[], str]) -> Claim:
         return Claim(name=name, status="failed", detail=str(error))
 
 
-def _check_receipt(transaction: Transaction, genesis_hash: bytes) -> str:
-    validate_receipt(transaction.payload, genesis_hash=genesis_hash)
+def _check_receipt(transaction: Transaction, payload: ReceiptPayload, genesis_hash: bytes) -> str:
+    validate_receipt(payload, genesis_hash=genesis_hash)
     given = [(signature.role, signature.key_id) for signature in transaction.signatures]
-    expected = list_signers(transaction.payload)
+    expected = list_signers(payload)
     if given != expected:
         raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
     return f"canonical bytes, consistent fields, transaction {transaction.id.hex()}"

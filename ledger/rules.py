@@ -1,7 +1,8 @@
 """When a transaction or a block is valid. Pure functions: the same answer on every node, for ever.
 
-A transaction is valid under an authority set; a block is valid on a tip. Uniqueness on the chain
-(one transaction id, one receipt id) is the store's part, since it needs the whole chain.
+Transactions and blocks are valid on a tip, which holds the set that certifies the next block.
+Receipts are judged here, changes of the set in `changes.py`, evidence in `evidence.py`. Uniqueness
+on the chain (one transaction id, one receipt id) is the store's part: it needs the whole chain.
 """
 
 from __future__ import annotations
@@ -9,31 +10,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ledger import merkle
-from ledger.authorities import AuthoritySet, hash_authority_set
-from ledger.block import Block, Header, Tip, hash_header
+from ledger.authorities import hash_authority_set
+from ledger.block import Block, Header, Tip, find_next_set, hash_header
+from ledger.changes import verify_change
 from ledger.errors import InvalidBlockError, InvalidSignatureError, InvalidTransactionError
+from ledger.evidence import verify_evidence
 from ledger.hashing import build_receipt_id
 from ledger.keys import ACCOUNT_PREFIX, is_account, verify_signature
-from ledger.transaction import MICROS, ReceiptPayload, Role, Transaction, build_signed_message
+from ledger.payloads import find_receipt_id
+from ledger.transaction import (
+    MICROS,
+    AuthoritySetPayload,
+    EvidencePayload,
+    ReceiptPayload,
+    Role,
+    Transaction,
+    build_signed_message,
+)
 
 CLOCK_DRIFT_MS = 10_000
 """How far a fresh block's time may lie from a voter's clock."""
+MAX_BLOCK_CHANGES = 1
+"""A header names one next set, and a second change would rest on a set that never certified."""
 _MICROS_PER_MS = 1000
 """Micro-seconds of one millisecond: `units_micros` of `gpu_seconds` are micro-seconds."""
 
 
-def verify_transaction(
-    transaction: Transaction, *, genesis_hash: bytes, authority_set: AuthoritySet
-) -> None:
-    """Check a transaction completely, apart from its uniqueness.
+def verify_transaction(transaction: Transaction, tip: Tip) -> None:
+    """Check a transaction for the block after `tip` completely, apart from its uniqueness.
 
     Raises:
         InvalidTransactionError: a field breaks a rule.
         InvalidSignatureError: a signature is missing, spare or wrong.
     """
     payload = transaction.payload
-    validate_receipt(payload, genesis_hash=genesis_hash)
-    if not authority_set.allows_coordinator(payload.coordinator):
+    match payload:
+        case ReceiptPayload():
+            _verify_receipt(transaction, payload, tip)
+        case AuthoritySetPayload():
+            verify_change(transaction, payload, tip)
+        case EvidencePayload():
+            verify_evidence(transaction, payload, tip)
+
+
+def _verify_receipt(transaction: Transaction, payload: ReceiptPayload, tip: Tip) -> None:
+    validate_receipt(payload, genesis_hash=tip.genesis_hash)
+    if not tip.authority_set.allows_coordinator(payload.coordinator):
         raise InvalidSignatureError(f"{payload.coordinator} is not a coordinator of this network")
     expected = list_signers(payload)
     given = [(signature.role, signature.key_id) for signature in transaction.signatures]
@@ -113,9 +135,13 @@ def build_block(
     proposer: str,
     read: merkle.NodeReader,
 ) -> Block:
-    """Build the block of `transactions` on `tip`. The clock may stand still or go back."""
+    """Build the block of `transactions` on `tip`. The clock may stand still or go back.
+
+    A change of the authority set among them takes effect one height later: this block is still
+    certified, and its other transactions judged, by the current set.
+    """
     leaves = [merkle.hash_leaf(transaction.envelope) for transaction in transactions]
-    set_hash = hash_authority_set(tip.authority_set).hex()
+    following = find_next_set(transactions) or tip.authority_set
     header = Header(
         genesis=tip.genesis_hash.hex(),
         height=tip.height + 1,
@@ -123,8 +149,8 @@ def build_block(
         time_ms=max(time_ms, tip.time_ms + 1),
         tree_size=tip.tree_size + len(leaves),
         tree_root=_extend_root(tip.tree_size, leaves, read).hex(),
-        set_hash=set_hash,
-        next_set_hash=set_hash,
+        set_hash=hash_authority_set(tip.authority_set).hex(),
+        next_set_hash=hash_authority_set(following).hex(),
         proposer=proposer,
     )
     return Block(hash=hash_header(header), header=header, transactions=tuple(transactions))
@@ -153,7 +179,7 @@ def validate_extension(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
         raise InvalidBlockError(f"proposer: {header.proposer} is not an authority")
     if header.time_ms <= tip.time_ms:
         raise InvalidBlockError(f"time_ms: expected above {tip.time_ms}, got {header.time_ms}")
-    _validate_size(block, tip)
+    _validate_transactions(block, tip)
     expected = build_block(
         tip, block.transactions, time_ms=header.time_ms, proposer=header.proposer, read=read
     )
@@ -186,12 +212,10 @@ def verify_body(block: Block, tip: Tip) -> None:
         InvalidTransactionError: one of them is not valid.
     """
     for transaction in block.transactions:
-        verify_transaction(
-            transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
-        )
+        verify_transaction(transaction, tip)
 
 
-def _validate_size(block: Block, tip: Tip) -> None:
+def _validate_transactions(block: Block, tip: Tip) -> None:
     count = len(block.transactions)
     size_bytes = sum(len(transaction.envelope) for transaction in block.transactions)
     if not 1 <= count <= tip.limits.max_block_transactions:
@@ -202,8 +226,17 @@ def _validate_size(block: Block, tip: Tip) -> None:
         raise InvalidBlockError(
             f"block size: expected at most {tip.limits.max_block_bytes} bytes, got {size_bytes}"
         )
-    if len({transaction.payload.receipt_id for transaction in block.transactions}) != count:
+    receipts = [i for t in block.transactions if (i := find_receipt_id(t.payload)) is not None]
+    if len(set(receipts)) != len(receipts):
         raise InvalidBlockError("transactions: one receipt stands in the block twice")
+    if len({transaction.id for transaction in block.transactions}) != count:
+        raise InvalidBlockError("transactions: one transaction stands in the block twice")
+    changes = sum(isinstance(t.payload, AuthoritySetPayload) for t in block.transactions)
+    if changes > MAX_BLOCK_CHANGES:
+        raise InvalidBlockError(
+            f"transactions: expected at most {MAX_BLOCK_CHANGES} change of the authority set, "
+            f"got {changes}"
+        )
 
 
 def _extend_root(size: int, leaves: Sequence[bytes], read: merkle.NodeReader) -> bytes:

@@ -5,10 +5,8 @@ r"""Transactions: signed statements about the market, each named by the hash of 
     transaction id = BLAKE3(signed message)
 
 The id leaves the signatures out, so it is known before anybody signs. Signatures are sorted by
-(role, key_id) and distinct. A payload names its genesis: no replay on another chain. Which
-signatures a payload needs, and what its fields may say together, is decided in `rules.py`.
-
-Text never enters a payload: prompts, results and token ids appear as salted digests.
+(role, key_id) and distinct. What payloads there are is said in `payloads.py`; which signatures each
+needs, and what its fields may say together, is decided in `rules.py`.
 """
 
 from __future__ import annotations
@@ -20,89 +18,58 @@ from typing import Annotated, Literal, NewType
 
 import msgspec
 
-from ledger.encoding import (
-    Count,
-    Hex32,
-    OptionalHex32,
-    decode,
-    encode,
-)
+from ledger.encoding import decode, encode
 from ledger.errors import EncodingError, InvalidTransactionError
 from ledger.hashing import TRANSACTION_DOMAIN, hash_object
 from ledger.keys import KeyPair
+from ledger.payloads import (
+    MICROS,
+    AccountText,
+    AuthoritySetPayload,
+    EvidencePayload,
+    Identifier,
+    Payload,
+    ReceiptPayload,
+    SignatureText,
+    name_type,
+)
+
+__all__ = [
+    "MAX_ENVELOPE_BYTES",
+    "MAX_SIGNATURES",
+    "MICROS",
+    "AuthoritySetPayload",
+    "Envelope",
+    "EvidencePayload",
+    "Identifier",
+    "Payload",
+    "ReceiptPayload",
+    "Role",
+    "Signature",
+    "Transaction",
+    "TransactionId",
+    "build_signed_message",
+    "build_transaction",
+    "hash_payload",
+    "parse_transaction",
+    "sign_payload",
+]
 
 TransactionId = NewType("TransactionId", bytes)
 
 MAX_ENVELOPE_BYTES = 64 * 1024
 MAX_SIGNATURES = 256
-MICROS = 1_000_000
-"""Micros in one unit or one price."""
 
-Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
-"""A client, or a miner without a key: letters, digits and `_ . : @ -`, at most 128."""
-JobId = Annotated[str, msgspec.Meta(pattern=r"^job_[0-9A-HJKMNP-TV-Z]{26}\Z")]
-ReceiptId = Annotated[str, msgspec.Meta(pattern=r"^rcp_[a-z2-7]{26}\Z")]
-ModelName = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]*\Z")
-]
 Role = Literal["auditor", "authority", "coordinator", "provider"]
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One signature of an envelope."""
 
-    key_id: Annotated[str, msgspec.Meta(max_length=90)]
+    key_id: AccountText
     """The signer's `ait1…` account."""
     role: Role
-    sig: Annotated[str, msgspec.Meta(max_length=86)]
-    """Ed25519 signature as unpadded base64url."""
-
-
-class ReceiptPayload(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    forbid_unknown_fields=True,
-    tag_field="type",
-    tag="receipt",
-):
-    """A completed job: who ran what for whom, how much of it, at what price."""
-
-    v: Literal[1] = 1
-    genesis: Hex32
-    receipt_id: ReceiptId
-    """Fixed by genesis, coordinator and job: a job has one receipt at most."""
-    job_id: JobId
-    attempt: Annotated[int, msgspec.Meta(ge=1, le=1000)]
-    client: Identifier
-    provider: Identifier
-    """The miner's account, or the name of a miner that has no key."""
-    coordinator: Identifier
-    model: ModelName
-    model_digest: OptionalHex32
-    """BLAKE3 over the manifest of the model's files, as the provider reports it."""
-    prompt_digest: Hex32
-    result_digest: Hex32
-    tokens_digest: OptionalHex32
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-    temperature_micros: Annotated[int, msgspec.Meta(ge=0, le=2 * MICROS)]
-    top_p_micros: Annotated[int, msgspec.Meta(ge=1, le=MICROS)]
-    seed: Count
-    """Chosen by the client or drawn by the coordinator, never by the provider."""
-    sampler: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]{0,64}\Z")]
-    """Name of the sampling procedure, or empty where the provider names none."""
-    prompt_tokens: Count
-    completion_tokens: Count
-    unit_type: Literal["gpu_seconds", "tokens"]
-    units_micros: Count
-    price_micros: Count
-    started_at_ms: Count
-    completed_at_ms: Count
-    metered_by: Literal["coordinator", "provider"]
-
-
-Payload = ReceiptPayload
-"""Every payload type this version knows; others are refused."""
+    sig: SignatureText
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -120,6 +87,11 @@ class Transaction:
     payload: Payload
     signatures: tuple[Signature, ...]
     envelope: bytes
+
+    @property
+    def type(self) -> str:
+        """`receipt`, `authority_set` or `evidence`."""
+        return name_type(self.payload)
 
 
 def build_signed_message(payload: Payload) -> bytes:

@@ -30,8 +30,16 @@ from ledger.errors import (
     InvalidCertificateError,
     InvalidSignatureError,
 )
+from ledger.evidence import sort_votes
 from ledger.keys import KeyPair, verify_signature
-from ledger.transaction import Envelope, parse_transaction
+from ledger.payloads import SignedVote
+from ledger.transaction import (
+    Envelope,
+    EvidencePayload,
+    Transaction,
+    build_transaction,
+    parse_transaction,
+)
 
 MAX_VIEWS = 10_000
 """Views of one height. A proposal carries a nullification of every failed view, so their number
@@ -146,6 +154,27 @@ def verify_quorum(
             raise InvalidCertificateError(
                 f"certificate: vote of member {vote.member}: {error}"
             ) from error
+
+
+def build_evidence(first: Vote, second: Vote, tip: Tip) -> Transaction:
+    """Return the evidence that two contradicting votes on the height after `tip` are.
+
+    They were verified and are one member's, of one view; their order does not matter.
+    """
+    signed = [
+        SignedVote(kind=vote.kind, block_hash=vote.block_hash, sig=vote.sig)
+        for vote in (first, second)
+    ]
+    earlier, later = sort_votes(*signed)
+    payload = EvidencePayload(
+        genesis=tip.genesis_hash.hex(),
+        accused=tip.authority_set.members[first.member].account,
+        height=tip.height + 1,
+        view=first.view,
+        first=earlier,
+        second=later,
+    )
+    return build_transaction(payload, [])
 
 
 def build_finality_certificate(finalization: QuorumCertificate) -> Certificate:

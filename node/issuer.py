@@ -38,11 +38,7 @@ class ReceiptIssuer:
             signatures.append(report.signature)
         try:
             transaction = build_transaction(payload, signatures)
-            verify_transaction(
-                transaction,
-                genesis_hash=self._genesis_hash,
-                authority_set=self._chain.tip().authority_set,
-            )
+            verify_transaction(transaction, self._chain.tip())
         except InvalidSignatureError as error:
             raise MarketError(
                 "RECEIPT_MISMATCH",

@@ -258,9 +258,7 @@ class Sealer:
         invalid = []
         for transaction in self._waiting(tip.limits.max_block_transactions):
             try:
-                verify_transaction(
-                    transaction, genesis_hash=tip.genesis_hash, authority_set=tip.authority_set
-                )
+                verify_transaction(transaction, tip)
             except LedgerError as error:
                 _log_eviction(bytes(transaction.id), transaction.envelope, error)
                 invalid.append(bytes(transaction.id))

@@ -148,11 +148,12 @@ def generate(
 
 
 def _seal(chain: ChainStore, authority: KeyPair, transactions: list[Transaction]) -> None:
-    tip = chain.tip()
+    tip, newest = chain.tip(), transactions[-1].payload
+    assert isinstance(newest, ReceiptPayload), "this script makes receipts"
     block = build_block(
         tip,
         transactions,
-        time_ms=transactions[-1].payload.completed_at_ms,
+        time_ms=newest.completed_at_ms,
         proposer=authority.account,
         read=chain.read_node,
     )

@@ -25,6 +25,7 @@ from ledger.block import hash_genesis  # noqa: E402
 from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
+from ledger.transaction import ReceiptPayload  # noqa: E402
 from tests import golden, tampering  # noqa: E402
 from tests.builders import (  # noqa: E402
     PROMPT,
@@ -67,6 +68,8 @@ def build_examples() -> dict[str, str]:
     verdict = verify_bundle(bundle, genesis=chain.genesis, disclosure=disclosure)
     registration = golden.build_registration()
     miner = build_key("miner").account
+    payload = receipt.payload
+    assert isinstance(payload, ReceiptPayload), "the chain is built of receipts"
     return {
         "account": _text(f"public key  {decode_account(miner).hex()}", f"account     {miner}"),
         "receipt": _json(msgspec.Raw(receipt.envelope))
@@ -74,11 +77,11 @@ def build_examples() -> dict[str, str]:
         "digests": _text(
             f"salt           {encode_base64url(build_salt('prompt 2'))}",
             f"prompt         {PROMPT}",
-            f"prompt_digest  {receipt.payload.prompt_digest}",
+            f"prompt_digest  {payload.prompt_digest}",
             "",
             f"salt           {encode_base64url(build_salt('result 2'))}",
             f"token ids      {' '.join(map(str, TOKEN_IDS))}",
-            f"tokens_digest  {receipt.payload.tokens_digest}",
+            f"tokens_digest  {payload.tokens_digest}",
             "",
             *(f"file           {path}: {data!r}" for path, data in golden.MODEL_FILES.items()),
             f"model_digest   {golden.hash_model(golden.MODEL_FILES)}",

@@ -14,7 +14,7 @@ import msgspec
 from blake3 import blake3
 
 from ledger import merkle
-from ledger.authorities import Authority, AuthoritySet, hash_authority_set
+from ledger.authorities import Authority, AuthoritySet
 from ledger.block import (
     Block,
     Certificate,
@@ -23,6 +23,7 @@ from ledger.block import (
     Limits,
     Tip,
     VoteKind,
+    advance_tip,
     build_genesis_tip,
     build_vote_message,
     hash_genesis,
@@ -31,11 +32,15 @@ from ledger.block import (
 from ledger.encoding import encode, encode_base64url
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.keys import KeyPair
+from ledger.payloads import SignedVote
 from ledger.proof import Disclosure, Epoch, ProofBundle
 from ledger.rules import build_block
 from ledger.transaction import (
     MICROS,
+    AuthoritySetPayload,
+    EvidencePayload,
     ReceiptPayload,
+    Role,
     Signature,
     Transaction,
     build_transaction,
@@ -159,6 +164,74 @@ def build_receipt(genesis: Genesis, number: int = 1, /, **changes: Any) -> Trans
     return build_transaction(payload, sign_receipt(payload))
 
 
+def build_change_payload(
+    tip: Tip, following: AuthoritySet, /, *, valid_for: int = 100, **changes: Any
+) -> AuthoritySetPayload:
+    """Return the change to `following` that may stand in the `valid_for` blocks after `tip`."""
+    fields: dict[str, Any] = {
+        "genesis": tip.genesis_hash.hex(),
+        "authority_set": following,
+        "expires_height": tip.height + valid_for,
+    }
+    return AuthoritySetPayload(**(fields | changes))
+
+
+def sign_change(
+    payload: AuthoritySetPayload,
+    authorities: Iterable[KeyPair],
+    coordinators: Iterable[KeyPair] = (),
+) -> Transaction:
+    """Sign a change as `authority` and as `coordinator`; a key that is given twice signs once."""
+    roles: dict[Role, Iterable[KeyPair]] = {
+        "authority": authorities,
+        "coordinator": coordinators,
+    }
+    signatures = {
+        (role, key.account): sign_payload(payload, key, role)
+        for role, keys in roles.items()
+        for key in keys
+    }
+    return build_transaction(payload, signatures.values())
+
+
+def build_evidence(
+    genesis: Genesis,
+    accused: KeyPair,
+    /,
+    *,
+    height: int = 1,
+    view: int = 0,
+    votes: Sequence[tuple[VoteKind, str]] = (("notarize", "aa" * 32), ("notarize", "bb" * 32)),
+    **changes: Any,
+) -> Transaction:
+    """Return the evidence that `accused` cast two `votes`, each (kind, block hash)."""
+    first, second = (
+        SignedVote(
+            kind=kind,
+            block_hash=block_hash,
+            sig=accused.sign(
+                build_vote_message(
+                    genesis_hash=hash_genesis(genesis),
+                    kind=kind,
+                    height=height,
+                    view=view,
+                    block_hash=bytes.fromhex(block_hash) or None,
+                )
+            ),
+        )
+        for kind, block_hash in votes
+    )
+    fields: dict[str, Any] = {
+        "genesis": hash_genesis(genesis).hex(),
+        "accused": accused.account,
+        "height": height,
+        "view": view,
+        "first": first,
+        "second": second,
+    }
+    return build_transaction(EvidencePayload(**(fields | changes)), [])
+
+
 def build_disclosure(number: int = 1) -> Disclosure:
     """Return the private texts of job `number`."""
     return Disclosure(
@@ -223,39 +296,43 @@ class Chain:
 
     def append(self, *transactions: Transaction) -> Block:
         """Seal one block under the current authorities."""
-        return self._seal(self.propose(*transactions), self.tip.authority_set, self.members)
+        return self._seal(self.propose(*transactions), self.members)
 
     def change_authorities(
-        self, members: list[KeyPair], *transactions: Transaction, epoch_step: int = 1
+        self,
+        members: list[KeyPair],
+        *transactions: Transaction,
+        epoch_step: int = 1,
+        coordinators: Iterable[KeyPair] = (),
     ) -> Block:
-        """Seal one block after which `members` are the authorities."""
-        following = build_authority_set(members, epoch=self.tip.authority_set.epoch + epoch_step)
-        block = self.propose(*transactions)
-        header = msgspec.structs.replace(
-            block.header, next_set_hash=hash_authority_set(following).hex()
+        """Seal one block after which `members` are the authorities.
+
+        The change is its last transaction, signed by all members old and new and by all
+        coordinators.
+        """
+        listed = {key.account: key for key in coordinators}
+        following = build_authority_set(
+            members, epoch=self.tip.authority_set.epoch + epoch_step, coordinators=listed
         )
-        block = Block(hash=hash_header(header), header=header, transactions=block.transactions)
-        self._seal(block, following, members)
+        entering = set(listed) - set(self.tip.authority_set.coordinators)
+        change = sign_change(
+            build_change_payload(self.tip, following),
+            [*self.members, *members],
+            [key for account, key in listed.items() if account in entering],
+        )
+        block = self._seal(self.propose(*transactions, change), members)
         self.epochs.append(
-            Epoch(header=header, certificate=self.certificates[-1], authority_set=following)
+            Epoch(header=block.header, certificate=self.certificates[-1], authority_set=following)
         )
         return block
 
-    def _seal(self, block: Block, following: AuthoritySet, members: list[KeyPair]) -> Block:
+    def _seal(self, block: Block, members: list[KeyPair]) -> Block:
         leaves = [merkle.hash_leaf(transaction.envelope) for transaction in block.transactions]
         self.nodes |= merkle.append_leaves(self.tip.tree_size, leaves, self.read)
         self.blocks.append(block)
         self.certificates.append(build_certificate(block.header, self.members))
         self.members = members
-        self.tip = Tip(
-            genesis_hash=self.tip.genesis_hash,
-            height=block.header.height,
-            hash=block.hash,
-            time_ms=block.header.time_ms,
-            tree_size=block.header.tree_size,
-            authority_set=following,
-            limits=self.tip.limits,
-        )
+        self.tip = advance_tip(self.tip, block)
         return block
 
     def bundle(self, index: int) -> ProofBundle:

@@ -31,6 +31,7 @@ from tests.builders import (
     build_certificate,
     build_chain,
     build_disclosure,
+    build_evidence,
     build_genesis,
     build_job_id,
     build_key,
@@ -166,13 +167,13 @@ def _genuine() -> list[Case]:
         Case(
             why="two changes of the authority set",
             genesis=changed.genesis,
-            bundle=_text(changed.bundle(6)),
+            bundle=_text(changed.bundle(8)),
             failed=[],
         ),
         Case(
             why="a receipt of the block that changes the set",
             genesis=changed.genesis,
-            bundle=_text(changed.bundle(4)),
+            bundle=_text(changed.bundle(5)),
             failed=[],
         ),
     ]
@@ -497,7 +498,7 @@ def _epochs() -> list[Case]:
     first, second = [msgspec.to_builtins(epoch) for epoch in chain.epochs]
 
     def case(why: str, change: Callable[[Document], object]) -> Case:
-        return _change(why, chain, change, AUTHORITIES_UNKNOWN, index=6)
+        return _change(why, chain, change, AUTHORITIES_UNKNOWN, index=8)
 
     def with_epochs(why: str, *epochs: Document) -> Case:
         return case(why, lambda d: d.update(epochs=list(epochs)))
@@ -586,7 +587,7 @@ def _account_twice() -> Case:
     return Case(
         why="a set that lists an account twice",
         genesis=chain.genesis,
-        bundle=_text(chain.bundle(2)),
+        bundle=_text(chain.bundle(3)),
         failed=AUTHORITIES_UNKNOWN,
     )
 
@@ -600,7 +601,7 @@ def _stranger_in(*, why: str, sealed_by_stranger: bool, epoch_step: int) -> Case
     chain.change_authorities(joined, build_receipt(chain.genesis, 2), epoch_step=epoch_step)
     chain.append(build_receipt(chain.genesis, 3))
     return Case(
-        why=why, genesis=chain.genesis, bundle=_text(chain.bundle(2)), failed=AUTHORITIES_UNKNOWN
+        why=why, genesis=chain.genesis, bundle=_text(chain.bundle(3)), failed=AUTHORITIES_UNKNOWN
     )
 
 
@@ -705,6 +706,7 @@ def _malformed() -> list[Case]:
         change("another version", lambda d: d.update(v=2)),
         change("another version of the header", lambda d: d["header"].update(v=2)),
         payload("a reserved type", type="audit"),
+        *_no_receipts(),
         payload("an unknown unit", unit_type="watts"),
         payload("a negative count", price_micros=-1),
         payload("a count of 2^53", price_micros=2**53),
@@ -735,6 +737,21 @@ def _malformed() -> list[Case]:
         change("a negative view", lambda d: d["certificate"].update(view=-1)),
         change("an epoch that is none", lambda d: d.update(epochs=[{}])),
         change("an envelope that is too long", _pad_envelope),
+    ]
+
+
+def _no_receipts() -> list[Case]:
+    """Genuine transactions of the other types with genuine paths: only receipts have bundles."""
+    chain = build_chain(1, blocks=[1])
+    chain.change_authorities(
+        build_members(2, epoch=1), build_evidence(chain.genesis, chain.members[0])
+    )
+    return [
+        Case(why=why, genesis=chain.genesis, bundle=_text(chain.bundle(index)), failed=None)
+        for index, why in (
+            (1, "evidence instead of a receipt"),
+            (2, "a change instead of a receipt"),
+        )
     ]
 
 

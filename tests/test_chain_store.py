@@ -3,17 +3,35 @@
 import contextlib
 import sqlite3
 
+import msgspec
 import pytest
 
 from ledger import merkle
-from ledger.block import hash_genesis
+from ledger.authorities import hash_authority_set
+from ledger.block import Block, hash_genesis, hash_header
+from ledger.encoding import encode
 from ledger.errors import InvalidTransactionError, StoreError
+from ledger.payloads import find_receipt_id
+from ledger.proof import verify_bundle
 from ledger.store.chain import ChainStore, load_block, locate_node
 from ledger.store.database import PAGE_SIZE_BYTES
-from tests.builders import Chain, build_chain, build_genesis, build_receipt
+from ledger.store.fsck import verify_chain
+from ledger.views.bundles import load_bundle
+from scripts import verify_receipt as script
+from tests.builders import (
+    Chain,
+    build_certificate,
+    build_chain,
+    build_evidence,
+    build_genesis,
+    build_key,
+    build_members,
+    build_receipt,
+)
 
 SIZES = (1, 3, 2, 5, 1)
 CHAIN = build_chain(1, blocks=SIZES)
+COORDINATOR = build_key("coordinator")
 
 
 def fill(path, chain: Chain = CHAIN, blocks: int | None = None) -> ChainStore:
@@ -145,6 +163,96 @@ def test_a_file_of_another_network_is_refused(store, path):
     with pytest.raises(StoreError, match=f"{hash_genesis(other).hex()[:16]}.*belongs to this data"):
         ChainStore(path, other)
     assert store.tip() == CHAIN.tip
+
+
+# --- changes of the authority set, and evidence ----------------------------------------------
+
+
+def build_changed_chain() -> Chain:
+    """Four authorities, then five with a coordinator, then one; evidence on the way."""
+    chain = build_chain(4, blocks=[2])
+    five = build_members(5, epoch=1)
+    chain.change_authorities(five, build_receipt(chain.genesis, 3), coordinators=[COORDINATOR])
+    chain.append(
+        build_evidence(chain.genesis, five[2], height=2, view=6), build_receipt(chain.genesis, 4)
+    )
+    chain.change_authorities(five[:1], build_evidence(chain.genesis, five[3], height=4))
+    chain.append(build_receipt(chain.genesis, 5))
+    return chain
+
+
+CHANGED = build_changed_chain()
+
+
+def test_changes_are_stored_with_what_made_them_and_where_they_begin(path):
+    with contextlib.closing(fill(path, CHANGED)) as store:
+        assert store.tip() == CHANGED.tip
+        rows = store.database.reader.execute("SELECT * FROM authority_sets ORDER BY epoch")
+        sets = [CHANGED.genesis.authority_set, *(e.authority_set for e in CHANGED.epochs)]
+        assert [tuple(row) for row in rows] == [
+            (epoch, hash_authority_set(s), from_height, encode(s).decode(), leaf)
+            for epoch, (s, from_height, leaf) in enumerate(
+                zip(sets, (1, 3, 5), (None, 3, 7), strict=True)
+            )
+        ]
+    with contextlib.closing(ChainStore(path, CHANGED.genesis)) as again:
+        assert again.tip() == CHANGED.tip
+
+
+def test_every_transaction_is_stored_under_its_type_and_counted_as_what_it_is(path):
+    with contextlib.closing(fill(path, CHANGED)) as store:
+        types = store.database.reader.execute("SELECT type FROM transactions ORDER BY leaf")
+        assert [kind for (kind,) in types] == [t.type for t in CHANGED.transactions]
+        assert {t.type for t in CHANGED.transactions} == {"receipt", "authority_set", "evidence"}
+        found = count_rows(store)
+        assert (found["receipts"], found["counter"], found["transactions"]) == (5, 5, 9)
+        evidence = store.database.reader.execute("SELECT * FROM evidence ORDER BY leaf")
+        accused = build_members(5, epoch=1)
+        assert [tuple(row) for row in evidence] == [
+            (4, accused[2].account, 2, 6),
+            (6, accused[3].account, 4, 0),
+        ]
+        for transaction in CHANGED.transactions:
+            receipt_id = find_receipt_id(transaction.payload)
+            assert store.contains(bytes(transaction.id), receipt_id)
+        assert not store.contains(b"another id", None)
+
+
+def test_every_block_of_a_changed_chain_comes_back_and_verifies(path):
+    with contextlib.closing(fill(path, CHANGED)) as store:
+        for height, expected in enumerate(
+            zip(CHANGED.blocks, CHANGED.certificates, strict=True), 1
+        ):
+            assert load_block(store.database.reader, height) == expected
+    assert verify_chain(path, CHANGED.genesis, lambda *_: None) == CHANGED.tip
+
+
+@pytest.mark.parametrize("receipt", [1, 3, 4, 5])
+def test_bundles_from_the_file_prove_receipts_across_changes(path, receipt):
+    receipt_id = build_receipt(CHANGED.genesis, receipt).payload.receipt_id
+    with contextlib.closing(fill(path, CHANGED)) as store:
+        data = load_bundle(store.database.reader, receipt_id)
+    place = next(
+        i for i, t in enumerate(CHANGED.transactions) if find_receipt_id(t.payload) == receipt_id
+    )
+    assert data == encode(CHANGED.bundle(place))
+    assert verify_bundle(data, genesis=CHANGED.genesis).verified
+    document = script.parse_genesis(encode(CHANGED.genesis))
+    assert script.verify(script.parse_bundle(data), document, {})["verified"]
+
+
+def test_a_block_whose_header_names_a_set_it_does_not_make_is_refused(path):
+    chain = build_chain(4, blocks=[2])
+    block = chain.propose(build_receipt(chain.genesis, 3))
+    header = msgspec.structs.replace(block.header, next_set_hash="00" * 32)
+    with contextlib.closing(fill(path, chain)) as store:
+        before = count_rows(store)
+        with pytest.raises(StoreError, match="names next set"):
+            store.append(
+                Block(hash=hash_header(header), header=header, transactions=block.transactions),
+                build_certificate(header, chain.members),
+            ).result()
+        assert count_rows(store) == before
 
 
 # --- the tail ---------------------------------------------------------------------------------

@@ -12,11 +12,32 @@ from hypothesis import strategies as st
 from ledger.errors import StoreError
 from ledger.store.chain import ChainStore, locate_node, migrations
 from ledger.store.fsck import verify_chain
-from tests.builders import build_chain, build_genesis
+from tests.builders import (
+    Chain,
+    build_chain,
+    build_evidence,
+    build_genesis,
+    build_members,
+    build_receipt,
+)
 
 SIZES = (2, 1, 4)
-CHAIN = build_chain(1, blocks=SIZES)
-LEAVES = sum(SIZES)
+
+
+def build_changed_chain() -> Chain:
+    """Blocks of receipts, one with evidence and a change of authorities, one by the new ones."""
+    chain = build_chain(1, blocks=SIZES)
+    chain.change_authorities(
+        build_members(2, epoch=1),
+        build_evidence(chain.genesis, chain.members[0]),
+        build_receipt(chain.genesis, 8),
+    )
+    chain.append(build_receipt(chain.genesis, 9))
+    return chain
+
+
+CHAIN = build_changed_chain()
+HEIGHT, LEAVES = len(CHAIN.blocks), len(CHAIN.transactions)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +73,7 @@ def test_a_sound_file_is_verified_block_by_block(path):
     seen = []
     tip = verify_chain(path, CHAIN.genesis, lambda height, last: seen.append((height, last)))
     assert tip == CHAIN.tip
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(height, HEIGHT) for height in range(1, HEIGHT + 1)]
 
 
 def test_a_chain_without_blocks_is_sound(tmp_path):
@@ -124,7 +145,7 @@ COPY_OF_BLOCK = (
     " size_bytes, header, certificate FROM blocks WHERE height = 3"
 )
 EXTRA = {
-    "a block above the tip": COPY_OF_BLOCK.format(height=4),
+    "a block above the tip": COPY_OF_BLOCK.format(height=HEIGHT + 1),
     "a block far above the tip": COPY_OF_BLOCK.format(height=40),
     "a block below genesis": COPY_OF_BLOCK.format(height=0),
     "a block of negative height": COPY_OF_BLOCK.format(height=-7),
@@ -133,8 +154,15 @@ EXTRA = {
     "a receipt without a transaction": COPY_OF_RECEIPT.format(leaf=LEAVES),
     "a receipt of no leaf": COPY_OF_RECEIPT.format(leaf=-1),
     "a tree node": f"INSERT INTO tree_nodes VALUES ({locate_node(5, 0)}, randomblob(32))",
-    "an authority set": "INSERT INTO authority_sets SELECT 1, randomblob(32), 2, document"
-    " FROM authority_sets",
+    "an authority set": "INSERT INTO authority_sets SELECT 2, randomblob(32), 2, document, NULL"
+    " FROM authority_sets LIMIT 1",
+    "an authority set of no epoch": "INSERT INTO authority_sets SELECT -1, randomblob(32), 2,"
+    " document, NULL FROM authority_sets LIMIT 1",
+    "an authority set that a receipt made": "INSERT INTO authority_sets SELECT 2, randomblob(32),"
+    " 2, document, 0 FROM authority_sets LIMIT 1",
+    "evidence in a receipt": "INSERT INTO evidence SELECT 0, accused, height, view FROM evidence",
+    "evidence without a transaction": "INSERT INTO evidence SELECT 99, accused, height, view"
+    " FROM evidence",
     "a counter": "INSERT INTO counters VALUES ('other', 0)",
 }
 
@@ -164,8 +192,8 @@ def test_a_tail_that_was_cut_off_cleanly_is_a_shorter_chain(path):
 
 
 def test_half_a_cut_is_found(path):
-    damage(path, "DELETE FROM blocks WHERE height = 3", "UPDATE counters SET value = 3")
-    with pytest.raises(StoreError, match="transactions: expected 3 rows, got 7"):
+    damage(path, "DELETE FROM blocks WHERE height >= 3", "UPDATE counters SET value = 3")
+    with pytest.raises(StoreError, match=f"transactions: expected 3 rows, got {LEAVES}"):
         verify(path)
 
 

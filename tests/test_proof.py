@@ -133,7 +133,7 @@ def test_votes_under_a_set_that_genesis_does_not_lead_to_prove_nothing():
     chain.members = build_members(4, epoch=9)[1:]
     chain.change_authorities(chain.members, build_receipt(chain.genesis, 8))
     chain.append(build_receipt(chain.genesis, 9))
-    verdict = verify_bundle(encode(chain.bundle(3)), genesis=chain.genesis)
+    verdict = verify_bundle(encode(chain.bundle(4)), genesis=chain.genesis)
     status = {claim.name: claim.status for claim in verdict.claims}
     assert [status["quorum"], status["authority_chain"], status["coordinator"]] == ["failed"] * 3
     assert status["receipt"] == status["inclusion"] == status["header"] == "verified"

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import msgspec
 import pytest
 
-from ledger.block import hash_genesis
+from ledger.block import build_genesis_tip, hash_genesis
 from ledger.errors import InvalidSignatureError, InvalidTransactionError
 from ledger.rules import list_signers, validate_receipt, verify_transaction
 from ledger.transaction import build_transaction, sign_payload
@@ -17,11 +19,12 @@ from tests.builders import (
 
 GENESIS = build_genesis(4)
 GENESIS_HASH = hash_genesis(GENESIS)
+TIP = build_genesis_tip(GENESIS)
 COORDINATOR, PROVIDER, STRANGER = build_key("authority 0"), build_key("miner"), build_key("x")
 
 
 def verify(transaction, authority_set=GENESIS.authority_set):
-    verify_transaction(transaction, genesis_hash=GENESIS_HASH, authority_set=authority_set)
+    verify_transaction(transaction, replace(TIP, authority_set=authority_set))
 
 
 def sign(payload, *roles):

@@ -18,7 +18,17 @@ from ledger.transaction import (
     hash_payload,
     parse_transaction,
 )
-from tests.builders import build_genesis, build_key, build_payload, build_receipt, sign_receipt
+from tests.builders import (
+    build_chain,
+    build_change_payload,
+    build_evidence,
+    build_genesis,
+    build_key,
+    build_payload,
+    build_receipt,
+    sign_change,
+    sign_receipt,
+)
 
 VECTORS = json.loads(
     (Path(__file__).parent / "vectors" / "transactions.json").read_text(encoding="utf-8")
@@ -70,10 +80,30 @@ def test_unsorted_or_repeated_signatures_are_refused():
         build_transaction(RECEIPT.payload, [*signatures, signatures[0]])
 
 
-@pytest.mark.parametrize("kind", ["authority_set", "audit", "evidence", "", "Receipt"])
+@pytest.mark.parametrize("kind", ["audit", "", "Receipt", "AuthoritySetPayload", None, 1])
 def test_reserved_and_unknown_types_are_refused(kind):
-    with pytest.raises(InvalidTransactionError, match="type"):
+    with pytest.raises(InvalidTransactionError, match=r"payload\.type"):
         parse_transaction(change_envelope(lambda d: d["payload"].update(type=kind)))
+
+
+@pytest.mark.parametrize("kind", ["authority_set", "evidence"])
+def test_a_receipt_under_another_types_name_is_refused(kind):
+    with pytest.raises(InvalidTransactionError, match="unknown field"):
+        parse_transaction(change_envelope(lambda d: d["payload"].update(type=kind)))
+
+
+def test_every_transaction_tells_its_type():
+    chain = build_chain(1)
+    change = sign_change(build_change_payload(chain.tip, chain.tip.authority_set), chain.members)
+    evidence = build_evidence(GENESIS, chain.members[0])
+    for transaction, kind in (
+        (RECEIPT, "receipt"),
+        (change, "authority_set"),
+        (evidence, "evidence"),
+    ):
+        assert transaction.type == kind
+        assert json.loads(transaction.envelope)["payload"]["type"] == kind
+        assert parse_transaction(transaction.envelope) == transaction
 
 
 @pytest.mark.parametrize("version", [0, 2, "1", True, None])

@@ -10,9 +10,10 @@ from ledger import merkle
 from ledger.block import hash_genesis, parse_genesis
 from ledger.encoding import encode
 from ledger.proof import parse_bundle, verify_bundle
+from ledger.store.mempool import insert_transaction
 from ledger.views import MAX_PAGE, LedgerViews, ReceiptFilter
 from ledger.views import reader as module
-from tests.builders import build_key
+from tests.builders import build_evidence, build_key
 from tests.market_node import MINER, MarketNode, sign_report
 
 ALL = ReceiptFilter()
@@ -147,6 +148,35 @@ def test_what_is_final_and_still_in_the_mempool_is_shown_once_as_final(node, mon
     for view in shown:
         assert node.views.receipt(view.payload.receipt_id).transaction.finality == "final"
         assert node.views.transaction(view.transaction.id).finality == "final"
+
+
+def test_transactions_of_every_type_are_listed_and_receipts_are_listed_alone(node):
+    evidence = [build_evidence(node.genesis, node.key, view=view) for view in range(2)]
+    first = node.finish()
+    node.store.write(lambda c: insert_transaction(c, evidence[0], now_ms=node.now_ms)).result()
+    node.seal()
+    second = node.finish()
+    node.store.write(lambda c: insert_transaction(c, evidence[1], now_ms=node.now_ms)).result()
+    for wanted in (ALL, ReceiptFilter(client="client-1")):
+        assert ids(node.views.receipts(wanted, limit=100)) == [second, first]
+    shown = node.views.transactions(limit=100)
+    assert [(view.type, view.finality) for view in shown] == [
+        ("evidence", "pending"),
+        ("receipt", "pending"),
+        ("evidence", "final"),
+        ("receipt", "final"),
+    ]
+    for view, transaction in ((shown[0], evidence[1]), (shown[2], evidence[0])):
+        assert view.payload == transaction.payload
+        assert node.views.transaction(transaction.id.hex()) == view
+        assert node.views.search(transaction.id.hex()).kind == "transaction"
+    assert node.views.transactions(limit=1, before=shown[1].cursor) == shown[2:3]
+    assert [view.type for view in node.views.block_transactions(1, limit=9)] == [
+        "receipt",
+        "evidence",
+    ]
+    assert node.views.stats(node.now_ms).total_receipts == 1
+    assert node.views.head().pending_transactions == 2
 
 
 @pytest.mark.parametrize("limit", [0, -1, -1000])

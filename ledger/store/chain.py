@@ -21,6 +21,7 @@ from ledger.block import (
     Certificate,
     Genesis,
     Tip,
+    advance_tip,
     build_genesis_tip,
     hash_genesis,
     hash_header,
@@ -31,8 +32,16 @@ from ledger.block import (
 )
 from ledger.encoding import decode, encode
 from ledger.errors import InvalidBlockError, InvalidTransactionError, LedgerError, StoreError
+from ledger.payloads import find_receipt_id
 from ledger.rules import validate_block
 from ledger.store.database import Database
+from ledger.store.rows import (
+    block_figures,
+    evidence_rows,
+    receipt_rows,
+    set_rows,
+    transaction_rows,
+)
 from ledger.transaction import parse_transaction
 
 migrations = Migrations("ledger")
@@ -62,6 +71,19 @@ def m001_chain(db: sqlite_utils.Database) -> None:
         "CREATE TABLE authority_sets (epoch INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE,"
         " from_height INTEGER NOT NULL, document TEXT NOT NULL) STRICT",
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m002_authorities(db: sqlite_utils.Database) -> None:
+    """Which transaction made a set, and evidence by the accused."""
+    for statement in (
+        "ALTER TABLE authority_sets ADD COLUMN leaf INTEGER REFERENCES transactions",
+        "CREATE TABLE evidence (leaf INTEGER PRIMARY KEY REFERENCES transactions,"
+        " accused TEXT NOT NULL, height INTEGER NOT NULL, view INTEGER NOT NULL) STRICT",
+        "CREATE INDEX evidence_accused ON evidence (accused)",
+        "CREATE UNIQUE INDEX authority_sets_leaf ON authority_sets (leaf)",
     ):
         db.execute(statement)
 
@@ -101,7 +123,7 @@ class ChainStore:
         """Store a block that was validated and certified. Resolves when it is durable."""
         return self.database.write(lambda c: append_block(c, block, certificate))
 
-    def contains(self, transaction_id: bytes, receipt_id: str) -> bool:
+    def contains(self, transaction_id: bytes, receipt_id: str | None) -> bool:
         """Tell whether a transaction, or another one with its receipt id, is final."""
         return contains(self.database.reader, transaction_id, receipt_id)
 
@@ -131,7 +153,7 @@ def adopt_genesis(connection: sqlite3.Connection, genesis: Genesis, path: Path) 
         authority_set = genesis.authority_set
         connection.execute("INSERT INTO genesis VALUES (1, ?, ?)", (digest, document))
         connection.execute(
-            "INSERT INTO authority_sets VALUES (0, ?, 1, ?)",
+            "INSERT INTO authority_sets VALUES (0, ?, 1, ?, NULL)",
             (hash_authority_set(authority_set), encode(authority_set).decode()),
         )
         connection.execute("INSERT INTO counters VALUES ('receipts', 0)")
@@ -142,8 +164,11 @@ def adopt_genesis(connection: sqlite3.Connection, genesis: Genesis, path: Path) 
         )
 
 
-def contains(connection: sqlite3.Connection, transaction_id: bytes, receipt_id: str) -> bool:
-    """Tell whether a transaction, or another one with its receipt id, is final."""
+def contains(connection: sqlite3.Connection, transaction_id: bytes, receipt_id: str | None) -> bool:
+    """Tell whether a transaction, or another one with its receipt id, is final.
+
+    Only receipts have a receipt id; of other types None is asked for.
+    """
     row = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
         " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
@@ -160,7 +185,7 @@ def validate_next_block(connection: sqlite3.Connection, block: Block, tip: Tip) 
         InvalidTransactionError: one of its transactions is not valid.
     """
     for transaction in block.transactions:
-        if contains(connection, transaction.id, transaction.payload.receipt_id):
+        if contains(connection, transaction.id, find_receipt_id(transaction.payload)):
             raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
     validate_block(block, tip, lambda *node: read_node(connection, *node))
 
@@ -274,6 +299,12 @@ def append_block(connection: sqlite3.Connection, block: Block, certificate: Cert
             f"ledger.db: expected block {tip.height + 1} on {tip.hash.hex()}, "
             f"got block {header.height} on {header.prev_hash}"
         )
+    following = advance_tip(tip, block).authority_set
+    if hash_authority_set(following).hex() != header.next_set_hash:
+        raise StoreError(
+            f"ledger.db: block {header.height} names next set {header.next_set_hash}, "
+            f"its transactions make {hash_authority_set(following).hex()}"
+        )
     figures = (*block_figures(block), encode(header).decode(), encode(certificate).decode())
     leaves = [merkle.hash_leaf(transaction.envelope) for transaction in block.transactions]
     nodes = merkle.append_leaves(first_leaf, leaves, lambda *node: read_node(connection, *node))
@@ -289,6 +320,12 @@ def append_block(connection: sqlite3.Connection, block: Block, certificate: Cert
         connection.executemany(
             "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", receipts
         )
+        connection.executemany(
+            "INSERT INTO evidence VALUES (?, ?, ?, ?)", evidence_rows(block, first_leaf)
+        )
+        connection.executemany(
+            "INSERT INTO authority_sets VALUES (?, ?, ?, ?, ?)", set_rows(block, first_leaf)
+        )
     except sqlite3.IntegrityError as error:
         raise InvalidTransactionError(f"block {header.height}: not unique: {error}") from error
     connection.executemany(
@@ -298,42 +335,3 @@ def append_block(connection: sqlite3.Connection, block: Block, certificate: Cert
     connection.execute(
         "UPDATE counters SET value = value + ? WHERE name = 'receipts'", (len(receipts),)
     )
-
-
-def block_figures(block: Block) -> tuple[int, int, int, int]:
-    """Return time_ms, first leaf, number of transactions and size in bytes."""
-    count = len(block.transactions)
-    size_bytes = sum(len(transaction.envelope) for transaction in block.transactions)
-    return block.header.time_ms, block.header.tree_size - count, count, size_bytes
-
-
-def transaction_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
-    """Rows of `transactions` for one block."""
-    return [
-        (first_leaf + i, bytes(t.id), block.header.height, "receipt", t.envelope.decode())
-        for i, t in enumerate(block.transactions)
-    ]
-
-
-def receipt_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
-    """Rows of `receipts` for one block."""
-    rows: list[tuple[object, ...]] = []
-    for i, transaction in enumerate(block.transactions):
-        p = transaction.payload
-        rows.append(
-            (
-                first_leaf + i,
-                p.receipt_id,
-                p.job_id,
-                p.client,
-                p.provider,
-                p.coordinator,
-                p.model,
-                p.unit_type,
-                p.units_micros,
-                p.price_micros,
-                p.started_at_ms,
-                p.completed_at_ms,
-            )
-        )
-    return rows

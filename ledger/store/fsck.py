@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+import sqlite_utils
 
 from ledger import merkle
 from ledger.authorities import hash_authority_set
@@ -21,14 +24,37 @@ from ledger.block import (
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.rules import validate_block
-from ledger.store.chain import (
+from ledger.store.chain import load_block, migrations, read_node
+from ledger.store.database import open_reader
+from ledger.store.rows import (
     block_figures,
-    load_block,
-    read_node,
+    evidence_rows,
     receipt_rows,
+    set_rows,
     transaction_rows,
 )
-from ledger.store.database import open_reader
+from ledger.transaction import EvidencePayload, ReceiptPayload
+
+_DERIVED: dict[str, Callable[[Block, int], list[tuple[object, ...]]]] = {
+    "transactions": transaction_rows,
+    "receipts": receipt_rows,
+    "evidence": evidence_rows,
+    "authority_sets": set_rows,
+}
+"""What the rows of a block's leaves must be, by table."""
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Rows that a whole chain has, counted from its blocks."""
+
+    receipts: int = 0
+    evidence: int = 0
+
+    def add(self, block: Block) -> None:
+        payloads = [transaction.payload for transaction in block.transactions]
+        self.receipts += sum(isinstance(payload, ReceiptPayload) for payload in payloads)
+        self.evidence += sum(isinstance(payload, EvidencePayload) for payload in payloads)
 
 
 def verify_chain(path: Path, genesis: Genesis, progress: Callable[[int, int], None]) -> Tip:
@@ -43,6 +69,7 @@ def verify_chain(path: Path, genesis: Genesis, progress: Callable[[int, int], No
     try:
         with contextlib.closing(open_reader(path)) as connection:
             connection.execute("BEGIN")
+            _verify_schema(connection, path)
             return verify_connection(connection, genesis, progress)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # SQLite quotes damaged names in its messages, which need not be text then.
@@ -65,14 +92,24 @@ def _verify_file(connection: sqlite3.Connection) -> None:
         raise StoreError(f"ledger.db: SQLite finds the file damaged: {found}")
 
 
+def _verify_schema(connection: sqlite3.Connection, path: Path) -> None:
+    # What has a schema of ours, but not all of it, is sound: no node of this release opened it yet.
+    database = sqlite_utils.Database(connection)
+    if migrations.applied(database) and migrations.pending(database):
+        raise StoreError(
+            f"{path}: was written by an older release; start this node once, which brings it up "
+            "to date, and run fsck again"
+        )
+
+
 def _verify_network(connection: sqlite3.Connection, genesis: Genesis) -> None:
     first_set = genesis.authority_set
     expected = {
         "genesis": [(1, hash_genesis(genesis), encode(genesis).decode())],
-        "authority_sets": [(0, hash_authority_set(first_set), 1, encode(first_set).decode())],
+        "authority_sets": [(0, hash_authority_set(first_set), 1, encode(first_set).decode(), None)],
     }
     for table, rows in expected.items():
-        stored = connection.execute(f"SELECT * FROM {table} LIMIT 2")  # noqa: S608 - named above
+        stored = connection.execute(f"SELECT * FROM {table} ORDER BY rowid LIMIT 1")  # noqa: S608
         if [tuple(row) for row in stored] != rows:
             raise StoreError(f"ledger.db: table {table} is not that of this genesis file's network")
 
@@ -80,7 +117,7 @@ def _verify_network(connection: sqlite3.Connection, genesis: Genesis) -> None:
 def _verify_chain(
     connection: sqlite3.Connection, genesis: Genesis, progress: Callable[[int, int], None]
 ) -> Tip:
-    tip, receipts = build_genesis_tip(genesis), 0
+    tip, totals = build_genesis_tip(genesis), _Totals()
     (last,) = connection.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
 
     def read(level: int, index: int) -> bytes:
@@ -97,10 +134,10 @@ def _verify_chain(
         except LedgerError as error:
             raise StoreError(f"ledger.db: block {height}: {error}") from error
         _verify_rows(connection, block, tip)
-        receipts += len(block.transactions)
+        totals.add(block)
         tip = advance_tip(tip, block)
         progress(height, last)
-    _verify_counts(connection, tip, receipts)
+    _verify_counts(connection, tip, totals)
     return tip
 
 
@@ -111,18 +148,17 @@ def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None
     for (level, index), node in nodes.items():
         if read_node(connection, level, index) != node:
             raise StoreError(f"ledger.db: tree node ({level}, {index}) is not its children's hash")
-    derived = [*transaction_rows(block, tip.tree_size), *receipt_rows(block, tip.tree_size)]
     leaf_range = (tip.tree_size, block.header.tree_size)
-    stored = [
-        *connection.execute(
-            "SELECT * FROM transactions WHERE leaf >= ? AND leaf < ? ORDER BY leaf", leaf_range
-        ),
-        *connection.execute(
-            "SELECT * FROM receipts WHERE leaf >= ? AND leaf < ? ORDER BY leaf", leaf_range
-        ),
-    ]
-    if [tuple(row) for row in stored] != derived:
-        raise StoreError(f"ledger.db: the rows of block {block.header.height} differ from its body")
+    for table, derive in _DERIVED.items():
+        stored = connection.execute(
+            f"SELECT * FROM {table} WHERE leaf >= ? AND leaf < ? ORDER BY leaf",  # noqa: S608
+            leaf_range,
+        )
+        if [tuple(row) for row in stored] != derive(block, tip.tree_size):
+            raise StoreError(
+                f"ledger.db: the rows of block {block.header.height} in {table} differ from its "
+                "body"
+            )
     (stored_block,) = connection.execute(
         "SELECT time_ms, first_leaf, transactions, size_bytes FROM blocks WHERE height = ?",
         (block.header.height,),
@@ -131,14 +167,19 @@ def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None
         raise StoreError(f"ledger.db: the figures of block {block.header.height} differ")
 
 
-def _verify_counts(connection: sqlite3.Connection, tip: Tip, receipts: int) -> None:
+def _verify_counts(connection: sqlite3.Connection, tip: Tip, totals: _Totals) -> None:
     counters = [tuple(row) for row in connection.execute("SELECT name, value FROM counters")]
-    if counters != [("receipts", receipts)]:
-        raise StoreError(f"ledger.db: counters: expected receipts {receipts}, got {counters}")
+    if counters != [("receipts", totals.receipts)]:
+        raise StoreError(
+            f"ledger.db: counters: expected receipts {totals.receipts}, got {counters}"
+        )
     expected = {
         "blocks": tip.height,
         "transactions": tip.tree_size,
-        "receipts": receipts,
+        "receipts": totals.receipts,
+        "evidence": totals.evidence,
+        # Genesis made the first, and every change makes one.
+        "authority_sets": tip.authority_set.epoch + 1,
         # A tree of n leaves has 2n - (bits set in n) full subtrees.
         "tree_nodes": 2 * tip.tree_size - tip.tree_size.bit_count(),
     }

@@ -24,7 +24,7 @@ from ledger.jobs import (
     normalize_model,
 )
 from ledger.store.mempool import insert_transaction
-from ledger.transaction import Transaction
+from ledger.transaction import ReceiptPayload, Transaction
 
 MAX_QUEUE_POSITION = 1000
 """A queue longer than this is not counted to its end."""
@@ -243,6 +243,7 @@ def complete_job(
     Returns the receipt's place in the mempool.
     """
     payload = transaction.payload
+    assert isinstance(payload, ReceiptPayload), "a job ends with a receipt"
     _transition(
         connection,
         "UPDATE jobs SET state = 'completed', status_reason = 'completed', miner_id = ?,"

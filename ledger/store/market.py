@@ -2,7 +2,7 @@
 
     jobs.py       jobs with their texts
     registry.py   miners and API keys
-    mempool.py    receipts on their way into a block
+    mempool.py    transactions on their way into a block
 
 Job ids are 16-byte ULIDs, rows are in order of submission.
 """
@@ -59,6 +59,23 @@ def m001_market(db: sqlite_utils.Database) -> None:
         " model TEXT NOT NULL, received_at_ms INTEGER NOT NULL, envelope TEXT NOT NULL) STRICT",
         "CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT",
         "INSERT INTO counters VALUES ('jobs', 0)",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m002_mempool(db: sqlite_utils.Database) -> None:
+    """Let the mempool hold every type of transaction: the columns of receipts may be empty."""
+    for statement in (
+        "ALTER TABLE mempool RENAME TO mempool_of_receipts",
+        "CREATE TABLE mempool (seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
+        " receipt_id TEXT UNIQUE, client TEXT, provider TEXT, model TEXT,"
+        " received_at_ms INTEGER NOT NULL, envelope TEXT NOT NULL,"
+        " CHECK ((receipt_id IS NULL) = (client IS NULL)"
+        " AND (receipt_id IS NULL) = (provider IS NULL)"
+        " AND (receipt_id IS NULL) = (model IS NULL))) STRICT",
+        "INSERT INTO mempool SELECT * FROM mempool_of_receipts",
+        "DROP TABLE mempool_of_receipts",
     ):
         db.execute(statement)
 

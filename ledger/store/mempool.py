@@ -1,11 +1,14 @@
-"""The mempool in node.db: receipts that are durable here and not final yet."""
+"""The mempool in node.db: transactions that are durable here and not final yet.
+
+The columns of receipts are empty for other types; they are what lists of receipts are narrowed by.
+"""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
 
-from ledger.transaction import Transaction
+from ledger.transaction import ReceiptPayload, Transaction
 
 
 def insert_transaction(
@@ -13,15 +16,15 @@ def insert_transaction(
 ) -> int:
     """Let a transaction wait for a block. Returns its place."""
     payload = transaction.payload
+    columns: tuple[str | None, ...] = (None, None, None, None)
+    if isinstance(payload, ReceiptPayload):
+        columns = (payload.receipt_id, payload.client, payload.provider, payload.model)
     (seq,) = connection.execute(
         "INSERT INTO mempool (id, receipt_id, client, provider, model, received_at_ms, envelope)"
         " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
         (
             bytes(transaction.id),
-            payload.receipt_id,
-            payload.client,
-            payload.provider,
-            payload.model,
+            *columns,
             now_ms,
             transaction.envelope.decode(),
         ),
@@ -31,8 +34,8 @@ def insert_transaction(
 
 def list_mempool(
     connection: sqlite3.Connection, *, limit: int, after: int = 0
-) -> list[tuple[int, bytes, str, bytes]]:
-    """Return the oldest waiting transactions as (seq, id, receipt id, envelope)."""
+) -> list[tuple[int, bytes, str | None, bytes]]:
+    """Return the oldest waiting transactions as (seq, id, receipt id or None, envelope)."""
     rows = connection.execute(
         "SELECT seq, id, receipt_id, envelope FROM mempool WHERE seq > ? ORDER BY seq LIMIT ?",
         (after, limit),

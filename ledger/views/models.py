@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ledger.transaction import ReceiptPayload, Signature
+from ledger.transaction import Payload, ReceiptPayload, Signature
 
 Finality = Literal["final", "pending"]
 
@@ -89,7 +89,7 @@ class TransactionView:
     time_ms: int
     """Block time if final, else when this node accepted it."""
     size_bytes: int
-    payload: ReceiptPayload
+    payload: Payload
     signatures: tuple[Signature, ...]
 
 
@@ -104,7 +104,9 @@ class ReceiptView:
     @property
     def payload(self) -> ReceiptPayload:
         """The signed facts."""
-        return self.transaction.payload
+        payload = self.transaction.payload
+        assert isinstance(payload, ReceiptPayload), "only receipts are shown as receipts"
+        return payload
 
     @property
     def provider_signature(self) -> Signature | None:

@@ -17,6 +17,7 @@ from statistics import median
 from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
 from ledger.keys import is_account
+from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
 from ledger.views.bundles import build_path, load_bundle, load_header
@@ -40,6 +41,7 @@ MAX_COUNTED = 10_000
 """Pending transactions, and jobs of a day, are counted no further than this."""
 MAX_HEIGHT = 2**53 - 1
 
+_RECEIPTS = "receipts r JOIN transactions t USING (leaf)"
 _RECEIPT_ID = re.compile(r"rcp_[a-z2-7]{26}")
 _JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -134,7 +136,10 @@ class LedgerViews:
 
     def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
         """Return transactions below cursor `before`, pending ones first, then newest first."""
-        return self._page(ReceiptFilter(), _bound(limit), before)
+        limit = _bound(limit)
+        pending = self._pending_page("", [], limit, before)
+        final = self._final_page("transactions t", "", [], limit, before)
+        return _merge(pending, final)[:limit]
 
     def transaction(self, id_hex: str) -> TransactionView | None:
         """Return the transaction with this id."""
@@ -266,12 +271,11 @@ class LedgerViews:
         }
         conditions = "".join(f" AND {column} = ?" for column in columns)
         values = list(columns.values())
-        pending: list[TransactionView] = []
-        if before is None or before >= PENDING_CURSOR:
-            pending = self._pending_page(conditions, values, limit, before)
-        final = self._final_page(conditions, values, limit, before)
-        seen = {transaction.id for transaction in final}
-        return [*(p for p in pending if p.id not in seen), *final]
+        pending = self._pending_page(
+            f" AND receipt_id IS NOT NULL{conditions}", values, limit, before
+        )
+        final = self._final_page(_RECEIPTS, conditions, values, limit, before)
+        return _merge(pending, final)
 
     def _account_of(self, miner_id: str) -> str:
         row = self._market.reader.execute(
@@ -282,6 +286,8 @@ class LedgerViews:
     def _pending_page(
         self, conditions: str, values: Sequence[object], limit: int, before: int | None
     ) -> list[TransactionView]:
+        if before is not None and before < PENDING_CURSOR:
+            return []
         below = (1 << 62) if before is None else before - PENDING_CURSOR
         rows = self._market.reader.execute(
             "SELECT * FROM mempool WHERE seq < ?"  # noqa: S608 - conditions hold only marks
@@ -291,13 +297,13 @@ class LedgerViews:
         return [view_waiting(row) for row in rows]
 
     def _final_page(
-        self, conditions: str, values: Sequence[object], limit: int, before: int | None
+        self, source: str, conditions: str, values: Sequence[object], limit: int, before: int | None
     ) -> list[TransactionView]:
         below = PENDING_CURSOR if before is None else before
         rows = self._ledger.execute(
-            "SELECT t.*, b.time_ms FROM receipts r"  # noqa: S608 - conditions hold only marks
-            " JOIN transactions t USING (leaf) JOIN blocks b USING (height)"
-            f" WHERE r.leaf < ? {conditions} ORDER BY r.leaf DESC LIMIT ?",
+            f"SELECT t.*, b.time_ms FROM {source}"  # noqa: S608 - conditions hold only marks
+            " JOIN blocks b USING (height)"
+            f" WHERE leaf < ? {conditions} ORDER BY leaf DESC LIMIT ?",
             (below, *values, limit),
         )
         return [view_final(row) for row in rows]
@@ -328,9 +334,16 @@ class LedgerViews:
 
     def _receipt(self, transaction: TransactionView) -> ReceiptView:
         row = self._market.reader.execute(
-            "SELECT miner_id FROM jobs WHERE receipt_id = ?", (transaction.payload.receipt_id,)
+            "SELECT miner_id FROM jobs WHERE receipt_id = ?",
+            (find_receipt_id(transaction.payload),),
         ).fetchone()
         return ReceiptView(transaction=transaction, miner_id=row[0] if row else None)
+
+
+def _merge(pending: list[TransactionView], final: list[TransactionView]) -> list[TransactionView]:
+    """Pending rows before final ones; what is both is final."""
+    seen = {transaction.id for transaction in final}
+    return [*(p for p in pending if p.id not in seen), *final]
 
 
 def _bound(limit: int) -> int:

@@ -19,7 +19,7 @@ def view_final(row: sqlite3.Row) -> TransactionView:
     transaction = parse_transaction(row["envelope"].encode())
     return TransactionView(
         id=transaction.id.hex(),
-        type=row["type"],
+        type=transaction.type,
         finality="final",
         cursor=row["leaf"],
         leaf=row["leaf"],
@@ -35,7 +35,7 @@ def view_pending(transaction: Transaction, *, seq: int, received_at_ms: int) -> 
     """Return how a transaction is shown that waits in the mempool at place `seq`."""
     return TransactionView(
         id=transaction.id.hex(),
-        type="receipt",
+        type=transaction.type,
         finality="pending",
         cursor=PENDING_CURSOR + seq,
         leaf=None,

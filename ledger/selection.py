@@ -1,0 +1,88 @@
+"""What a proposer puts into its next block: the oldest waiting transactions that may stand there.
+
+Pure, and the same rules as for judging a block: what is chosen here passes them. A receipt's
+signatures are not checked again, since it was checked whole before it was let in and signatures do
+not age; what may have become wrong since, by a change of the authority set, is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ledger.block import Tip
+from ledger.errors import LedgerError
+from ledger.payloads import find_receipt_id
+from ledger.rules import MAX_BLOCK_CHANGES, validate_receipt, verify_transaction
+from ledger.transaction import AuthoritySetPayload, ReceiptPayload, Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What goes into the next block, and what can never go into any."""
+
+    chosen: tuple[Transaction, ...]
+    """May stand together in the block after the tip, in the order given."""
+    invalid: tuple[tuple[Transaction, LedgerError], ...]
+    """No block from now on may hold these. What is in neither may wait."""
+
+
+def choose_transactions(candidates: Iterable[Transaction], tip: Tip) -> Selection:
+    """Choose from waiting transactions, oldest first, for the block after `tip`.
+
+    `candidates` are not final yet and were verified when they were let in. It is read as far as
+    the block has room; the first one that no longer fits ends the block, so none is overtaken for
+    its size.
+    """
+    chosen: list[Transaction] = []
+    invalid: list[tuple[Transaction, LedgerError]] = []
+    ids: set[bytes | str] = set()
+    size_bytes = changes = 0
+    for transaction in candidates:
+        if len(chosen) >= tip.limits.max_block_transactions:
+            break
+        names = _list_names(transaction)
+        is_change = isinstance(transaction.payload, AuthoritySetPayload)
+        if ids & names or (is_change and changes >= MAX_BLOCK_CHANGES):
+            continue
+        if _may_become_valid(transaction, tip):
+            continue
+        try:
+            _verify(transaction, tip)
+        except LedgerError as error:
+            invalid.append((transaction, error))
+            continue
+        size_bytes += len(transaction.envelope)
+        if size_bytes > tip.limits.max_block_bytes:
+            break
+        changes += is_change
+        ids |= names
+        chosen.append(transaction)
+    return Selection(chosen=tuple(chosen), invalid=tuple(invalid))
+
+
+def _list_names(transaction: Transaction) -> set[bytes | str]:
+    """What the chain holds at most once."""
+    receipt_id = find_receipt_id(transaction.payload)
+    return {bytes(transaction.id)} | ({receipt_id} if receipt_id is not None else set())
+
+
+def _may_become_valid(transaction: Transaction, tip: Tip) -> bool:
+    """Tell whether a transaction is not due yet: a later set or height may still allow it.
+
+    A receipt states what somebody is owed, so it waits for its coordinator to be listed again.
+    """
+    payload = transaction.payload
+    if isinstance(payload, ReceiptPayload):
+        return not tip.authority_set.allows_coordinator(payload.coordinator)
+    if isinstance(payload, AuthoritySetPayload):
+        is_later = payload.authority_set.epoch > tip.authority_set.epoch + 1
+        return is_later and payload.expires_height > tip.height + 1
+    return payload.height > tip.height + 1
+
+
+def _verify(transaction: Transaction, tip: Tip) -> None:
+    if isinstance(transaction.payload, ReceiptPayload):
+        validate_receipt(transaction.payload, genesis_hash=tip.genesis_hash)
+    else:
+        verify_transaction(transaction, tip)

@@ -1,0 +1,75 @@
+"""What a block puts into the tables of ledger.db, derived from its bytes alone.
+
+The store writes these rows, and fsck holds what is stored against them.
+"""
+
+from __future__ import annotations
+
+from ledger.authorities import hash_authority_set
+from ledger.block import Block
+from ledger.encoding import encode
+from ledger.transaction import AuthoritySetPayload, EvidencePayload, ReceiptPayload
+
+
+def block_figures(block: Block) -> tuple[int, int, int, int]:
+    """Return time_ms, first leaf, number of transactions and size in bytes."""
+    count = len(block.transactions)
+    size_bytes = sum(len(transaction.envelope) for transaction in block.transactions)
+    return block.header.time_ms, block.header.tree_size - count, count, size_bytes
+
+
+def transaction_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
+    """Rows of `transactions` for one block."""
+    return [
+        (first_leaf + i, bytes(t.id), block.header.height, t.type, t.envelope.decode())
+        for i, t in enumerate(block.transactions)
+    ]
+
+
+def receipt_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
+    """Rows of `receipts` for one block."""
+    rows: list[tuple[object, ...]] = []
+    for i, transaction in enumerate(block.transactions):
+        if not isinstance(p := transaction.payload, ReceiptPayload):
+            continue
+        rows.append(
+            (
+                first_leaf + i,
+                p.receipt_id,
+                p.job_id,
+                p.client,
+                p.provider,
+                p.coordinator,
+                p.model,
+                p.unit_type,
+                p.units_micros,
+                p.price_micros,
+                p.started_at_ms,
+                p.completed_at_ms,
+            )
+        )
+    return rows
+
+
+def evidence_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
+    """Rows of `evidence` for one block."""
+    return [
+        (first_leaf + i, payload.accused, payload.height, payload.view)
+        for i, payload in enumerate(transaction.payload for transaction in block.transactions)
+        if isinstance(payload, EvidencePayload)
+    ]
+
+
+def set_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
+    """Rows of `authority_sets` for one block: the set it makes certifies the blocks above it."""
+    return [
+        (
+            payload.authority_set.epoch,
+            hash_authority_set(payload.authority_set),
+            block.header.height + 1,
+            encode(payload.authority_set).decode(),
+            first_leaf + i,
+        )
+        for i, payload in enumerate(transaction.payload for transaction in block.transactions)
+        if isinstance(payload, AuthoritySetPayload)
+    ]
