@@ -13,28 +13,29 @@ SILENT_MS = 10_000
 
 
 class Presence:
-    """When each account was last heard of, by a clock that only goes forward."""
+    """The members that were heard of lately. All times are of one clock that only goes forward."""
 
-    def __init__(self, *, now_ms: int) -> None:
-        self._started_ms = now_ms
+    def __init__(self) -> None:
         self._heard_ms: dict[str, int] = {}
+        """When each account was last heard of, or first expected to speak."""
 
     def hear(self, account: str, *, now_ms: int) -> None:
-        """Note that `account` said something. Only ask this of accounts that may be members."""
+        """Note that `account` said something. Remembers no other accounts for long."""
         self._heard_ms[account] = now_ms
 
     def list_silent(self, authority_set: AuthoritySet, own: str, *, now_ms: int) -> frozenset[int]:
         """Return the members of the set not heard of for 10 s; none if no quorum was.
 
         Whoever hears nobody is likely to be cut off itself, and must not rush through the views.
-        Forgets accounts that left the set.
+        Whoever enters the set has as long from now; whoever left it is forgotten.
         """
         accounts = [member.account for member in authority_set.members]
-        heard_ms = {
-            account: now_ms if account == own else self._heard_ms.get(account, self._started_ms)
-            for account in accounts
+        heard_ms = {account: self._heard_ms.get(account, now_ms) for account in accounts}
+        self._heard_ms = heard_ms
+        silent = {
+            i
+            for i, account in enumerate(accounts)
+            if account != own and now_ms - heard_ms[account] >= SILENT_MS
         }
-        self._heard_ms = {a: at for a, at in self._heard_ms.items() if a in heard_ms}
-        silent = {i for i, a in enumerate(accounts) if now_ms - heard_ms[a] >= SILENT_MS}
         is_quorum = len(accounts) - len(silent) >= authority_set.quorum
         return frozenset(silent) if is_quorum else frozenset()

@@ -10,16 +10,14 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import msgspec
 
 from consensus.messages import Message, build_message
-from ledger.block import Block, VoteKind, hash_genesis, hash_header
+from ledger.block import Block, VoteKind, hash_genesis
 from ledger.encoding import encode
 from ledger.keys import KeyPair
 from ledger.rules import CLOCK_DRIFT_MS, build_block
-from ledger.transaction import Transaction, sign_payload
 from ledger.vote import (
     QuorumCertificate,
     Vote,
@@ -28,11 +26,11 @@ from ledger.vote import (
     cast_vote,
     encode_block,
 )
-from tests.builders import build_key
 from tests.simulation.forgery import Forger
 from tests.simulation.machine import Machine
-from tests.simulation.material import KEYS, build_network_genesis, build_simulated_receipt
+from tests.simulation.material import KEY_OF, KEYS, build_network_genesis, build_simulated_receipt
 from tests.simulation.network import Network
+from tests.simulation.spoiled import spoil_block
 
 MAX_TICK_MS = 500
 MAX_DELAY_MS = 30
@@ -50,7 +48,7 @@ class Adversary:
         self.random = random.Random(f"adversary {network.seed}")
         self.liars = list(liars)
         self.keys: list[KeyPair] = [key for i in liars if (key := network.keys[i]) is not None]
-        self.former: list[KeyPair] = []
+        self._first_keys = [KEY_OF[m.account] for m in network.genesis.authority_set.members]
         self._heard: dict[Vote, int] = {}
         """Votes of honest members and the height they are of."""
         self._old: deque[bytes] = deque(maxlen=MAX_OLD_MESSAGES)
@@ -135,14 +133,22 @@ class Adversary:
         )
 
     def _forger(self, machine: Machine) -> Forger:
-        by_account = {key.account: key for key in KEYS}
         return Forger(
             tip=machine.tip,
             own=self._members(machine),
-            everybody=[by_account[m.account] for m in machine.tip.authority_set.members],
+            everybody=[KEY_OF[m.account] for m in machine.tip.authority_set.members],
             other_network=self._other,
-            former=self.former,
+            former=self._list_former(machine),
         )
+
+    def _list_former(self, machine: Machine) -> dict[int, KeyPair]:
+        """Return the first set's keys, by their index in it, that nobody guards any more."""
+        current = machine.tip.authority_set
+        return {
+            index: key
+            for index, key in enumerate(self._first_keys)
+            if current.index_of(key.account) is None
+        }
 
     def _build(self, machine: Machine, key: KeyPair, time_ms: int | None = None) -> Block:
         """Build a valid block that nobody else would build."""
@@ -225,70 +231,9 @@ class Adversary:
         self._propose(victim, block, self._honest())
 
     def propose_invalid(self, victim: Machine) -> None:
-        spoil = self.random.choice(
-            [
-                self._spoil_header,
-                self._spoil_header,
-                self._spoil_signature,
-                self._repeat_transaction,
-            ]
-        )
-        block = spoil(victim, self._build(victim, self._proposer(victim)))
-        self._propose(victim, block, self._honest())
-
-    def _spoil_header(self, victim: Machine, block: Block) -> Block:
-        tip, far = victim.tip, "ab" * 32
-        changes: dict[str, Any] = self.random.choice(
-            [
-                {"tree_root": far},
-                {"tree_size": block.header.tree_size + 1},
-                {"prev_hash": far},
-                {"height": tip.height + 2},
-                {"set_hash": far},
-                {"next_set_hash": far},
-                {"time_ms": tip.time_ms},
-                {"genesis": self._other.hex()},
-                {"proposer": build_key("miner").account},
-            ]
-        )
-        header = msgspec.structs.replace(block.header, **changes)
-        return Block(hash=hash_header(header), header=header, transactions=block.transactions)
-
-    def _spoil_signature(self, victim: Machine, block: Block) -> Block:
-        """A receipt under the signature of somebody who is not its coordinator."""
-        honest = block.transactions[0]
-        forged = tuple(
-            sign_payload(honest.payload, self.keys[0], "coordinator")
-            if signature.role == "coordinator"
-            else signature
-            for signature in honest.signatures
-        )
-        forged = tuple(
-            msgspec.structs.replace(new, key_id=old.key_id)
-            for new, old in zip(forged, honest.signatures, strict=True)
-        )
-        return self._rebuild(victim, block, _with_signatures(honest, forged))
-
-    def _repeat_transaction(self, victim: Machine, block: Block) -> Block:
-        row = victim.disk.ledger.execute("SELECT envelope FROM transactions LIMIT 1").fetchone()
-        if row is None:
-            return self._spoil_header(victim, block)
-        found = next(
-            t
-            for number in range(64)
-            if (t := build_simulated_receipt(self.network.genesis, number)).envelope
-            == row[0].encode()
-        )
-        return self._rebuild(victim, block, found)
-
-    def _rebuild(self, victim: Machine, block: Block, transaction: Transaction) -> Block:
-        return build_block(
-            victim.tip,
-            [transaction],
-            time_ms=block.header.time_ms,
-            proposer=block.header.proposer,
-            read=victim.read_node,
-        )
+        block = self._build(victim, self._proposer(victim))
+        spoiled = spoil_block(self.random, victim, block, self._forger(victim))
+        self._propose(victim, spoiled, self._honest())
 
     # Lies of other kinds
 
@@ -333,7 +278,7 @@ class Adversary:
         return self.random.sample(forgeries, min(3, len(forgeries)))
 
     def replay(self, victim: Machine) -> None:
-        """A message of the past, as it was, or claiming to be of this height or of another chain."""
+        """A message of the past, as it was or as if it were of this height or another chain."""
         if not self._old:
             return
         data = self.random.choice(self._old)
@@ -384,14 +329,3 @@ class Adversary:
         self.network.later(
             delay_ms, self.network.deliver, self.liars[0], target.index, method, arguments
         )
-
-
-def _with_signatures(transaction: Transaction, signatures: tuple[Any, ...]) -> Transaction:
-    envelope = msgspec.json.decode(transaction.envelope)
-    envelope["signatures"] = [msgspec.to_builtins(signature) for signature in signatures]
-    return Transaction(
-        id=transaction.id,
-        payload=transaction.payload,
-        signatures=signatures,
-        envelope=encode(envelope),
-    )

@@ -23,7 +23,7 @@ from ledger.store.votes import VoteStore, adopt_owner, check_owner
 LEDGER, VOTES = Path("ledger.db"), Path("votes.db")
 
 
-class PowerCut(Exception):
+class PowerCutError(Exception):
     """The machine is off."""
 
 
@@ -43,7 +43,7 @@ class Connection(sqlite3.Connection):
         moment, self.cut = self.cut, None
         if moment is Moment.AFTER_COMMIT:
             super().execute(sql)
-        raise PowerCut(moment.value)
+        raise PowerCutError(moment.value)
 
 
 class Disk:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from ledger.block import Tip, VoteKind
 from ledger.keys import KeyPair
 from ledger.vote import QuorumCertificate, Vote, cast_vote
-from tests.simulation.material import build_set
 
 Signed = tuple[int, str]
 
@@ -29,8 +28,8 @@ class Forger:
     """Keys of all members, only ever used to vote on the other network."""
     other_network: bytes
     """Its genesis hash."""
-    former: Sequence[KeyPair] = ()
-    """Keys of an authority set that has been replaced. Nobody guards them any more."""
+    former: Mapping[int, KeyPair]
+    """Keys of members that left, by their index in the set they were in. They may be anybody's."""
 
     def sign(
         self, kind: VoteKind, view: int, block_hash: str, *, tip: Tip | None = None
@@ -76,18 +75,14 @@ class Forger:
         yield "votes of another view", gather(real=[v for v in heard if v.view != view])
         yield "votes of another chain", state(self.sign_elsewhere(kind, view, named))
         if self.former:
-            yield "a stale authority set", state(self.sign_as_former(kind, view, named))
+            stale = dict(sign_all(self.former, self.tip, kind, view, named)) | dict(own)
+            yield "a stale authority set", state(list(stale.items()))
 
     def sign_elsewhere(self, kind: VoteKind, view: int, block_hash: str) -> list[Signed]:
         """Return what the same members, honest ones too, said on the other network."""
         tip = replace(self.tip, genesis_hash=self.other_network)
         elsewhere = sign_all(dict(enumerate(self.everybody)), tip, kind, view, block_hash)
         return [*self.sign(kind, view, block_hash), *[s for s in elsewhere if s[0] not in self.own]]
-
-    def sign_as_former(self, kind: VoteKind, view: int, block_hash: str) -> list[Signed]:
-        """Return votes under the keys of the set that was replaced, by its own indexes."""
-        tip = replace(self.tip, authority_set=build_set(list(self.former)))
-        return sign_all(dict(enumerate(self.former)), tip, kind, view, block_hash)
 
 
 def sign_all(

@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from ledger.block import hash_header, parse_header
-from ledger.errors import LedgerError
+from ledger.authorities import hash_authority_set
+from ledger.block import Block, Certificate, Genesis, verify_certificate
+from ledger.errors import InvalidBlockError, LedgerError
+from ledger.keys import KeyPair
+from ledger.payloads import AuthoritySetPayload
+from ledger.store.chain import load_block
 from ledger.store.fsck import verify_connection
+from tests.builders import build_change_payload, sign_change
 from tests.simulation.adversary import Adversary
 from tests.simulation.machine import Machine
 from tests.simulation.material import (
+    KEY_OF,
     KEYS,
     build_network_genesis,
+    build_set,
     build_simulated_receipt,
     cheap_repetition,
 )
@@ -46,6 +54,8 @@ class Plan:
     clones: int = 0
     """Members whose key a second node uses too."""
     liars: int = 0
+    changes: int = 0
+    """Changes of the authority set that somebody asks for while the faults last."""
     has_partitions: bool = True
     faults: Faults = field(default_factory=Faults)
 
@@ -82,7 +92,8 @@ def draw_plan(seed: int, **changes: object) -> Plan:
     plan = Plan(
         seed=seed,
         count=count,
-        spares=choose([0, 0, 1, 2]),
+        spares=choose([0, 0, 1, 3]),
+        changes=choose([0, 1, 3]),
         followers=choose([0, 0, 1]),
         clones=some if byzantine == "clones" else 0,
         liars=some if byzantine == "liars" else 0,
@@ -139,6 +150,8 @@ class History:
             self.adversary.start()
         for _ in range(FAULTY_RECEIPTS):
             network.later(self.random.randint(0, FAULTY_MS), self.submit_somewhere)
+        for _ in range(self.plan.changes):
+            network.later(self.random.randint(0, FAULTY_MS), self.change_authorities)
         while network.now_ms < FAULTY_MS:
             network.run(min(network.now_ms + self.random.randint(500, 4000), FAULTY_MS))
             if self.plan.has_partitions:
@@ -164,6 +177,32 @@ class History:
         self._receipts += 1
         self.network.submit(receipt, [node.index for node in nodes])
 
+    def change_authorities(self) -> None:
+        """Let a quorum of the newest set sign another one: members enter, leave or change places.
+
+        No set ever holds more Byzantine members than it stands.
+        """
+        newest = max(self.honest, key=lambda machine: machine.tip.height)
+        current = [KEY_OF[m.account] for m in newest.tip.authority_set.members]
+        following = self._draw_members()
+        payload = build_change_payload(
+            newest.tip, build_set(following, epoch=newest.tip.authority_set.epoch + 1)
+        )
+        deciding = self.random.sample(current, newest.tip.authority_set.quorum)
+        entering = [key for key in following if key not in current]
+        change = sign_change(payload, [*deciding, *entering])
+        self.network.log(f"a change is asked for: {[KEYS.index(key) for key in following]}")
+        self.network.submit(change, [machine.index for machine in self.honest])
+
+    def _draw_members(self) -> list[KeyPair]:
+        keys = sorted({key for key in self.network.keys if key is not None}, key=KEYS.index)
+        byzantine = {self.network.keys[i] for i in self.network.byzantine}
+        honest = [key for key in keys if key not in byzantine]
+        members = self.random.sample(keys, self.random.randint(1, len(keys)))
+        while members and len(byzantine.intersection(members)) > compute_tolerance(len(members)):
+            members.remove(next(key for key in members if key in byzantine))
+        return members or honest[:1]
+
     def heal(self) -> None:
         """End all faults but the liars. Every honest node must see new heights, and soon."""
         network = self.network
@@ -186,19 +225,36 @@ class History:
         for machine in network.machines:
             try:
                 tip = verify_connection(machine.disk.ledger, network.genesis, _ignore)
+                blocks = [load_block(machine.disk.ledger, h + 1) for h in range(tip.height)]
+                check_sets(network.genesis, [block for block in blocks if block is not None])
             except LedgerError as error:
                 network.fail("a ledger does not verify", f"node {machine.index}: {error}")
-            rows = machine.disk.ledger.execute("SELECT header FROM blocks ORDER BY height")
-            hashes = [hash_header(parse_header(row[0].encode())) for row in rows]
-            finals = [network.finals.get(height + 1) for height in range(len(hashes))]
-            if hashes != finals:
+            hashes = [block[0].hash for block in blocks if block is not None]
+            if hashes != [network.finals.get(height + 1) for height in range(tip.height)]:
                 network.fail("fork", f"node {machine.index} has other blocks than were final")
             if tip.height < machine.final_height:
                 network.fail("lost final", f"node {machine.index}: {machine.final_height}")
+        network.counts.set_changes = max(m.tip.authority_set.epoch for m in network.machines)
 
     def close(self) -> None:
         for machine in self.network.machines:
             machine.disk.close()
+
+
+def check_sets(genesis: Genesis, blocks: Iterable[tuple[Block, Certificate]]) -> None:
+    """Check once more, on its own, which set certified which block: a change counts one higher.
+
+    Raises:
+        InvalidBlockError, InvalidCertificateError: a block was certified by another set.
+    """
+    current = genesis.authority_set
+    for block, certificate in blocks:
+        if block.header.set_hash != hash_authority_set(current).hex():
+            raise InvalidBlockError(f"block {block.header.height} names another set than certified")
+        verify_certificate(certificate, header=block.header, authority_set=current)
+        for transaction in block.transactions:
+            if isinstance(transaction.payload, AuthoritySetPayload):
+                current = transaction.payload.authority_set
 
 
 def run_history(plan: Plan, *, keeps_trace: bool = False) -> Result:

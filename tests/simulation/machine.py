@@ -38,25 +38,24 @@ from ledger.block import Block, Certificate, Tip, parse_certificate
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
-from ledger.rules import build_block, verify_transaction
+from ledger.payloads import find_receipt_id
+from ledger.rules import build_block
+from ledger.selection import choose_transactions
 from ledger.store import chain
 from ledger.store.chain import load_block, load_tip, read_node
 from ledger.store.votes import VoteStore
 from ledger.transaction import Transaction
-from ledger.vote import Vote, VoteRecord, encode_block
+from ledger.vote import Vote, VoteRecord, build_evidence, encode_block
 from tests.builders import CREATED_MS
-from tests.simulation.disk import Disk, Moment, PowerCut
+from tests.simulation.disk import Disk, Moment, PowerCutError
 from tests.simulation.material import parse_block_once, parse_message_once
 
 if TYPE_CHECKING:
     from tests.simulation.network import Network
 
-MAX_BLOCK_FILL = 2
-"""Transactions in a block: few, so that a history has many heights."""
 BATCH_BLOCKS = 4
 POLL_MS = 2_000
 """How often a follower asks somebody for what it lacks."""
-CRASH_LOOP = 1_000
 
 
 class Machine:
@@ -88,8 +87,9 @@ class Machine:
         self._is_stepping = False
         self._votes: VoteStore | None = self.disk.boot()
         self._durable: set[Vote] = set()
-        self._presence = Presence(now_ms=self.network.now_ms)
+        self._presence = Presence()
         self._silent: frozenset[int] = frozenset()
+        self._accused: set[str] = set()
         self._served: dict[int, tuple[bytes, bytes]] = {}
         self.engine = Engine(key=self.key, validator=self)
         self.open()
@@ -129,12 +129,13 @@ class Machine:
 
     def submit(self, transaction: Transaction) -> None:
         """Accept a transaction, whether the node is up or a client tries again later."""
-        if chain.contains(
-            self.disk.ledger, transaction.id, getattr(transaction.payload, "receipt_id", "")
-        ):
-            return
-        self.mempool[transaction.id] = transaction
-        self.step(TransactionsWaiting())
+        if not self._is_final(transaction):
+            self.mempool[transaction.id] = transaction
+            self.step(TransactionsWaiting())
+
+    def _is_final(self, transaction: Transaction) -> bool:
+        receipt_id = find_receipt_id(transaction.payload)
+        return chain.contains(self.disk.ledger, transaction.id, receipt_id)
 
     def step(self, event: Event, sender: int | None = None) -> None:
         """Queue an event, and work the queue off unless that is being done already."""
@@ -148,7 +149,7 @@ class Machine:
         try:
             while self._events and life == self.life:
                 self._take(*self._events.popleft())
-        except PowerCut as cut:
+        except PowerCutError as cut:
             self.power_off(str(cut))
             self.network.plan_restart(self)
         finally:
@@ -160,17 +161,20 @@ class Machine:
         try:
             effects = self.engine.step(event)
         except LedgerError as error:
-            assert isinstance(event, MessageReceived), f"{event} is refused: {error}"
+            if not isinstance(event, MessageReceived):
+                self.network.fail("the engine refuses its shell", f"{event}: {error}")
             self.network.note_refused(self, error)
             return
         for effect in effects:
             if self.network.chance(self.network.faults.crash):
-                raise PowerCut(f"before {type(effect).__name__}")
+                raise PowerCutError(f"before {type(effect).__name__}")
             self._execute(effect, sender)
 
     # Effects
 
-    def _execute(self, effect: Effect, sender: int | None) -> None:
+    def _execute(  # noqa: C901, PLR0912 - one case per effect
+        self, effect: Effect, sender: int | None
+    ) -> None:
         match effect:
             case Persist(record=record):
                 self._persist(record)
@@ -179,7 +183,7 @@ class Machine:
             case BuildBlock(tip=tip):
                 if block := self.fill_block(tip):
                     delay_ms = self.network.random.randint(0, 5)
-                    self.later(delay_ms, self.step, BlockBuilt(block=block))
+                    self.later(delay_ms, self._take_built, block)
             case SetTimer(timer=timer, delay_ms=delay_ms):
                 if timer.kind is TimerKind.HEARTBEAT:
                     self._note_silent()
@@ -193,11 +197,11 @@ class Machine:
                 if sender is not None:
                     self._offer(sender, height, 1)
             case BlockRefused(error=error):
-                self.network.note_refused(self, error)
                 if sender is None:
-                    self._evict_invalid()
+                    self.network.fail("an honest proposal is refused", str(error))
+                self.network.note_refused(self, error)
             case Contradiction():
-                self.network.contradictions.append(effect)
+                self._accuse(effect)
 
     def _persist(self, record: VoteRecord) -> None:
         if self._votes is None or self.disk.votes is None:
@@ -208,6 +212,15 @@ class Machine:
         except StoreError as error:
             self.network.fail("votes.db refused", f"node {self.index}: {error}")
         self._durable |= set(record.votes)
+
+    def _accuse(self, contradiction: Contradiction) -> None:
+        """Put evidence into the mempool, once per member: one proof is enough."""
+        self.network.contradictions.append(contradiction)
+        accused = self.tip.authority_set.members[contradiction.first.member].account
+        if accused not in self._accused:
+            self._accused.add(accused)
+            evidence = build_evidence(contradiction.first, contradiction.second, self.tip)
+            self.mempool[evidence.id] = evidence
 
     def _draw_cut(self) -> Moment | None:
         if not self.network.chance(self.network.faults.crash):
@@ -222,12 +235,25 @@ class Machine:
         self.network.say(self, message, said)
 
     def fill_block(self, tip: Tip) -> Block | None:
-        chosen = list(self.mempool.values())[:MAX_BLOCK_FILL]
-        if not chosen:
+        # A power cut between a block's commit and this leaves final transactions behind.
+        waiting = [t for t in self.mempool.values() if not self._is_final(t)]
+        selection = choose_transactions(waiting, tip)
+        invalid = {transaction.id for transaction, _ in selection.invalid}
+        self.mempool = {t.id: t for t in waiting if t.id not in invalid}
+        if not selection.chosen:
             return None
         return build_block(
-            tip, chosen, time_ms=self.clock_ms, proposer=self.account, read=self.read_node
+            tip,
+            selection.chosen,
+            time_ms=self.clock_ms,
+            proposer=self.account,
+            read=self.read_node,
         )
+
+    def _take_built(self, block: Block) -> None:
+        """Answer the engine, unless the block was built for a height that is over by now."""
+        if block.header.prev_hash == self.tip.hash.hex():
+            self.step(BlockBuilt(block=block))
 
     def read_node(self, level: int, index: int) -> bytes:
         return read_node(self.disk.ledger, level, index)
@@ -237,17 +263,6 @@ class Machine:
         if is_fresh:
             rules.validate_time(block.header, now_ms=self.clock_ms)
         chain.validate_next_block(self.disk.ledger, block, tip)
-
-    def _evict_invalid(self) -> None:
-        for transaction in list(self.mempool.values()):
-            try:
-                verify_transaction(
-                    transaction,
-                    genesis_hash=self.tip.genesis_hash,
-                    authority_set=self.tip.authority_set,
-                )
-            except LedgerError:
-                del self.mempool[transaction.id]
 
     def _append(self, block: Block, certificate: Certificate) -> None:
         self.disk.ledger.cut = self._draw_cut()
@@ -299,7 +314,7 @@ class Machine:
                     self._apply(block, certificate)
         except LedgerError as error:
             self.network.note_refused(self, error)
-        except PowerCut as cut:
+        except PowerCutError as cut:
             self.power_off(str(cut))
             self.network.plan_restart(self)
         if life == self.life and len(items) == BATCH_BLOCKS and self.tip.height > height:

@@ -26,11 +26,14 @@ from ledger.transaction import Transaction, build_transaction
 from tests.builders import CREATED_MS, build_payload, sign_receipt
 
 MAX_KEYS = 16
+MAX_BLOCK_TRANSACTIONS = 2
+"""Few, so that a history has many heights."""
 MAX_RECEIPTS = 64
 """More than any history can seal."""
 MAX_REMEMBERED = 1 << 14
 
 KEYS = [KeyPair.from_seed(blake3(f"simulated {i}".encode()).digest()) for i in range(MAX_KEYS)]
+KEY_OF = {key.account: key for key in KEYS}
 COORDINATOR = KeyPair.from_seed(blake3(b"simulated coordinator").digest())
 """Issues receipts whoever the authorities are."""
 
@@ -54,7 +57,7 @@ def build_network_genesis(count: int, network: str = "simulated") -> Genesis:
         network=network,
         created_ms=CREATED_MS,
         authority_set=build_set(KEYS[:count]),
-        limits=Limits(),
+        limits=Limits(max_block_transactions=MAX_BLOCK_TRANSACTIONS),
         settlement="off_chain",
     )
 
