@@ -28,7 +28,13 @@ from ledger.vote import (
 )
 from tests.simulation.forgery import Forger
 from tests.simulation.machine import Machine
-from tests.simulation.material import KEY_OF, KEYS, build_network_genesis, build_simulated_receipt
+from tests.simulation.material import (
+    KEY_OF,
+    KEYS,
+    MAX_RECEIPTS,
+    build_network_genesis,
+    build_simulated_receipt,
+)
 from tests.simulation.network import Network
 from tests.simulation.spoiled import spoil_block
 
@@ -36,7 +42,7 @@ MAX_TICK_MS = 500
 MAX_DELAY_MS = 30
 MAX_HEARD_VOTES = 2_000
 MAX_OLD_MESSAGES = 64
-LIE_NUMBERS = range(40, 60)
+LIE_NUMBERS = range(40, MAX_RECEIPTS)
 """Receipts that only liars put into blocks."""
 
 
@@ -61,6 +67,7 @@ class Adversary:
             self.forge_certificates,
             self.forge_final_block,
             self.vote_for_everything,
+            self.impersonate,
             self.replay,
             self.send_garbage,
             self.propose_out_of_turn,
@@ -249,13 +256,26 @@ class Adversary:
             for vote in votes:
                 self._tell(self._some(), self._message(victim, votes=[vote]))
 
+    def impersonate(self, victim: Machine) -> None:
+        """Votes of all other members for a block of ours, under signatures of ours."""
+        height, key = victim.engine._height, self._proposer(victim)
+        block = self._build(victim, key)
+        kind: VoteKind = self.random.choice(("notarize", "nullify", "finalize"))
+        named = "" if kind == "nullify" else block.hash.hex()
+        votes = [
+            self._vote(victim, member, key, kind, height.view, named)
+            for member in range(len(victim.tip.authority_set.members))
+        ]
+        self._tell(self._some(), self._message(victim, votes=votes, block=block))
+
     def forge_certificates(self, victim: Machine) -> None:
         """A forged certificate of some kind for a block of ours, and the block with it."""
         height, forger = victim.engine._height, self._forger(victim)
         kind: VoteKind = self.random.choice(("notarize", "nullify", "finalize"))
         block = self._build(victim, self._proposer(victim))
-        heard = [v for v, h in self._heard.items() if h == height.height]
-        forgeries = forger.list_forgeries(kind, height.view, block.hash.hex(), heard)
+        forgeries = forger.list_forgeries(
+            kind, height.view, block.hash.hex(), *self._split_heard(height.height)
+        )
         for _, certificate in self._pick(list(forgeries)):
             self.network.counts.forged += 1
             raw = self._message(victim, certificates=[certificate], block=block)
@@ -265,12 +285,18 @@ class Adversary:
         """A block under a forged certificate, in answer to no question."""
         height, forger = victim.engine._height, self._forger(victim)
         block = self._build(victim, self.random.choice([self._proposer(victim), KEYS[0]]))
-        heard = [v for v, h in self._heard.items() if h == height.height]
-        forgeries = forger.list_forgeries("finalize", height.view, block.hash.hex(), heard)
+        forgeries = forger.list_forgeries(
+            "finalize", height.view, block.hash.hex(), *self._split_heard(height.height)
+        )
         for _, certificate in self._pick(list(forgeries)):
             self.network.counts.forged += 1
             proof = encode(build_finality_certificate(certificate))
             self._deliver(victim, "receive_blocks", [(encode_block(block), proof)])
+
+    def _split_heard(self, height: int) -> tuple[list[Vote], list[Vote]]:
+        """Return the votes of a height, and those of the heights below."""
+        now = [vote for vote, of in self._heard.items() if of == height]
+        return now, [vote for vote, of in self._heard.items() if of < height]
 
     def _pick(
         self, forgeries: list[tuple[str, QuorumCertificate]]

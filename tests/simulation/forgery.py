@@ -38,11 +38,16 @@ class Forger:
         return sign_all(self.own, tip or self.tip, kind, view, block_hash)
 
     def list_forgeries(
-        self, kind: VoteKind, view: int, block_hash: str, heard: Sequence[Vote]
+        self,
+        kind: VoteKind,
+        view: int,
+        block_hash: str,
+        heard: Sequence[Vote],
+        earlier: Sequence[Vote] = (),
     ) -> Iterator[tuple[str, QuorumCertificate]]:
         """Return forged certificates of `kind` for a block, by what is wrong with them.
 
-        `heard` are real votes of this height.
+        `heard` are real votes of this height, `earlier` of the heights below.
         """
         quorum, count = self.tip.authority_set.quorum, len(self.tip.authority_set.members)
         named = "" if kind == "nullify" else block_hash
@@ -73,6 +78,8 @@ class Forger:
         yield "votes of another kind", gather(real=[v for v in heard if v.block_hash == named])
         yield "votes for another block", gather(real=[v for v in heard if v.kind == kind])
         yield "votes of another view", gather(real=[v for v in heard if v.view != view])
+        repeated = [v for v in earlier if v.kind == kind and v.view == view]
+        yield "votes of another height", gather(real=repeated)
         yield "votes of another chain", state(self.sign_elsewhere(kind, view, named))
         if self.former:
             stale = dict(sign_all(self.former, self.tip, kind, view, named)) | dict(own)

@@ -191,6 +191,7 @@ class History:
         deciding = self.random.sample(current, newest.tip.authority_set.quorum)
         entering = [key for key in following if key not in current]
         change = sign_change(payload, [*deciding, *entering])
+        self.network.granted.add(change.id)
         self.network.log(f"a change is asked for: {[KEYS.index(key) for key in following]}")
         self.network.submit(change, [machine.index for machine in self.honest])
 

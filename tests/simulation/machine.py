@@ -86,7 +86,7 @@ class Machine:
         self._events: deque[tuple[Event, int | None]] = deque()
         self._is_stepping = False
         self._votes: VoteStore | None = self.disk.boot()
-        self._durable: set[Vote] = set()
+        self._durable = VoteRecord(height=0)
         self._presence = Presence()
         self._silent: frozenset[int] = frozenset()
         self._accused: set[str] = set()
@@ -121,7 +121,7 @@ class Machine:
         self.tip = load_tip(self.disk.ledger)
         height = self.tip.height + 1
         record = VoteRecord(height=height) if self._votes is None else self._votes.load(height)
-        self._durable = set(record.votes)
+        self._durable = record
         self._bound = compute_max_message_bytes(self.tip)
         self.step(HeightOpened(tip=self.tip, record=record))
         if self.mempool:
@@ -160,6 +160,8 @@ class Machine:
         assert self.engine is not None
         try:
             effects = self.engine.step(event)
+        except AssertionError as error:
+            self.network.fail("the engine finds a bug of its own", str(error))
         except LedgerError as error:
             if not isinstance(event, MessageReceived):
                 self.network.fail("the engine refuses its shell", f"{event}: {error}")
@@ -211,7 +213,12 @@ class Machine:
             self._votes.record(record)
         except StoreError as error:
             self.network.fail("votes.db refused", f"node {self.index}: {error}")
-        self._durable |= set(record.votes)
+        self._durable = VoteRecord(
+            height=record.height,
+            votes=self._durable.votes + record.votes,
+            blocks=self._durable.blocks + record.blocks,
+            certificates=self._durable.certificates + record.certificates,
+        )
 
     def _accuse(self, contradiction: Contradiction) -> None:
         """Put evidence into the mempool, once per member: one proof is enough."""
@@ -230,9 +237,23 @@ class Machine:
     def _say(self, message: Message) -> None:
         own = self.tip.authority_set.index_of(self.account)
         said = [vote for vote in message.votes if vote.member == own]
-        if not self._durable.issuperset(said):
-            self.network.fail("said before durable", f"node {self.index}")
+        for vote in said:
+            self._check_durable(vote)
         self.network.say(self, message, said)
+
+    def _check_durable(self, vote: Vote) -> None:
+        """What is said must be on disk, and what it rests on too (R3, R4)."""
+        durable = self._durable
+        if vote not in durable.votes:
+            self.network.fail("said before durable", f"node {self.index}: {vote}")
+        if self.index in self.network.byzantine:
+            return  # it adopts the votes of its clone, and rests on what that one has
+        bodies = {block.hash.hex() for block in durable.blocks}
+        if vote.block_hash and vote.block_hash not in bodies:
+            self.network.fail("voted without the body on disk", f"node {self.index}: {vote}")
+        proofs = {(c.kind, c.view, c.block_hash) for c in durable.certificates}
+        if vote.kind == "finalize" and ("notarize", vote.view, vote.block_hash) not in proofs:
+            self.network.fail("finalized what is not notarized", f"node {self.index}: {vote}")
 
     def fill_block(self, tip: Tip) -> Block | None:
         # A power cut between a block's commit and this leaves final transactions behind.

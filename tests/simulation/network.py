@@ -21,11 +21,13 @@ from ledger.block import Block, Certificate, Genesis
 from ledger.encoding import encode
 from ledger.errors import LedgerError
 from ledger.keys import KeyPair
+from ledger.payloads import AuthoritySetPayload, ReceiptPayload
 from ledger.rules import CLOCK_DRIFT_MS
 from ledger.transaction import Transaction
 from ledger.vote import Vote
 from tests.builders import CREATED_MS
 from tests.simulation.machine import Machine
+from tests.simulation.material import is_simulated
 
 MAX_SKEW_MS = 2_000
 MAX_REPAIR_MS = 3_000
@@ -83,6 +85,8 @@ class Network:
     contradictions: list[Contradiction] = field(default_factory=list)
     finals: dict[int, bytes] = field(default_factory=dict)
     """The hash of every block that some node ever called final, by height."""
+    granted: set[bytes] = field(default_factory=set)
+    """Ids of the changes of the authority set that somebody had the right to make."""
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -198,6 +202,7 @@ class Network:
         machine.final_height = height
         if height not in self.finals:
             self._check_time(block)
+            self._check_transactions(block)
         if self.finals.setdefault(height, block.hash) != block.hash:
             self.fail("fork", f"at height {height}, node {machine.index}")
 
@@ -206,6 +211,14 @@ class Network:
         # A quorum holds it against its own clocks; a parent may push a child by its millisecond.
         if ahead_ms > CLOCK_DRIFT_MS + self.max_skew_ms:
             self.fail("a final block is ahead of the clocks", f"{ahead_ms} ms")
+
+    def _check_transactions(self, block: Block) -> None:
+        for transaction in block.transactions:
+            payload = transaction.payload
+            if isinstance(payload, AuthoritySetPayload) and transaction.id not in self.granted:
+                self.fail("a set nobody asked for", f"at height {block.header.height}")
+            if isinstance(payload, ReceiptPayload) and not is_simulated(self.genesis, transaction):
+                self.fail("a receipt nobody signed", f"at height {block.header.height}")
 
     def fail(self, rule: str, detail: str) -> NoReturn:
         raise BrokenError(rule, f"{detail}, at {self.now_ms} ms")
