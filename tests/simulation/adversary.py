@@ -36,7 +36,7 @@ from tests.simulation.material import (
     build_simulated_receipt,
 )
 from tests.simulation.network import Network
-from tests.simulation.spoiled import spoil_block
+from tests.simulation.spoiled import SPOILS
 
 MAX_TICK_MS = 500
 MAX_DELAY_MS = 30
@@ -49,7 +49,10 @@ LIE_NUMBERS = range(40, MAX_RECEIPTS)
 class Adversary:
     """All Byzantine members of one network, acting as one."""
 
-    def __init__(self, network: Network, liars: Sequence[int]) -> None:
+    def __init__(
+        self, network: Network, liars: Sequence[int], only: frozenset[str] = frozenset()
+    ) -> None:
+        """`only` names the lies and spoiled blocks to tell; none means all."""
         self.network = network
         self.random = random.Random(f"adversary {network.seed}")
         self.liars = list(liars)
@@ -79,8 +82,14 @@ class Adversary:
             self.propose_unjustified,
             self.propose_at_wrong_time,
             self.propose_in_secret,
-            lambda victim: None,
+            self.stay_silent,
         ]
+        self._spoils = [spoil for spoil in SPOILS if not only or spoil.__name__ in only]
+        if only:
+            self._lies = [lie for lie in self._lies if lie.__name__ in only] or [self.stay_silent]
+            self._proposals = [p for p in self._proposals if p.__name__ in only]
+            self._proposals += [self.propose_invalid] * bool(self._spoils)
+            self._proposals = self._proposals or [self.stay_silent]
 
     # Hearing
 
@@ -239,8 +248,12 @@ class Adversary:
 
     def propose_invalid(self, victim: Machine) -> None:
         block = self._build(victim, self._proposer(victim))
-        spoiled = spoil_block(self.random, victim, block, self._forger(victim))
+        spoil = self.random.choice(self._spoils)
+        spoiled = spoil(self.random, victim, block, self._forger(victim))
         self._propose(victim, spoiled, self._honest())
+
+    def stay_silent(self, victim: Machine) -> None:
+        """Say nothing, when it is our turn too."""
 
     # Lies of other kinds
 

@@ -8,18 +8,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from ledger.authorities import hash_authority_set
-from ledger.block import Block, Certificate, Genesis, verify_certificate
-from ledger.errors import InvalidBlockError, LedgerError
 from ledger.keys import KeyPair
-from ledger.payloads import AuthoritySetPayload
-from ledger.store.chain import load_block
-from ledger.store.fsck import verify_connection
 from tests.builders import build_change_payload, sign_change
 from tests.simulation.adversary import Adversary
+from tests.simulation.judge import judge
 from tests.simulation.machine import Machine
 from tests.simulation.material import (
     KEY_OF,
@@ -56,6 +50,8 @@ class Plan:
     liars: int = 0
     changes: int = 0
     """Changes of the authority set that somebody asks for while the faults last."""
+    lies: frozenset[str] = frozenset()
+    """The only lies that liars tell, by name; all if empty."""
     has_partitions: bool = True
     faults: Faults = field(default_factory=Faults)
 
@@ -128,7 +124,7 @@ class History:
             keeps_trace=keeps_trace,
         )
         self.liars = liars
-        self.adversary = Adversary(self.network, liars) if liars else None
+        self.adversary = Adversary(self.network, liars, plan.lies) if liars else None
         self.honest = [m for m in self.network.machines if m.index not in self.network.byzantine]
         self.heal_ms = 0
         self._receipts = 0
@@ -141,7 +137,7 @@ class History:
         """
         self.suffer()
         self.heal()
-        self.judge()
+        judge(self.network)
 
     def suffer(self) -> None:
         network = self.network
@@ -191,7 +187,7 @@ class History:
         deciding = self.random.sample(current, newest.tip.authority_set.quorum)
         entering = [key for key in following if key not in current]
         change = sign_change(payload, [*deciding, *entering])
-        self.network.granted.add(change.id)
+        self.network.granted[change.id] = change
         self.network.log(f"a change is asked for: {[KEYS.index(key) for key in following]}")
         self.network.submit(change, [machine.index for machine in self.honest])
 
@@ -220,42 +216,9 @@ class History:
             heights = [m.tip.height for m in network.machines]
             network.fail("stuck", f"expected height {target} everywhere, got {heights}")
 
-    def judge(self) -> None:
-        """Verify every ledger from genesis, and find in it all that was ever final."""
-        network = self.network
-        for machine in network.machines:
-            try:
-                tip = verify_connection(machine.disk.ledger, network.genesis, _ignore)
-                blocks = [load_block(machine.disk.ledger, h + 1) for h in range(tip.height)]
-                check_sets(network.genesis, [block for block in blocks if block is not None])
-            except LedgerError as error:
-                network.fail("a ledger does not verify", f"node {machine.index}: {error}")
-            hashes = [block[0].hash for block in blocks if block is not None]
-            if hashes != [network.finals.get(height + 1) for height in range(tip.height)]:
-                network.fail("fork", f"node {machine.index} has other blocks than were final")
-            if tip.height < machine.final_height:
-                network.fail("lost final", f"node {machine.index}: {machine.final_height}")
-        network.counts.set_changes = max(m.tip.authority_set.epoch for m in network.machines)
-
     def close(self) -> None:
         for machine in self.network.machines:
             machine.disk.close()
-
-
-def check_sets(genesis: Genesis, blocks: Iterable[tuple[Block, Certificate]]) -> None:
-    """Check once more, on its own, which set certified which block: a change counts one higher.
-
-    Raises:
-        InvalidBlockError, InvalidCertificateError: a block was certified by another set.
-    """
-    current = genesis.authority_set
-    for block, certificate in blocks:
-        if block.header.set_hash != hash_authority_set(current).hex():
-            raise InvalidBlockError(f"block {block.header.height} names another set than certified")
-        verify_certificate(certificate, header=block.header, authority_set=current)
-        for transaction in block.transactions:
-            if isinstance(transaction.payload, AuthoritySetPayload):
-                current = transaction.payload.authority_set
 
 
 def run_history(plan: Plan, *, keeps_trace: bool = False) -> Result:
@@ -282,7 +245,3 @@ def run_history(plan: Plan, *, keeps_trace: bool = False) -> Result:
         trace=network.trace,
         seconds=time.process_time() - started,
     )
-
-
-def _ignore(height: int, last: int) -> None:
-    """Nobody watches the progress."""

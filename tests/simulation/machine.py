@@ -85,7 +85,10 @@ class Machine:
         self.life += 1
         self._events: deque[tuple[Event, int | None]] = deque()
         self._is_stepping = False
-        self._votes: VoteStore | None = self.disk.boot()
+        try:
+            self._votes: VoteStore | None = self.disk.boot()
+        except StoreError as error:
+            self.network.fail("a node does not start again", f"node {self.index}: {error}")
         self._durable = VoteRecord(height=0)
         self._presence = Presence()
         self._silent: frozenset[int] = frozenset()

@@ -85,8 +85,8 @@ class Network:
     contradictions: list[Contradiction] = field(default_factory=list)
     finals: dict[int, bytes] = field(default_factory=dict)
     """The hash of every block that some node ever called final, by height."""
-    granted: set[bytes] = field(default_factory=set)
-    """Ids of the changes of the authority set that somebody had the right to make."""
+    granted: dict[bytes, Transaction] = field(default_factory=dict)
+    """The changes of the authority set that somebody had the right to make, by their id."""
     trace: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -97,6 +97,8 @@ class Network:
         ]
         self.sides = [0] * len(self.keys)
         """Where each node stands in the present partition: only nodes of one side meet."""
+        self.gate: Callable[[int, int, str, tuple[Any, ...]], bool] | None = None
+        """Lets a message of (source, sink, method, arguments) pass, in schedules."""
         self.overhear: list[Callable[[Machine, Message, bytes], None]] = []
         self._said: dict[tuple[str, int, int, str], str] = {}
         self._hash = blake3()
@@ -167,6 +169,8 @@ class Network:
             self.fail("an honest member contradicts itself", f"R2: node {machine.index}, {vote}")
 
     def send(self, source: int, sink: int, method: str, *arguments: object) -> None:
+        if self.gate is not None and not self.gate(source, sink, method, arguments):
+            return
         copies = 1 + self.chance(self.faults.duplication)
         for _ in range(copies):
             if self.sides[source] != self.sides[sink] or self.chance(self.faults.loss):

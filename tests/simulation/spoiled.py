@@ -20,22 +20,6 @@ FAR = "ab" * 32
 """The hash of nothing."""
 
 
-def spoil_block(rng: random.Random, victim: Machine, block: Block, forger: Forger) -> Block:
-    """Return `block`, which is valid on the tip of `victim`, with one thing wrong with it."""
-    spoil = rng.choice(
-        [
-            spoil_header,
-            spoil_header,
-            spoil_signature,
-            repeat_final_transaction,
-            change_set_alone,
-            skip_epoch,
-            name_unchanged_set,
-        ]
-    )
-    return spoil(rng, victim, block, forger)
-
-
 def spoil_header(rng: random.Random, victim: Machine, block: Block, forger: Forger) -> Block:
     tip = victim.tip
     changes: list[dict[str, Any]] = [
@@ -97,6 +81,19 @@ def skip_epoch(rng: random.Random, victim: Machine, block: Block, forger: Forger
     return rebuild(victim, block, [build_liars_change(victim, forger, epochs=rng.choice([0, 2]))])
 
 
+def replay_change(rng: random.Random, victim: Machine, block: Block, forger: Forger) -> Block:
+    """A change that a quorum once signed, for an epoch that is over or has not come."""
+    epoch = victim.tip.authority_set.epoch + 1
+    changes = [
+        change
+        for change in victim.network.granted.values()
+        if change.payload.authority_set.epoch != epoch
+    ]
+    if not changes:
+        return skip_epoch(rng, victim, block, forger)
+    return rebuild(victim, block, [rng.choice(changes)])
+
+
 def build_liars_change(victim: Machine, forger: Forger, *, epochs: int) -> Transaction:
     liars = list(forger.own.values()) or [KEYS[-1]]
     following = build_set(liars, epoch=victim.tip.authority_set.epoch + epochs)
@@ -111,3 +108,15 @@ def name_unchanged_set(rng: random.Random, victim: Machine, block: Block, forger
     change = sign_change(build_change_payload(victim.tip, following), everybody)
     changed = rebuild(victim, block, [change])
     return replace_header(changed, next_set_hash=changed.header.set_hash)
+
+
+SPOILS = (
+    spoil_header,
+    spoil_signature,
+    repeat_final_transaction,
+    change_set_alone,
+    skip_epoch,
+    replay_change,
+    name_unchanged_set,
+)
+"""Each takes a source of chance, a node, a block that is valid on its tip, and a forger."""
