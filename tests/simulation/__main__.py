@@ -7,6 +7,7 @@ import sys
 import time
 
 from tests.simulation.history import draw_plan, run_history
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.report import run_many
 
 
@@ -27,8 +28,10 @@ def simulate(seeds: range) -> int:
     started = time.monotonic()
     report = run_many(seeds, lambda done: print(f"\r{done} of {len(seeds)}", end="", flush=True))
     print("\r" + "\n".join(report.list_lines()))
+    missed = [mutant.name for mutant in MUTANTS if not mutant.catch()]
+    print(f"mutants caught: {len(MUTANTS) - len(missed)} of {len(MUTANTS)}", *missed)
     print(f"{time.monotonic() - started:.0f} s")
-    return 1 if report.failures else 0
+    return 1 if report.failures or missed else 0
 
 
 def replay(seed: int) -> int:

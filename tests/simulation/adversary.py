@@ -57,6 +57,8 @@ class Adversary:
         self.random = random.Random(f"adversary {network.seed}")
         self.liars = list(liars)
         self.keys: list[KeyPair] = [key for i in liars if (key := network.keys[i]) is not None]
+        self._zeal = self.random.choice([0.0, 0.3, 0.9])
+        """How often it seconds the vote of another."""
         self._first_keys = [KEY_OF[m.account] for m in network.genesis.authority_set.members]
         self._heard: dict[Vote, int] = {}
         """Votes of honest members and the height they are of."""
@@ -102,17 +104,18 @@ class Adversary:
             self._heard.clear()
         for vote in message.votes:
             self._heard[vote] = message.height
-        if message.votes and self.random.random() < 0.5:
+        if message.votes and self.random.random() < self._zeal:
             self._second(machine, message)
 
     def _second(self, machine: Machine, message: Message) -> None:
-        """Vote as somebody else does, whatever else we voted for, and tell some of them."""
+        """Vote as somebody else does, whatever else we voted for, and tell it alone or some."""
         votes = [
             self._vote(machine, member, key, vote.kind, vote.view, vote.block_hash)
             for member, key in self._members(machine).items()
             for vote in message.votes
         ]
-        self._tell(self._some(), self._message(machine, votes=votes))
+        targets = self._some() if self.random.random() < 0.3 else [machine]
+        self._tell(targets, self._message(machine, votes=votes))
 
     def _tick(self) -> None:
         victims = [m for m in self._honest() if m.engine is not None]
@@ -192,12 +195,15 @@ class Adversary:
         height = victim.engine._height
         view = height.view if view is None else view
         proposer = height.proposer(view)
-        key = self._members(victim).get(proposer)
-        if key is None:
+        if proposer not in self._members(victim):
             return
-        vote = self._vote(victim, proposer, key, "notarize", view, block.hash.hex())
+        votes = [
+            self._vote(victim, member, ours, "notarize", view, block.hash.hex())
+            for member, ours in self._members(victim).items()
+            if member == proposer or self.random.random() < self._zeal
+        ]
         known = height.list_justification() if certificates is None else certificates
-        self._tell(targets, self._message(victim, votes=[vote], certificates=known, block=block))
+        self._tell(targets, self._message(victim, votes=votes, certificates=known, block=block))
 
     def _proposer(self, victim: Machine) -> KeyPair:
         height = victim.engine._height

@@ -11,6 +11,7 @@ import sqlite3
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sqlite_utils.migrations import Migrations
 
@@ -53,16 +54,8 @@ class Disk:
         self.genesis = genesis
         self.account = account
         self.ledger = _open(_empty_ledger(genesis))
-        self.votes = self._make_votes() if account else None
-
-    def _make_votes(self) -> Connection:
-        connection = _open(_empty_votes())
-        adopt_owner(connection, **self._owner())
-        return connection
-
-    def _owner(self) -> dict[str, str | bytes]:
-        owner = {"instance": f"instance of {self.account}", "account": self.account}
-        return owner | {"genesis_hash": hash_genesis(self.genesis)}
+        self._owner = name_owner(account, hash_genesis(genesis))
+        self.votes = make_votes(**self._owner) if account else None
 
     def boot(self) -> VoteStore | None:
         """Do what a node does when it starts: recover, and check what is there."""
@@ -75,7 +68,7 @@ class Disk:
         check_tail(self.ledger, LEDGER)
         if self.votes is None:
             return None
-        check_owner(VOTES, self.votes, **self._owner())
+        check_owner(VOTES, self.votes, **self._owner)
         return VoteStore(VOTES, self.votes)
 
     def append(self, block: Block, certificate: Certificate) -> None:
@@ -91,12 +84,25 @@ class Disk:
         """What nobody must ever do: replace `votes.db` by an empty one."""
         if self.votes is not None:
             self.votes.close()
-            self.votes = self._make_votes()
+            self.votes = make_votes(**self._owner)
 
     def close(self) -> None:
         self.ledger.close()
         if self.votes is not None:
             self.votes.close()
+
+
+def name_owner(account: str, genesis_hash: bytes) -> dict[str, Any]:
+    """Return whose `votes.db` it is."""
+    instance = f"instance of {account}"
+    return {"instance": instance, "account": account, "genesis_hash": genesis_hash}
+
+
+def make_votes(**owner: Any) -> Connection:
+    """Make an empty `votes.db`."""
+    connection = _open(_empty_votes())
+    adopt_owner(connection, **owner)
+    return connection
 
 
 @lru_cache

@@ -123,6 +123,7 @@ class History:
             max_skew_ms=MAX_SKEW_MS,
             keeps_trace=keeps_trace,
         )
+        self.clones = list(clones)
         self.liars = liars
         self.adversary = Adversary(self.network, liars, plan.lies) if liars else None
         self.honest = [m for m in self.network.machines if m.index not in self.network.byzantine]
@@ -158,6 +159,10 @@ class History:
         network, count = self.network, len(self.network.machines)
         kind = self.random.choice(["none", "halves", "one", "isolated"])
         cut = self.random.sample(range(count), {"one": 1, "none": 0}.get(kind, count // 2))
+        if kind == "halves" and self.plan.clones:
+            # The two holders of each key on two sides, and with each some of the others.
+            others = [m.index for m in self.honest]
+            cut = [*self.random.sample(others, len(others) // 2), *self.clones]
         network.sides = [0] * count
         for number, index in enumerate(cut):
             network.sides[index] = 1 + number * (kind == "isolated")
@@ -165,8 +170,8 @@ class History:
         network.log(f"partition {network.sides}")
 
     def submit_somewhere(self) -> None:
-        nodes = self.random.sample(self.honest, self.random.randint(1, len(self.honest)))
-        self.submit(nodes)
+        nodes = self.network.machines
+        self.submit(self.random.sample(nodes, self.random.randint(1, len(nodes))))
 
     def submit(self, nodes: list[Machine]) -> None:
         receipt = build_simulated_receipt(self.network.genesis, self._receipts)

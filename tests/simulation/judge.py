@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from ledger.authorities import hash_authority_set
 from ledger.block import Block, Certificate, Genesis, verify_certificate
 from ledger.errors import InvalidBlockError, LedgerError
-from ledger.payloads import AuthoritySetPayload
-from ledger.store.chain import load_block
+from ledger.payloads import AuthoritySetPayload, EvidencePayload
 from ledger.store.fsck import verify_connection
 from tests.simulation.machine import Machine
 from tests.simulation.network import Network
@@ -36,6 +35,7 @@ def judge(network: Network) -> None:
             network.fail("fork", f"node {machine.index} has other blocks than were final")
         if len(chain) < machine.final_height:
             network.fail("lost final", f"node {machine.index}: {machine.final_height}")
+        network.counts.evidence = max(network.counts.evidence, count_evidence(chain))
     network.counts.set_changes = max(m.tip.authority_set.epoch for m in network.machines)
 
 
@@ -45,9 +45,8 @@ def read_chain(machine: Machine, genesis: Genesis) -> list[tuple[Block, Certific
     Raises:
         LedgerError: they do not verify.
     """
-    tip = verify_connection(machine.disk.ledger, genesis, _ignore)
-    found = [load_block(machine.disk.ledger, height + 1) for height in range(tip.height)]
-    return [item for item in found if item is not None]
+    verify_connection(machine.disk.ledger, genesis, _ignore)
+    return machine.read_chain()
 
 
 def check_sets(genesis: Genesis, chain: Sequence[tuple[Block, Certificate]]) -> None:
@@ -64,6 +63,14 @@ def check_sets(genesis: Genesis, chain: Sequence[tuple[Block, Certificate]]) -> 
         for transaction in block.transactions:
             if isinstance(transaction.payload, AuthoritySetPayload):
                 current = transaction.payload.authority_set
+
+
+def count_evidence(chain: Sequence[tuple[Block, Certificate]]) -> int:
+    return sum(
+        isinstance(transaction.payload, EvidencePayload)
+        for block, _ in chain
+        for transaction in block.transactions
+    )
 
 
 def _ignore(height: int, last: int) -> None:

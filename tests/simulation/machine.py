@@ -230,7 +230,7 @@ class Machine:
         if accused not in self._accused:
             self._accused.add(accused)
             evidence = build_evidence(contradiction.first, contradiction.second, self.tip)
-            self.mempool[evidence.id] = evidence
+            self.submit(evidence)
 
     def _draw_cut(self) -> Moment | None:
         if not self.network.chance(self.network.faults.crash):
@@ -321,6 +321,11 @@ class Machine:
             self.network.note_refused(self, error)
         else:
             self.step(MessageReceived(message=message), sender)
+
+    def read_chain(self) -> list[tuple[Block, Certificate]]:
+        """Return every block of the ledger with its certificate."""
+        found = [load_block(self.disk.ledger, h + 1) for h in range(self.tip.height)]
+        return [item for item in found if item is not None]
 
     def receive_fetch(self, sender: int, from_height: int) -> None:
         if self.engine is not None:

@@ -78,13 +78,18 @@ class Mutant:
 def search(seeds: int, **changes: object) -> Callable[[], None]:
     """Return a schedule of that many random histories of one kind."""
 
-    def run() -> None:
+    def search_histories() -> None:
         for seed in range(seeds):
             result = run_history(draw_plan(seed, **changes))
             if result.failure:
                 raise BrokenError(result.rule, f"seed {seed}, {result.failure}")
 
-    return run
+    return search_histories
+
+
+def is_random(mutant: Mutant) -> bool:
+    """Tell whether a mutant is left to random histories."""
+    return mutant.schedule.__name__ == "search_histories"
 
 
 LIARS = search(60, count=4, liars=1, clones=0, changes=0)

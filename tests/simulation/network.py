@@ -64,6 +64,7 @@ class Counts:
     partitions: int = 0
     forged: int = 0
     refused: int = 0
+    evidence: int = 0
     set_changes: int = 0
 
 

@@ -54,6 +54,7 @@ class Report:
         lines = [
             f"{self.histories:,} histories, {c.events:,} events, {self.heights:,} heights",
             f"{c.crashes:,} crashes, {c.partitions:,} partitions, {c.set_changes:,} set changes, "
+            f"{c.evidence:,} pieces of evidence",
             f"{c.forged:,} forged certificates sent, {c.refused:,} messages and blocks refused",
             ", ".join(f"{self.count_failures(rule)} {rule}" for rule in RULES_OF_ZERO)
             + f", {others} other failures",

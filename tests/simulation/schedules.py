@@ -23,6 +23,7 @@ from tests.builders import build_change_payload, sign_change
 from tests.simulation.judge import judge
 from tests.simulation.machine import Machine
 from tests.simulation.material import (
+    KEY_OF,
     KEYS,
     build_network_genesis,
     build_set,
@@ -40,12 +41,19 @@ PROMPT_MS = 500
 
 
 class Stage:
-    """Four members, none of them booted yet. Whom the script plays, it never boots."""
+    """A network, none of its nodes booted yet. Whom the script plays, it never boots."""
 
-    def __init__(self, *, spares: int = 0, byzantine: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        count: int = 4,
+        spares: int = 0,
+        followers: int = 0,
+        byzantine: Iterable[int] = (),
+    ) -> None:
         self.network = Network(
-            genesis=build_network_genesis(4),
-            keys=list(KEYS[: 4 + spares]),
+            genesis=build_network_genesis(count),
+            keys=[*KEYS[: count + spares], *[None] * followers],
             faults=CALM,
             byzantine=frozenset(byzantine),
         )
@@ -58,6 +66,19 @@ class Stage:
         self._receipts += 1
         self.network.submit(receipt, indexes or range(len(self.nodes)))
 
+    def change(self, members: Sequence[int]) -> None:
+        """Let everybody, old and new, sign the set of these nodes, and give it to all."""
+        tip = self.nodes[members[0]].tip
+        current = [KEY_OF[m.account] for m in tip.authority_set.members]
+        keys = [KEYS[i] for i in members]
+        following = build_set(keys, epoch=tip.authority_set.epoch + 1)
+        change = sign_change(build_change_payload(tip, following), [*current, *keys])
+        self.network.granted[change.id] = change
+        self.network.submit(change, range(len(self.nodes)))
+
+    def heights(self) -> list[int]:
+        return [node.tip.height for node in self.nodes]
+
     def run(self, duration_ms: int, is_done: Callable[[], bool] = lambda: False) -> None:
         self.network.run(self.network.now_ms + duration_ms, is_done)
 
@@ -66,8 +87,9 @@ class Stage:
         nodes = [self.nodes[i] for i in indexes or range(len(self.nodes))]
         self.run(within_ms, lambda: all(node.tip.height >= height for node in nodes))
         if any(node.tip.height < height for node in nodes):
-            heights = [node.tip.height for node in self.nodes]
-            self.network.fail("stuck", f"expected height {height} in {within_ms} ms, got {heights}")
+            self.network.fail(
+                "stuck", f"expected height {height} in {within_ms} ms, got {self.heights()}"
+            )
 
     def pass_only(
         self, gate: Callable[[int, int, Message], bool] | None, *, sync: bool = False
@@ -151,12 +173,10 @@ class Stage:
         network.gate, network.sides = None, [0] * len(self.nodes)
         honest = [n.index for n in self.nodes if n.index not in network.byzantine]
         network.start(*honest)
-        height = max(node.tip.height for node in self.nodes) + 1
+        height = max(self.heights()) + 1
         self.submit()
         self.reach(height, *honest)
         judge(network)
-        for node in self.nodes:
-            node.disk.close()
 
 
 def parse(data: bytes) -> Message:
@@ -279,10 +299,7 @@ def show_notarize_votes_as_finality(stage: Stage) -> None:
 def certify_with_a_stale_set(stage: Stage) -> None:
     """All four members are replaced; the keys of the first set then certify a block of theirs."""
     stage.network.start()
-    following = build_set(list(KEYS[4:8]), epoch=1)
-    change = sign_change(build_change_payload(stage.nodes[0].tip, following), KEYS[:8])
-    stage.network.granted[change.id] = change
-    stage.network.submit(change, range(8))
+    stage.change([4, 5, 6, 7])
     stage.reach(1)
     stage.submit()
     stage.reach(2)
