@@ -95,8 +95,16 @@ class Machine:
         self._accused: set[str] = set()
         self._served: dict[int, tuple[bytes, bytes]] = {}
         self.engine = Engine(key=self.key, validator=self)
+        self._note_stored()
         self.open()
         self.later(self.network.random.randint(1, POLL_MS), self.poll)
+
+    def _note_stored(self) -> None:
+        """A block that was committed right before a power cut is final, though nobody was told."""
+        for height in range(self.final_height + 1, load_tip(self.disk.ledger).height + 1):
+            found = load_block(self.disk.ledger, height)
+            assert found is not None
+            self.network.note_final(self, *found)
 
     def power_off(self, reason: str) -> None:
         self.network.log(f"{self.index} crashes {reason}")
