@@ -208,13 +208,19 @@ def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None
     sync_directory(path.parent)
 
 
-def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -> DataDirectory:
+def create_data_directory(
+    root: Path, *, network: str, name: str, now_ms: int, url: str = ""
+) -> DataDirectory:
     """Make the data directory of the one authority of a new network.
+
+    `url` is where others will reach it, if there will be others.
 
     Raises:
         StoreError: there is something already, or the disk refuses.
     """
-    (made,) = create_network([Founder(root=root, name=name)], network=network, now_ms=now_ms)
+    (made,) = create_network(
+        [Founder(root=root, name=name, url=url)], network=network, now_ms=now_ms
+    )
     return made
 
 
