@@ -146,8 +146,20 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
     help="Join the network of this genesis file instead: with a new key that its authorities may "
     "take into their set.",
 )
+@click.option("--url", default="", help="Where other nodes will reach this one.")
 @click.pass_context
 def init(
+<<<<<<< HEAD
+    ctx: click.Context, /, *, data: Path, network: str, name: str, genesis: Path | None, url: str
+) -> None:
+    """Make a data directory: a key, a genesis of one authority, its votes.db."""
+    if genesis is not None:
+        if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--genesis names the network; leave out --network")
+        _join(data, genesis, name=name, url=url)
+        return
+    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms(), url=url)
+=======
     ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
@@ -161,6 +173,7 @@ def init(
         _join(data, genesis)
         return
     made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
+>>>>>>> net
     document = made.load_genesis()
     click.echo(
         f"Made {data}: network {network}, authority {document.authority_set.members[0].account}"
@@ -170,15 +183,15 @@ def init(
     )
 
 
-def _join(data: Path, genesis: Path) -> None:
+def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
     document = parse_genesis(_read_file(genesis))
     made = create_joining_directory(data, document)
     account = load_key(made.authority_key)[0].account
     click.echo(f"Made {data}: network {document.network}, new account {account}")
     click.echo(
         "It has no vote yet. An authority proposes it, a quorum signs, and so does this key:\n"
-        f"  ./aitbc authority propose --add NAME={account}=URL\n"
-        f"  ./aitbc authority sign change.json --data {data} --url URL"
+        f"  ./aitbc authority propose --add {name}={account}={url or 'URL'}\n"
+        f"  ./aitbc authority sign change.json --data {data}"
     )
 
 
