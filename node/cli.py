@@ -146,11 +146,9 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
     help="Join the network of this genesis file instead: with a new key that its authorities may "
     "take into their set.",
 )
-@click.option("--url", default="", help="Where other nodes will reach this one.")
 @click.pass_context
 def init(
-<<<<<<< HEAD
-    ctx: click.Context, /, *, data: Path, network: str, name: str, genesis: Path | None, url: str
+    ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
     if genesis is not None:
@@ -158,22 +156,7 @@ def init(
             raise click.UsageError("--genesis names the network; leave out --network")
         _join(data, genesis, name=name, url=url)
         return
-    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms(), url=url)
-=======
-    ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
-) -> None:
-    """Make a data directory: a key, a genesis of one authority, its votes.db."""
-    if genesis is not None:
-        given = {ctx.get_parameter_source(option) for option in ("network", "name", "url")}
-        if ParameterSource.COMMANDLINE in given:
-            raise click.UsageError(
-                "--genesis names the network, and a change of its authority set will name this "
-                "node: leave out --network, --name and --url"
-            )
-        _join(data, genesis)
-        return
     made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
->>>>>>> net
     document = made.load_genesis()
     click.echo(
         f"Made {data}: network {network}, authority {document.authority_set.members[0].account}"

@@ -209,11 +209,7 @@ def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None
 
 
 def create_data_directory(
-<<<<<<< HEAD
-    root: Path, *, network: str, name: str, now_ms: int, url: str = ""
-=======
     root: Path, *, network: str, name: str, url: str = "", now_ms: int
->>>>>>> net
 ) -> DataDirectory:
     """Make the data directory of the one authority of a new network.
 
