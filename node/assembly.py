@@ -196,7 +196,6 @@ def open_node(
             release=RELEASE,
             note_heard=network.note_heard,
         )
-        tree = TreeViews(chain)
         app = _build_app(
             coordinator,
             views,
@@ -206,8 +205,7 @@ def open_node(
             network,
             syncer,
             endpoints,
-            tree=tree,
-            checkpoint=CheckpointSigner(tree, genesis, key).newest,
+            checkpoint=CheckpointSigner(TreeViews(chain), genesis, key).newest,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             clock_ms=clock_ms,
@@ -235,7 +233,6 @@ def _build_app(
     syncer: Syncer,
     endpoints: PeerEndpoints,
     *,
-    tree: TreeViews,
     checkpoint: Callable[[], bytes | None],
     host: str,
     api: ApiSettings,
@@ -262,7 +259,7 @@ def _build_app(
             coordinator,
             views,
             api,
-            tree=tree,
+            tree=TreeViews(chain),
             checkpoint=checkpoint,
             genesis=encode(chain.genesis),
             clock_ms=clock_ms,

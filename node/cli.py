@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from ledger.block import hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
@@ -29,21 +30,27 @@ from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
 from node.assembly import RELEASE, open_node, read_clock_ms
+from node.cli_authority import authority
 from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
 from node.cli_pin import pin
-from node.cli_witness import witness
+from node.cli_witness import prepare_witness
 from node.config import (
     DEFAULT_PORT,
     NodeSettings,
     read_config_file,
     watch_parent,
 )
-from node.datadir import DataDirectory, create_data_directory, load_key
+from node.datadir import (
+    DataDirectory,
+    create_data_directory,
+    create_joining_directory,
+    load_key,
+)
 from node.datadir import create_key as create_key_file
 from node.follower import open_follower, prepare_follower
 from node.localnet import LocalNetworkSettings, run_local_network
-from node.options import data_option, option, read_stored_options
+from node.options import data_option, option, read_stored_options, url_option
 from node.report import print_statement, print_verdict
 from node.restclient import RestClient
 from node.server import serve
@@ -64,7 +71,6 @@ port_option = option(
     default=DEFAULT_PORT,
     help="Port to listen on; 0 lets the system choose.",
 )
-url_option = option("--url", help="Address of the node; by default that of --data's running node.")
 key_option = option("--key", help="API key; without --url, by default from connection.json.")
 log_option = option(
     "--log-file",
@@ -131,15 +137,44 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
 @data_option
 @option("--network", default="aitbc-local", help="Name of the network: a-z, 0-9 and hyphens.")
 @option("--name", default="authority-1", help="This authority's name, as the explorer shows it.")
-def init(data: Path, network: str, name: str) -> None:
+@click.option(
+    "--url", default="", help="Where other nodes will reach this one, if there will be any."
+)
+@click.option(
+    "--genesis",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Join the network of this genesis file instead: with a new key that its authorities may "
+    "take into their set.",
+)
+@click.pass_context
+def init(
+    ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
+) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
-    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms())
-    genesis = made.load_genesis()
+    if genesis is not None:
+        if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--genesis names the network; leave out --network")
+        _join(data, genesis, name=name, url=url)
+        return
+    made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
+    document = made.load_genesis()
     click.echo(
-        f"Made {data}: network {network}, authority {genesis.authority_set.members[0].account}"
+        f"Made {data}: network {network}, authority {document.authority_set.members[0].account}"
     )
     click.echo(
-        f"Genesis {hash_genesis(genesis).hex()} in {made.genesis}; give this file to verifiers."
+        f"Genesis {hash_genesis(document).hex()} in {made.genesis}; give this file to verifiers."
+    )
+
+
+def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
+    document = parse_genesis(_read_file(genesis))
+    made = create_joining_directory(data, document)
+    account = load_key(made.authority_key)[0].account
+    click.echo(f"Made {data}: network {document.network}, new account {account}")
+    click.echo(
+        "It has no vote yet. An authority proposes it, a quorum signs, and so does this key:\n"
+        f"  ./aitbc authority propose --add {name}={account}={url or 'URL'}\n"
+        f"  ./aitbc authority sign change.json --data {data}"
     )
 
 
@@ -223,6 +258,8 @@ def run(
         raise StoreError("--checkpoint is for followers: give --follow URL too")
     if node.follow:
         prepare_follower(data, sources=node.follow, genesis=genesis)
+    if ctx.command is witness:
+        prepare_witness(data, sources=node.follow)
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
     serve(
@@ -231,6 +268,16 @@ def run(
         port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
+
+
+witness = click.Command(
+    "witness",
+    params=run.params,
+    callback=run.callback,
+    help="Follow a node (--follow) and co-sign its checkpoints once they are verified here.\n\n"
+    "The first start makes the witness' key, keys/witness.json, and its memory, witness.db, which "
+    "is never copied, backed up or restored. Later ./aitbc run --data DIR does the same.",
+)
 
 
 @cli.command()
@@ -432,6 +479,7 @@ def network(**settings: Any) -> None:
     sys.exit(run_local_network(LocalNetworkSettings(**settings)))
 
 
+cli.add_command(authority)
 cli.add_command(keys)
 cli.add_command(checkpoint)
 cli.add_command(pin)

@@ -208,13 +208,19 @@ def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None
     sync_directory(path.parent)
 
 
-def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -> DataDirectory:
+def create_data_directory(
+    root: Path, *, network: str, name: str, url: str = "", now_ms: int
+) -> DataDirectory:
     """Make the data directory of the one authority of a new network.
+
+    `url` is where others will reach it, if there will be others.
 
     Raises:
         StoreError: there is something already, or the disk refuses.
     """
-    (made,) = create_network([Founder(root=root, name=name)], network=network, now_ms=now_ms)
+    (made,) = create_network(
+        [Founder(root=root, name=name, url=url)], network=network, now_ms=now_ms
+    )
     return made
 
 
@@ -243,6 +249,21 @@ def create_network(
         for draft, (key, instance) in zip(drafts, identities, strict=True):
             _found(draft, genesis, key=key, instance=instance)
     return [DataDirectory(founder.root) for founder in founders]
+
+
+def create_joining_directory(root: Path, genesis: Genesis) -> DataDirectory:
+    """Make the data directory of a node with a new key on a network that exists.
+
+    Its key has no vote until the authorities take it into their set. Its votes.db is made now,
+    with the key and for this network, as every authority's is.
+
+    Raises:
+        StoreError: there is something already, or the disk refuses.
+    """
+    with _draft(root) as draft:
+        key, instance = _draw_identity(draft)
+        _found(draft, genesis, key=key, instance=instance)
+    return DataDirectory(root)
 
 
 def create_follower_directory(root: Path, genesis: Genesis) -> DataDirectory:

@@ -9,6 +9,7 @@ With a pinned checkpoint it begins there, and a second syncer fetches the histor
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -40,6 +41,9 @@ from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
 from node.watch import NodeWatch
+from node.witness import WitnessThread, open_witness
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -119,6 +123,8 @@ def open_follower(
 ) -> Iterator[Follower]:
     """Open the data directory, hold it, and put the follower together; close it at the end.
 
+    One that holds the key of a witness co-signs what it follows.
+
     `stop()` is called, from any thread, when it cannot go on; `Follower.failure` tells why.
 
     Raises:
@@ -142,31 +148,26 @@ def open_follower(
             follower.failure = error
             stop()
 
-        line = ProgressLine()
-        history = Syncer(
-            tip=chain.history_tip,
-            apply=chain.append_history,
-            sources=lambda: settings.follow,
-            follow=lambda: False,
-            failed=note_failure,
-        )
-        stack.callback(history.stop)
+        rounds: WitnessThread | None = None
+        checkpoint: Callable[[], bytes | None] = _sign_nothing
+        if data.witness_key.exists():
+            witness = stack.enter_context(
+                open_witness(data, chain, urls=settings.follow, clock_ms=clock_ms)
+            )
+            checkpoint = witness.newest
+            rounds = WitnessThread(
+                witness, report=lambda sentence: logger.info("%s", sentence), failed=note_failure
+            )
+            stack.callback(rounds.stop)
 
-        def show(progress: SyncProgress) -> None:
-            if missing := chain.missing():
-                history.request(missing[-1])  # again and again, whoever could not help before
-            if sys.stderr.isatty():
-                line.show(progress)
+        def note_block(height: int) -> None:
+            head.note(height)
+            if rounds is not None:
+                rounds.kick()
 
-        syncer = Syncer(
-            tip=chain.tip,
-            apply=lambda batch: _store(chain, head, batch),
-            sources=lambda: settings.follow,
-            follow=lambda: True,
-            failed=note_failure,
-            shown=show,
+        history, syncer = _open_syncers(
+            stack, chain, settings.follow, note_block=note_block, failed=note_failure
         )
-        stack.callback(syncer.stop)
         watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
         views = LedgerViews(chain, market, network=watch)
 
@@ -174,6 +175,8 @@ def open_follower(
             head.signal.bind()
             history.start()
             syncer.start()
+            if rounds is not None:
+                rounds.start()
             yield
 
         routes = [
@@ -184,7 +187,7 @@ def open_follower(
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
                 tree=TreeViews(chain),
-                checkpoint=lambda: None,
+                checkpoint=checkpoint,
                 genesis=encode(genesis),
                 clock_ms=clock_ms,
                 make_request_id=make_request_id,
@@ -200,12 +203,51 @@ def open_follower(
         yield follower
 
 
-def _store(chain: ChainStore, head: HeadWatch, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+def _open_syncers(
+    stack: contextlib.ExitStack,
+    chain: ChainStore,
+    sources: Sequence[str],
+    *,
+    note_block: Callable[[int], None],
+    failed: Callable[[BaseException], None],
+) -> tuple[Syncer, Syncer]:
+    """Return what fetches the history below a checkpoint, and what follows the newest block."""
+    line = ProgressLine()
+    history = Syncer(
+        tip=chain.history_tip,
+        apply=chain.append_history,
+        sources=lambda: sources,
+        follow=lambda: False,
+        failed=failed,
+    )
+    stack.callback(history.stop)
+
+    def show(progress: SyncProgress) -> None:
+        if missing := chain.missing():
+            history.request(missing[-1])  # again and again, whoever could not help before
+        if sys.stderr.isatty():
+            line.show(progress)
+
+    syncer = Syncer(
+        tip=chain.tip,
+        apply=lambda batch: _store(chain, note_block, batch),
+        sources=lambda: sources,
+        follow=lambda: True,
+        failed=failed,
+        shown=show,
+    )
+    stack.callback(syncer.stop)
+    return history, syncer
+
+
+def _store(
+    chain: ChainStore, note_block: Callable[[int], None], batch: Sequence[VerifiedBlock]
+) -> Future[Tip]:
     stored = chain.append_verified(batch)
 
     def note(done: Future[Tip]) -> None:
         if not done.cancelled() and done.exception() is None:
-            head.note(done.result().height)
+            note_block(done.result().height)
 
     stored.add_done_callback(note)
     return stored
@@ -233,3 +275,7 @@ class ProgressLine:
         if progress.state != "idle" or self._length:
             print(f"\r{text:<{self._length}}", end=end, file=sys.stderr, flush=True)  # noqa: T201
         self._length = 0 if progress.state == "idle" else len(text)
+
+
+def _sign_nothing() -> None:
+    return None

@@ -30,6 +30,9 @@ data_option = option(
 )
 
 
+url_option = option("--url", help="Address of the node; by default that of --data's running node.")
+
+
 def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
     """Return the options that a data directory sets for the command, where nothing else does.
 

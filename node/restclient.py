@@ -96,6 +96,20 @@ class RestClient:
                 raise RequestFailedError(f"receipt {receipt_id} is not final yet; ask later")
             time.sleep(POLL_S)
 
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes at a path."""
+        return bytes(self._call("GET", path).content)
+
+    def submit_transaction(self, envelope: bytes) -> dict[str, Any]:
+        """Hand in a transaction that proves itself, and return how it stands."""
+        headers = {"Content-Type": "application/json"}
+        answer = self._call("POST", "/v1/transactions", content=envelope, headers=headers)
+        return dict(answer.json())
+
+    def transaction(self, transaction_id: str) -> dict[str, Any]:
+        """Return how a transaction stands."""
+        return dict(self._call("GET", f"/v1/transactions/{transaction_id}").json())
+
     def proof(self, receipt_id: str) -> bytes:
         """Return the proof bundle of a final receipt."""
         return bytes(self._call("GET", f"/v1/receipts/{receipt_id}/proof").content)

@@ -38,7 +38,7 @@ Claim = dict[str, str]
 MAX_BUNDLE_BYTES = 16 << 20
 MAX_STATEMENT_BYTES = 32 << 20
 MAX_LINES = 5000
-MAX_ENVELOPE_BYTES = 64 << 10
+MAX_ENVELOPE_BYTES = (64 << 10) - 1
 MAX_INTEGER = 2**53 - 1
 MAX_DIGITS = 17
 MAX_MESSAGE_LENGTH = 400
@@ -220,7 +220,17 @@ SIGNATURE = record(
     role=text("auditor|authority|coordinator|provider"),
     sig=text(".{0,86}"),
 )
-ENVELOPE = record(payload=RECEIPT, signatures=list_of(SIGNATURE, 0, 256))
+
+
+def receipt(value: Any, where: str) -> None:
+    """A receipt: transactions of other types are told from a receipt with fields amiss."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != "receipt":
+        raise MalformedError(f"{where}: expected a receipt, got type {kind[:80]!a}")
+    RECEIPT(value, where)
+
+
+ENVELOPE = record(payload=receipt, signatures=list_of(SIGNATURE, 0, 256))
 HEADER = record(
     v=VERSION,
     genesis=HASH,

@@ -7,6 +7,7 @@ import httpx2
 from node.p2p.frames import HEIGHT_HEADER
 
 WAIT_MS = 30_000
+MAX_WAITS = 4
 
 
 class Caller:
@@ -36,10 +37,11 @@ class Caller:
 
     def wait_for_block(self, height: int) -> None:
         """Wait at the block stream, which answers as soon as the block is there."""
-        while True:
+        for _ in range(MAX_WAITS):
             answer = self.http.get(f"/p2p/blocks?from={height}&limit=1&wait_ms={WAIT_MS}")
             if int(answer.raise_for_status().headers[HEIGHT_HEADER]) >= height:
                 return
+        raise AssertionError(f"block {height} is not there after {MAX_WAITS} waits")
 
     def get(self, path: str) -> httpx2.Response:
         return self.http.get(path)

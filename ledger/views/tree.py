@@ -61,10 +61,6 @@ class TreeViews:
             height=header.height, size=header.tree_size, root=bytes.fromhex(header.tree_root)
         )
 
-    def root(self, size: int) -> bytes:
-        """Return the root of the first `size` leaves; they must exist."""
-        return merkle.compute_root(size, self._chain.read_node)
-
     def tile(self, level: int, place: TilePlace) -> bytes | None:
         """Return the hashes of a tile, None if not all of them exist."""
         if not fits_tree(level, place):
