@@ -1,10 +1,11 @@
 """Catching up: all is verified, nothing else is stored, and it goes on wherever it stopped."""
 
+import asyncio
 import contextlib
 import itertools
 import socket
 import threading
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import msgspec
 import pytest
@@ -173,6 +174,36 @@ def test_memory_is_bounded_by_what_may_be_in_flight(store, monkeypatch):
         catch_up(store, [peer.url], height=HEIGHT, apply=apply)
     assert batches == [1] * HEIGHT
     check(store, CHAIN, HEIGHT)
+
+
+def test_no_more_frames_are_taken_than_may_wait_to_be_stored(store, monkeypatch):
+    """The peer is fast and the disk stands still."""
+    size = max(map(len, FRAMES))
+    monkeypatch.setattr(pipeline, "MAX_IN_FLIGHT_BYTES", 2 * size)
+    monkeypatch.setattr(pipeline, "GROUP_BYTES", 1)
+    taken, applying = [], threading.Event()
+
+    async def arrive():
+        for frame in itertools.chain(FRAMES, itertools.repeat(FRAMES[0], 100)):
+            taken.append(len(frame) - LENGTH_BYTES)
+            yield [frame[LENGTH_BYTES:]]
+
+    def apply(_batch):
+        applying.set()
+        return Future()
+
+    async def run(pool):
+        work = pipeline.Pipeline(tip=store.tip(), pool=pool, apply=apply, applied=print)
+        task = asyncio.create_task(work.run(arrive()))
+        await asyncio.to_thread(applying.wait)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    with ThreadPoolExecutor(2) as pool:
+        asyncio.run(run(pool))
+    assert sum(taken[:-1]) <= 2 * size  # the last one waits for room
 
 
 # --- set changes ------------------------------------------------------------------------------
