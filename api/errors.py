@@ -53,6 +53,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "NODE_IS_FOLLOWER": 421,
         "RATE_LIMIT_EXCEEDED": 429,
         "SYSTEM_INTERNAL_ERROR": 500,
+        "HISTORY_MISSING": 503,
         "SYSTEM_OVERLOADED": 503,
         "SYSTEM_STORAGE_FAILED": 503,
         "SYSTEM_SHUTTING_DOWN": 503,

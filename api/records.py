@@ -90,11 +90,20 @@ class RecordEndpoints:
         receipt_id = request.path_id
         receipt = self._views.receipt(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
         if receipt is None:
-            raise RequestError("RECEIPT_NOT_FOUND", "no receipt with this id on this node")
+            raise RequestError("RECEIPT_NOT_FOUND", self._explain_unknown())
         links = {"alternate": f"{request.site}/receipts/{receipt_id}"}
         if receipt.transaction.finality == "final":
             links["describedby"] = f"{request.base}/v1/receipts/{receipt_id}/proof"
         return answer_json(render_receipt(receipt), headers=link(links))
+
+    def _explain_unknown(self) -> str:
+        missing = self._views.head().missing
+        if not missing:
+            return "no receipt with this id on this node"
+        return (
+            "no receipt with this id yet: this node still fetches the history of blocks "
+            f"{missing[0]} to {missing[-1]}"
+        )
 
     async def show_proof(self, request: Request) -> Answer:
         """`GET /v1/receipts/{receipt_id}/proof`: the canonical bundle, to be kept."""

@@ -299,6 +299,8 @@ def render_health(head: HeadView, *, version: str, sync: SyncStatus | None) -> J
     }
     if sync is not None:
         health["sync"] = _render_sync(sync)
+    if head.missing:
+        health["missing"] = {"from": head.missing[0], "to": head.missing[-1]}
     return health
 
 

@@ -20,7 +20,7 @@ from api.answers import Answer, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
 from api.ports import Keys
 from api.requests import Request
-from ledger.errors import MarketError, StoreError
+from ledger.errors import HistoryMissingError, MarketError, StoreError
 from ledger.jobs import KeyRole
 from ledger.store.database import DatabaseBusyError
 
@@ -90,6 +90,8 @@ class Resource:
             answer = await self._answer(request, receive)
         except (RequestError, MarketError) as error:
             answer = self._answer_error(error, request)
+        except HistoryMissingError as error:
+            answer = answer_error(RequestError("HISTORY_MISSING", str(error)), request.id)
         except DatabaseBusyError:
             busy = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
             answer = answer_error(busy, request.id)

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from explorer_ui.blocks import Blocks
-from explorer_ui.errors import ErrorPage, NotFoundError, PageError
+from explorer_ui.errors import ErrorPage, NotFoundError, NotYetError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
 from explorer_ui.home import Home
 from explorer_ui.network import Network
@@ -20,6 +20,7 @@ from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
 from explorer_ui.sources import HeadWatch, Views
 from explorer_ui.verify import Verify
 from ledger.encoding import encode
+from ledger.errors import HistoryMissingError
 from ledger.views import HeadView
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -118,10 +119,17 @@ def build_error_handler(views: Views, *, release: str) -> ErrorHandler:
     return handle
 
 
+async def _call(endpoint: Endpoint, request: Request) -> Response:
+    try:
+        return await endpoint(request)
+    except HistoryMissingError as error:
+        raise NotYetError(error) from error
+
+
 def _with_error_page(site: Site, views: Views, endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         try:
-            return await endpoint(request)
+            return await _call(endpoint, request)
         except PageError as error:
             page = ErrorPage(
                 status=error.status,
@@ -137,7 +145,7 @@ def _with_error_page(site: Site, views: Views, endpoint: Endpoint) -> Endpoint:
 def _with_json_error(endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         try:
-            return await endpoint(request)
+            return await _call(endpoint, request)
         except PageError as error:
             body = encode({"detail": error.explanation.finding})
             return Response(body, error.status, SECURITY_HEADERS, "application/json")

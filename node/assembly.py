@@ -18,6 +18,7 @@ from api.resource import ApiSettings
 from explorer_ui import ClosingError, build_explorer
 from ledger.block import VerifiedBlock, hash_genesis
 from ledger.encoding import encode
+from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
@@ -127,6 +128,11 @@ def open_node(
         stack.callback(chain.close)
         market = open_market(data.market, genesis_hash)
         stack.callback(market.close)
+        if missing := chain.missing():
+            raise StoreError(
+                f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
+                "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
+            )
         head = HeadWatch(chain.tip().height)
         mempool = Mempool(chain=chain, market=market)
         network = PeerNetwork(
@@ -190,7 +196,6 @@ def open_node(
             release=RELEASE,
             note_heard=network.note_heard,
         )
-        tree = TreeViews(chain)
         app = _build_app(
             coordinator,
             views,
@@ -200,8 +205,7 @@ def open_node(
             network,
             syncer,
             endpoints,
-            tree=tree,
-            checkpoint=CheckpointSigner(tree, genesis, key).newest,
+            checkpoint=CheckpointSigner(TreeViews(chain), genesis, key).newest,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             clock_ms=clock_ms,
@@ -229,7 +233,6 @@ def _build_app(
     syncer: Syncer,
     endpoints: PeerEndpoints,
     *,
-    tree: TreeViews,
     checkpoint: Callable[[], bytes | None],
     host: str,
     api: ApiSettings,
@@ -256,7 +259,7 @@ def _build_app(
             coordinator,
             views,
             api,
-            tree=tree,
+            tree=TreeViews(chain),
             checkpoint=checkpoint,
             genesis=encode(chain.genesis),
             clock_ms=clock_ms,

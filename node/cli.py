@@ -33,7 +33,8 @@ from node.assembly import RELEASE, open_node, read_clock_ms
 from node.cli_authority import authority
 from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
-from node.cli_witness import witness
+from node.cli_pin import pin
+from node.cli_witness import prepare_witness
 from node.config import (
     DEFAULT_PORT,
     NodeSettings,
@@ -137,23 +138,29 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
 @option("--network", default="aitbc-local", help="Name of the network: a-z, 0-9 and hyphens.")
 @option("--name", default="authority-1", help="This authority's name, as the explorer shows it.")
 @click.option(
+    "--url", default="", help="Where other nodes will reach this one, if there will be any."
+)
+@click.option(
     "--genesis",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Join the network of this genesis file instead: with a new key that its authorities may "
     "take into their set.",
 )
-@click.option("--url", default="", help="Where other nodes will reach this one.")
 @click.pass_context
 def init(
-    ctx: click.Context, /, *, data: Path, network: str, name: str, genesis: Path | None, url: str
+    ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
     if genesis is not None:
-        if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
-            raise click.UsageError("--genesis names the network; leave out --network")
-        _join(data, genesis, name=name, url=url)
+        given = {ctx.get_parameter_source(option) for option in ("network", "name", "url")}
+        if ParameterSource.COMMANDLINE in given:
+            raise click.UsageError(
+                "--genesis names the network, and a change of its authority set will name this "
+                "node: leave out --network, --name and --url"
+            )
+        _join(data, genesis)
         return
-    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms(), url=url)
+    made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
     document = made.load_genesis()
     click.echo(
         f"Made {data}: network {network}, authority {document.authority_set.members[0].account}"
@@ -163,15 +170,15 @@ def init(
     )
 
 
-def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
+def _join(data: Path, genesis: Path) -> None:
     document = parse_genesis(_read_file(genesis))
     made = create_joining_directory(data, document)
     account = load_key(made.authority_key)[0].account
     click.echo(f"Made {data}: network {document.network}, new account {account}")
     click.echo(
         "It has no vote yet. An authority proposes it, a quorum signs, and so does this key:\n"
-        f"  ./aitbc authority propose --add {name}={account}={url or 'URL'}\n"
-        f"  ./aitbc authority sign change.json --data {data}"
+        f"  ./aitbc authority propose --add NAME={account}=URL\n"
+        f"  ./aitbc authority sign change.json --data {data} --url URL"
     )
 
 
@@ -226,6 +233,13 @@ def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
     show_default=False,
     help="A new follower's copy of the network's genesis file: all that it trusts.",
 )
+@option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="A checkpoint file (./aitbc pin) that a new follower begins at; history follows behind.",
+)
 @log_option
 @stdin_option
 @click.pass_context
@@ -244,8 +258,12 @@ def run(
     """
     data = DataDirectory(settings["data"])
     node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    if node.checkpoint is not None and not node.follow:
+        raise StoreError("--checkpoint is for followers: give --follow URL too")
     if node.follow:
         prepare_follower(data, sources=node.follow, genesis=genesis)
+    if ctx.command is witness:
+        prepare_witness(data, sources=node.follow)
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
     serve(
@@ -254,6 +272,16 @@ def run(
         port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
+
+
+witness = click.Command(
+    "witness",
+    params=run.params,
+    callback=run.callback,
+    help="Follow a node (--follow) and co-sign its checkpoints once they are verified here.\n\n"
+    "The first start makes the witness' key, keys/witness.json, and its memory, witness.db, which "
+    "is never copied, backed up or restored. Later ./aitbc run --data DIR does the same.",
+)
 
 
 @cli.command()
@@ -458,6 +486,7 @@ def network(**settings: Any) -> None:
 cli.add_command(authority)
 cli.add_command(keys)
 cli.add_command(checkpoint)
+cli.add_command(pin)
 cli.add_command(witness)
 
 

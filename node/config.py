@@ -40,6 +40,8 @@ class NodeSettings:
     """Addresses of other nodes, besides those that the authority set names."""
     follow: tuple[str, ...] = ()
     """Addresses of the nodes that a follower asks for blocks; empty for other nodes."""
+    checkpoint: Path | None = None
+    """A pinned checkpoint that a new follower begins at."""
 
 
 def choose_mode(settings: NodeSettings) -> Literal["dev", "strict"]:

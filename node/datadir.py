@@ -209,11 +209,9 @@ def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None
 
 
 def create_data_directory(
-    root: Path, *, network: str, name: str, now_ms: int, url: str = ""
+    root: Path, *, network: str, name: str, url: str = "", now_ms: int
 ) -> DataDirectory:
     """Make the data directory of the one authority of a new network.
-
-    `url` is where others will reach it, if there will be others.
 
     Raises:
         StoreError: there is something already, or the disk refuses.

@@ -2,11 +2,14 @@
 
 It serves reads, the explorer and the block stream from a chain of its own. Of other nodes it needs
 only the time: what they send counts for what it proves. Jobs are for coordinators.
+
+With a pinned checkpoint it begins there, and a second syncer fetches the history behind.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -24,6 +27,7 @@ from ledger.block import Genesis, Tip, VerifiedBlock, hash_genesis, parse_genesi
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import self_test
+from ledger.pin import Pin, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.views import LedgerViews, TreeViews
@@ -37,6 +41,9 @@ from node.sync import Syncer
 from node.sync.progress import SyncProgress
 from node.sync.source import parse_url
 from node.watch import NodeWatch
+from node.witness import WitnessThread, open_witness
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -89,6 +96,15 @@ def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Pa
         write_private(data.options, format_options({"follow": list(sources)}))
 
 
+def _read_pin(path: Path, genesis: Genesis) -> Pin:
+    try:
+        return parse_pin(path.read_bytes(), genesis)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    except LedgerError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
 def _read_genesis(path: Path) -> Genesis:
     try:
         return parse_genesis(path.read_bytes())
@@ -107,6 +123,8 @@ def open_follower(
 ) -> Iterator[Follower]:
     """Open the data directory, hold it, and put the follower together; close it at the end.
 
+    One that holds the key of a witness co-signs what it follows.
+
     `stop()` is called, from any thread, when it cannot go on; `Follower.failure` tells why.
 
     Raises:
@@ -122,27 +140,43 @@ def open_follower(
         stack.callback(chain.close)
         market = open_market(data.market, hash_genesis(genesis))
         stack.callback(market.close)
+        if settings.checkpoint is not None:
+            chain.adopt_pin(_read_pin(settings.checkpoint, genesis)).result()
         head = HeadWatch(chain.tip().height)
 
         def note_failure(error: BaseException) -> None:
             follower.failure = error
             stop()
 
-        syncer = Syncer(
-            tip=chain.tip,
-            apply=lambda batch: _store(chain, head, batch),
-            sources=lambda: settings.follow,
-            follow=lambda: True,
-            failed=note_failure,
-            shown=ProgressLine().show if sys.stderr.isatty() else _show_nothing,
+        rounds: WitnessThread | None = None
+        checkpoint: Callable[[], bytes | None] = _sign_nothing
+        if data.witness_key.exists():
+            witness = stack.enter_context(
+                open_witness(data, chain, urls=settings.follow, clock_ms=clock_ms)
+            )
+            checkpoint = witness.newest
+            rounds = WitnessThread(
+                witness, report=lambda sentence: logger.info("%s", sentence), failed=note_failure
+            )
+            stack.callback(rounds.stop)
+
+        def note_block(height: int) -> None:
+            head.note(height)
+            if rounds is not None:
+                rounds.kick()
+
+        history, syncer = _open_syncers(
+            stack, chain, settings.follow, note_block=note_block, failed=note_failure
         )
-        stack.callback(syncer.stop)
         watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
         views = LedgerViews(chain, market, network=watch)
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
+            history.start()
             syncer.start()
+            if rounds is not None:
+                rounds.start()
             yield
 
         routes = [
@@ -153,7 +187,7 @@ def open_follower(
                 views,
                 ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
                 tree=TreeViews(chain),
-                checkpoint=lambda: None,
+                checkpoint=checkpoint,
                 genesis=encode(genesis),
                 clock_ms=clock_ms,
                 make_request_id=make_request_id,
@@ -169,12 +203,51 @@ def open_follower(
         yield follower
 
 
-def _store(chain: ChainStore, head: HeadWatch, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+def _open_syncers(
+    stack: contextlib.ExitStack,
+    chain: ChainStore,
+    sources: Sequence[str],
+    *,
+    note_block: Callable[[int], None],
+    failed: Callable[[BaseException], None],
+) -> tuple[Syncer, Syncer]:
+    """Return what fetches the history below a checkpoint, and what follows the newest block."""
+    line = ProgressLine()
+    history = Syncer(
+        tip=chain.history_tip,
+        apply=chain.append_history,
+        sources=lambda: sources,
+        follow=lambda: False,
+        failed=failed,
+    )
+    stack.callback(history.stop)
+
+    def show(progress: SyncProgress) -> None:
+        if missing := chain.missing():
+            history.request(missing[-1])  # again and again, whoever could not help before
+        if sys.stderr.isatty():
+            line.show(progress)
+
+    syncer = Syncer(
+        tip=chain.tip,
+        apply=lambda batch: _store(chain, note_block, batch),
+        sources=lambda: sources,
+        follow=lambda: True,
+        failed=failed,
+        shown=show,
+    )
+    stack.callback(syncer.stop)
+    return history, syncer
+
+
+def _store(
+    chain: ChainStore, note_block: Callable[[int], None], batch: Sequence[VerifiedBlock]
+) -> Future[Tip]:
     stored = chain.append_verified(batch)
 
     def note(done: Future[Tip]) -> None:
         if not done.cancelled() and done.exception() is None:
-            head.note(done.result().height)
+            note_block(done.result().height)
 
     stored.add_done_callback(note)
     return stored
@@ -204,5 +277,5 @@ class ProgressLine:
         self._length = 0 if progress.state == "idle" else len(text)
 
 
-def _show_nothing(_progress: SyncProgress) -> None:
-    pass
+def _sign_nothing() -> None:
+    return None

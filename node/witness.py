@@ -17,7 +17,7 @@ import contextlib
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -49,7 +49,10 @@ from ledger.store.witness import Cosigned, Evidence, WitnessStore
 from ledger.views.bundles import load_header
 from ledger.views.tree import find_block
 from node.datadir import DataDirectory, create_key, load_key
+from node.restclient import RequestFailedError
+from node.treeclient import TreeClient
 
+INTERVAL_S = 10.0
 _INSTANCE_BYTES = 16
 _JOIN_TIMEOUT_S = 120
 
@@ -81,6 +84,7 @@ class Witness:
         self.account = key.account
         self.origin = build_origin(chain.genesis)
         self._newest = store.newest(self.origin)
+        self._held: bytes | None = None
 
     def newest(self) -> bytes | None:
         """Return the note that was co-signed last; None before the first one."""
@@ -98,15 +102,33 @@ class Witness:
         """
         data = self._log.checkpoint()
         with self._chain.database.snapshot() as ledger:
+            data = self._choose(data, verified=load_tip(ledger).tree_size)
             signed = self._judge(ledger, data)
         return self._cosign(signed)
 
+    def _choose(self, data: bytes, *, verified: int) -> bytes:
+        """Return the checkpoint to judge: this one, or an earlier one that has come within reach.
+
+        A log that grows is always ahead by a little, so the nearest checkpoint ahead is held until
+        the own chain has got there. A lie about a size is forgotten for the next nearer one.
+        """
+        size = read_checkpoint(data).size
+        held, self._held = self._held, None
+        if size <= verified:
+            return data
+        self._held = data
+        if held is not None:
+            held_size = read_checkpoint(held).size
+            if held_size <= verified:
+                return held
+            if held_size < size:
+                self._held = held
+        raise CheckpointRefusedError(
+            f"checkpoint of {size} leaves: this witness has verified {verified} so far"
+        )
+
     def _judge(self, ledger: sqlite3.Connection, data: bytes) -> SignedCheckpoint:
-        size, verified = read_checkpoint(data).size, load_tip(ledger).tree_size
-        if size > verified:
-            raise CheckpointRefusedError(
-                f"checkpoint of {size} leaves: this witness has verified {verified} so far"
-            )
+        size = read_checkpoint(data).size
         block = find_block(ledger, size)
         signers = self._list_signers(ledger, block)
         keys = [key for members in signers for key in log_keys(self.origin, members)]
@@ -219,56 +241,110 @@ def _create_identity(data: DataDirectory) -> None:
         raise StoreError(f"{data.witness_key}: cannot be written: {error.strerror}") from error
 
 
-def run_witness(
-    witness: Witness,
-    *,
-    interval_s: float,
-    stop: threading.Event,
-    report: Callable[[str], None],
-) -> None:
-    """Observe the log again and again until `stop` is set.
+class WitnessThread:
+    """Runs a witness beside its node. `kick` it when the chain has grown."""
 
-    `report` gets one sentence when something changes: a new size, or another reason for none.
+    def __init__(
+        self,
+        witness: Witness,
+        *,
+        report: Callable[[str], None],
+        failed: Callable[[BaseException], None],
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """Make it, not yet running.
 
-    Raises:
-        StoreError: the witness' own files fail; nothing is signed any more.
-    """
-    last = ""
-    while not stop.is_set():
+        Args:
+            witness: used by this thread alone from now on, but for `newest`.
+            report: gets a sentence when it begins to co-sign, or when there is another reason why
+                it does not; not with every block.
+            failed: is told, from the thread, why the witness had to stop.
+            interval_s: most time between two rounds.
+        """
+        self._witness = witness
+        self._report = report
+        self._failed = failed
+        self._interval_s = interval_s
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
+
+    def start(self) -> None:
+        """Begin with the first round."""
+        self._thread.start()
+
+    def kick(self) -> None:
+        """Begin the next round now, from any thread."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End after the round that runs. Harmless before the start, and again."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_TIMEOUT_S)
+
+    def _run(self) -> None:
         try:
-            size = read_checkpoint(witness.observe()).size
-            sentence = f"co-signed {size} leaves of {witness.origin}"
+            self._observe_until_stopped()
+        except Exception as error:  # whatever it is, the node must not go on as if it co-signed
+            self._failed(error)
+
+    def _observe_until_stopped(self) -> None:
+        last = ""
+        while not self._stopping:
+            self._wake.clear()
+            kind, sentence = self._observe()
+            if kind != last:
+                self._report(sentence)
+                last = kind
+            if not self._stopping:
+                self._wake.wait(self._interval_s)
+
+    def _observe(self) -> tuple[str, str]:
+        """Do one round and say how it went: what kind of outcome, and a sentence.
+
+        Raises:
+            StoreError: the witness' own files fail; nothing is signed any more.
+        """
+        try:
+            size = read_checkpoint(self._witness.observe()).size
         except StoreError:
             raise
+        except ConflictError as error:
+            return str(error), f"not co-signed: {error}"  # each of them is worth a line
         except LedgerError as error:
-            sentence = f"not co-signed: {error}"
-        if sentence != last:
-            report(sentence)
-            last = sentence
-        stop.wait(interval_s)
+            return type(error).__name__, f"not co-signed: {error}"
+        return "co-signed", f"co-signed {size} leaves of {self._witness.origin}"
 
 
 @contextlib.contextmanager
-def witness_thread(
-    witness: Witness,
-    *,
-    interval_s: float,
-    report: Callable[[str], None],
-    failed: Callable[[BaseException], None],
-) -> Iterator[None]:
-    """Run a witness beside its node; `failed` is told, from its thread, why it had to stop."""
-    stop = threading.Event()
+def open_witness(
+    data: DataDirectory, chain: ChainStore, *, urls: Sequence[str], clock_ms: Callable[[], int]
+) -> Iterator[Witness]:
+    """Put a witness over an open chain, with the key of its data directory.
 
-    def run() -> None:
-        try:
-            run_witness(witness, interval_s=interval_s, stop=stop, report=report)
-        except Exception as error:  # whatever it is, the node must not go on as if it co-signed
-            failed(error)
+    `urls` are nodes of the log; the first one that answers is believed as little as the others.
 
-    thread = threading.Thread(target=run, name="witness", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(_JOIN_TIMEOUT_S)
+    Raises:
+        StoreError: its key or its memory is missing or foreign.
+    """
+    with contextlib.ExitStack() as stack:
+        key, store = open_identity(data)
+        stack.callback(store.close)
+        logs = [stack.enter_context(TreeClient(url)) for url in urls]
+        yield Witness(chain=chain, store=store, key=key, log=FirstToAnswer(logs), clock_ms=clock_ms)
+
+
+class FirstToAnswer:
+    """Several nodes of one log, asked in their order."""
+
+    def __init__(self, logs: Sequence[Log]) -> None:
+        self._logs = logs
+
+    def checkpoint(self) -> bytes:
+        """Return the newest checkpoint of the first node that has one."""
+        for log in self._logs[:-1]:
+            with contextlib.suppress(RequestFailedError):
+                return log.checkpoint()
+        return self._logs[-1].checkpoint()

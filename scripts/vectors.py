@@ -112,8 +112,8 @@ def build_examples() -> dict[str, str]:
         "bundle": _json(msgspec.Raw(bundle)),
         "disclosure": _json(disclosure),
         "verdict": _json(verdict, is_sorted=False),
-        **_build_statement(),
         "checkpoint": _checkpoint_example(chain),
+        **_build_statement(),
     }
 
 

@@ -160,7 +160,8 @@ class FakeViews:
             ),
             expires_height=1_000,
         )
-        signers = [(key, "authority") for key in (*AUTHORITIES[:3], JOINING)]
+        deciding = (AUTHORITIES[0], AUTHORITIES[1], AUTHORITIES[3])
+        signers = [(key, "authority") for key in (*deciding, JOINING)]
         signatures = [sign_payload(payload, *s) for s in [*signers, (COORDINATOR, "coordinator")]]
         return self.add(payload, signatures, number=500, time_ms=START_MS)
 

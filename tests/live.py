@@ -21,6 +21,8 @@ GENESIS_TIME_MS = 1_700_000_000_000
 class LiveNode:
     """`python -m node run` on an ephemeral port. Keys are made while it does not run."""
 
+    command = "run"
+
     def __init__(self, root: Path, *arguments: str) -> None:
         self.data = self._prepare(root)
         self.url = ""
@@ -49,7 +51,7 @@ class LiveNode:
             store.close()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "node", "run", "--data", str(self.data.root)]
+        command = [sys.executable, "-m", "node", self.command, "--data", str(self.data.root)]
         log = self.data.root / "node.log"
         self._process = subprocess.Popen(
             [*command, "--port", "0", "--log-file", str(log), *self._arguments],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-from ledger.block import Block, Certificate, hash_genesis
+from ledger.block import Block, Certificate, Tip, hash_genesis
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
 from node.p2p.frames import GENESIS_HEADER, HEIGHT_HEADER, LENGTH_BYTES
@@ -120,12 +120,17 @@ class Watch:
 
 
 def catch_up(
-    store: ChainStore, urls: Sequence[str], *, height: int, apply: Apply | None = None
+    store: ChainStore,
+    urls: Sequence[str],
+    *,
+    height: int,
+    tip: Callable[[], Tip] | None = None,
+    apply: Apply | None = None,
 ) -> SyncProgress:
     """Fetch up to `height`; return where it ended, there or at the end of all sources."""
     watch = Watch()
     syncer = Syncer(
-        tip=store.tip,
+        tip=tip or store.tip,
         apply=apply or store.append_verified,
         sources=lambda: urls,
         follow=lambda: False,

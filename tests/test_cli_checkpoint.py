@@ -3,14 +3,16 @@
 import asyncio
 import contextlib
 import gzip
-import shutil
-import sqlite3
+import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
+from starlette.testclient import TestClient
 
 from api.app import build_api
 from api.resource import ApiSettings
@@ -20,22 +22,26 @@ from ledger.checkpoint import (
     build_origin,
     read_checkpoint,
     sign_checkpoint,
-    witness_key,
 )
 from ledger.encoding import encode
+from ledger.errors import InvalidNoteError
 from ledger.note import MAX_NOTE_BYTES
 from ledger.store.chain import ChainStore
 from ledger.views import TreeViews
+from node import follower as follower_module
 from node import treeclient
 from node.checkpoints import CheckpointSigner
 from node.cli import cli
-from node.cli_witness import open_witness
-from node.datadir import DataDirectory
+from node.config import NodeSettings
+from node.datadir import DataDirectory, load_key
+from node.follower import open_follower, prepare_follower
 from node.restclient import RequestFailedError
 from node.treeclient import TreeClient
-from tests.api_node import ApiNode, run_job
+from node.witness import WitnessThread, open_identity
 from tests.api_server import serve
-from tests.builders import Chain, build_chain, build_key, build_receipt
+from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
+from tests.caller import Caller
+from tests.live import LiveFollower, LiveNode
 
 CHAIN = build_chain(1, blocks=[3, 2])
 LOG = CHAIN.members[0]
@@ -132,6 +138,21 @@ def test_without_a_genesis_of_ones_own_it_says_what_is_not_proved(url):
     result = aitbc("checkpoint", "--url", url)
     assert result.exit_code == 0, result.output
     assert "Not proved: that this is your network" in result.stdout
+
+
+def test_a_changed_set_of_authorities_is_followed_from_genesis(publisher, url, genesis):
+    """The node's own key has left, and its signature counts only as long as it may sign."""
+    publisher.chain.change_authorities(build_members(4, epoch=1))
+    publisher.follow()
+    result = aitbc("checkpoint", "--url", url, "--genesis", genesis)
+    assert result.exit_code == 0, result.output
+    publisher.chain.change_authorities([build_key("newcomer")])
+    publisher.follow()
+    result = aitbc("checkpoint", "--url", url, "--genesis", genesis)
+    assert result.exit_code == 0, result.output  # authority 0 is a member until the next block
+    publisher.chain.append(build_receipt(CHAIN.genesis, 60))
+    publisher.follow()
+    assert "nobody signed it" in refused("--url", url, "--genesis", genesis)
 
 
 def test_the_empty_tree_has_a_checkpoint_too(tmp_path, genesis):
@@ -300,70 +321,125 @@ def test_any_answer_but_200_is_none_and_shown_harmlessly(status):
     assert len(str(caught.value)) < 1000
 
 
-# --- a witness over HTTP ------------------------------------------------------------------------
+# --- a witness as a process -----------------------------------------------------------------------
 
 
-def copy_ledger(source, target) -> None:
-    with (
-        contextlib.closing(sqlite3.connect(source)) as read,
-        contextlib.closing(sqlite3.connect(target)) as write,
-    ):
-        read.backup(write)
-
-
-def test_a_witness_co_signs_a_live_node_and_its_note_satisfies_the_user(tmp_path):
-    node = ApiNode(tmp_path)
-    data = DataDirectory(tmp_path / "witness")
-    data.root.mkdir()
+def test_a_witness_follows_a_live_node_and_its_note_satisfies_the_user(tmp_path):
+    """Two processes; the witness is stopped, and started again with its directory alone."""
+    node = LiveNode(tmp_path / "node", "--mode", "dev")
+    key = node.create_key("admin")
+    node.start()
+    witness = LiveWitness(tmp_path / "witness", node)
     try:
-        node.start_sealing()
-        with node.client() as client:
-            for height in (1, 2):
-                run_job(client, node)
-                node.wait_final(height)
-        shutil.copy(tmp_path / "data/genesis.json", data.genesis)
-        copy_ledger(tmp_path / "data/ledger.db", data.ledger)
-        with serve(node.app()) as port:
-            log_url = f"http://127.0.0.1:{port}"
-            once = aitbc("witness", "--data", data.root, "--follow", log_url, "--once")
-            assert once.exit_code == 0, once.output
-            assert read_checkpoint(once.stdout_bytes).size == 2
-            with contextlib.closing(ChainStore(data.ledger, node.genesis)) as chain:
-                _check_witness_node(data, chain, log_url)
-    finally:
-        node.close()
-
-
-def _check_witness_node(data: DataDirectory, chain: ChainStore, log_url: str) -> None:
-    """What the witness' own node serves: the log's line and its own below."""
-    settings = ApiSettings(mode="dev", version="0", default_model="m")
-    with open_witness(data, chain, url=log_url) as witness:
-        note = witness.observe()
-        routes = build_api(
-            None,
-            None,
-            settings,
-            tree=TreeViews(chain),
-            checkpoint=witness.newest,
-            genesis=encode(chain.genesis),
-            clock_ms=lambda: 0,
-            make_request_id=lambda: "id",
+        with Caller(node.url, key) as coordinator:
+            coordinator.finish_job()
+            coordinator.wait_for_block(1)
+            witness.start()
+            account = load_key(witness.data.witness_key)[0].account
+            genesis = node.data.genesis
+            wait_for_cosignature(witness, size=1)
+            coordinator.finish_job()
+            wait_for_cosignature(witness, size=2)
+            assert witness.stop() == 0
+            coordinator.finish_job()
+            coordinator.wait_for_block(3)
+            witness.run_as_it_stands()
+            wait_for_cosignature(witness, size=3)
+        result = aitbc(
+            *("checkpoint", "--url", witness.url, "--genesis", genesis, "--witness", account)
         )
-        with serve(Starlette(routes=routes)) as port, TreeClient(f"http://127.0.0.1:{port}") as c:
-            assert c.checkpoint() == note
-            assert witness_key(witness.account).name.encode() in note
-            result = aitbc(
-                *("checkpoint", "--url", f"http://127.0.0.1:{port}", "--genesis", data.genesis),
-                *("--witness", witness.account),
-            )
-    assert result.exit_code == 0, result.output
-    assert f"co-signed by     {witness.account} at 20" in result.stdout
+        assert result.exit_code == 0, result.output
+        assert ": 3 transactions under root" in result.stdout
+        assert f"co-signed by     {account} at 20" in result.stdout
+        assert aitbc("checkpoint", "--url", node.url, "--genesis", genesis).exit_code == 0
+    finally:
+        witness.kill()
+        node.kill()
 
 
-def test_a_witness_that_refuses_says_so_in_one_line(tmp_path, publisher, url):
+def test_a_witness_begins_a_round_with_every_block_that_it_stores(tmp_path, monkeypatch):
+    """Its first round finds nothing verified, and the next one by the clock is far away."""
+    rounds = partial(WitnessThread, interval_s=3600)
+    monkeypatch.setattr(follower_module, "WitnessThread", rounds)
+    node = LiveNode(tmp_path / "node", "--mode", "dev")
+    key = node.create_key("admin")
     data = DataDirectory(tmp_path / "witness")
-    data.root.mkdir()
-    data.genesis.write_bytes(encode(CHAIN.genesis))
-    result = aitbc("witness", "--data", data.root, "--follow", url, "--once")
+    try:
+        node.start()
+        prepare_follower(data, sources=[node.url], genesis=node.data.genesis)
+        open_identity(data)[1].close()
+        settings = NodeSettings(
+            data=data.root,
+            host="127.0.0.1",
+            port=0,
+            mode="dev",
+            default_model="m",
+            price_token_micros=0,
+            price_gpu_second_micros=0,
+            batch_delay_ms=0,
+            max_pending_per_key=1,
+            follow=(node.url,),
+        )
+        with (
+            open_follower(settings, stop=lambda: None) as follower,
+            TestClient(follower.app, base_url="http://127.0.0.1") as client,
+            Caller(node.url, key) as coordinator,
+        ):
+            for height in (1, 2):
+                coordinator.finish_job()
+                coordinator.wait_for_block(height)
+                deadline = time.monotonic() + 60
+                while client.get("/health").json()["height"] < height:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+                wait_for_size(lambda: client.get("/checkpoint").content, size=height)
+            follower.begin_shutdown()
+        assert follower.failure is None
+    finally:
+        node.kill()
+
+
+class LiveWitness(LiveFollower):
+    """`python -m node witness --follow …`, and later `run`."""
+
+    command = "witness"
+
+    def run_as_it_stands(self) -> None:
+        self.command = "run"
+        self.forget_arguments()
+        self.start()
+
+
+def wait_for_cosignature(witness: LiveWitness, *, size: int) -> None:
+    with TreeClient(witness.url) as client:
+        wait_for_size(client.checkpoint, size=size)
+
+
+def wait_for_size(fetch: Callable[[], bytes], *, size: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(RequestFailedError, InvalidNoteError):
+            if read_checkpoint(fetch()).size == size:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"no co-signed checkpoint of {size} leaves")
+
+
+def test_a_witness_without_anything_to_follow_says_so(tmp_path):
+    result = aitbc("witness", "--data", tmp_path / "witness")
     assert result.exit_code == 1
-    assert result.stderr == ("Error: checkpoint of 5 leaves: this witness has verified 0 so far\n")
+    assert "give --follow URL" in result.stderr
+    assert not (tmp_path / "witness").exists()
+
+
+def test_a_follower_that_is_no_witness_has_no_checkpoint(tmp_path):
+    node = LiveNode(tmp_path / "node")
+    node.start()
+    follower = LiveFollower(tmp_path / "follower", node)
+    try:
+        follower.start()
+        with TreeClient(follower.url) as client, pytest.raises(RequestFailedError, match="404"):
+            client.checkpoint()
+    finally:
+        follower.kill()
+        node.kill()

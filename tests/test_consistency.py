@@ -1,5 +1,6 @@
 """Consistency documents: between any two trees of a ledger, and worth nothing about others."""
 
+import contextlib
 import itertools
 
 import msgspec
@@ -15,7 +16,12 @@ from ledger.consistency import (
     verify_head,
 )
 from ledger.encoding import encode
-from ledger.errors import InvalidCertificateError, InvalidProofError, LedgerError
+from ledger.errors import (
+    InvalidCertificateError,
+    InvalidProofError,
+    LedgerError,
+    StoreError,
+)
 from ledger.proof import Epoch
 from ledger.store.chain import ChainStore
 from ledger.views import TreeViews
@@ -217,3 +223,43 @@ def test_at_a_change_of_authorities_both_sets_may_sign_and_later_the_new_one():
         signers(replace(first, next_set=msgspec.UNSET))
     with pytest.raises(InvalidProofError, match="genesis leads to"):
         signers(replace(second, epochs=()))
+
+
+def test_a_ledger_shows_its_changes_of_authorities_with_its_heads(tmp_path):
+    chain = build_chain(4, blocks=[2])
+    new = build_members(4, epoch=1)
+    change = chain.change_authorities(new, build_receipt(chain.genesis, 100))
+    chain.append(build_receipt(chain.genesis, 101))
+    store = ChainStore(tmp_path / "ledger.db", chain.genesis)
+    with contextlib.closing(store):
+        for block, certificate in zip(chain.blocks, chain.certificates, strict=True):
+            store.append(block, certificate).result()
+        views = TreeViews(store)
+        found = []
+        for block in chain.blocks:
+            size = block.header.tree_size
+            sets = verify_head(
+                head_at(views, size),
+                genesis=chain.genesis,
+                size=size,
+                root=bytes.fromhex(block.header.tree_root),
+            )
+            found.append([hash_authority_set(members).hex() for members in sets])
+    old, following = change.header.set_hash, change.header.next_set_hash
+    assert found == [[old], [old, following], [following]]
+
+
+def test_a_ledger_with_a_missing_block_says_so_instead_of_guessing(tmp_path):
+    store = ChainStore(tmp_path / "ledger.db", CHAIN.genesis)
+    with contextlib.closing(store):
+        for block, certificate in zip(CHAIN.blocks, CHAIN.certificates, strict=True):
+            store.append(block, certificate).result()
+        store.database.write(_lose_a_block).result()
+        with pytest.raises(StoreError, match="is missing; run fsck"):
+            find_block(store.database.reader, 1)
+
+
+def _lose_a_block(connection) -> None:
+    connection.execute("PRAGMA defer_foreign_keys = ON")
+    connection.execute("UPDATE blocks SET height = 1000 WHERE height = 4")
+    connection.execute("UPDATE transactions SET height = 1000 WHERE height = 4")

@@ -287,9 +287,9 @@ def test_a_change_is_shown_beside_the_set_that_it_replaces():
     assert [(" ".join(name), *what, *signed) for name, _, _, what, signed in rows] == [
         ("far north was north", "stays", "yes"),
         ("east", "stays", "yes"),
-        ("south", "stays", "yes"),
+        ("south", "stays", "no"),
         ("new", "joins", "yes"),
-        ("west", "leaves", "no"),
+        ("west", "leaves", "yes"),
     ]
     assert [" ".join(url) for _, _, url, _, _ in rows][:2] == [
         "http://127.0.0.1:8 was not stated",

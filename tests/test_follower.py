@@ -1,7 +1,9 @@
 """A follower as a process of its own, behind a real node that runs jobs."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +103,102 @@ def test_a_follower_of_followers_serves_blocks_too(tmp_path, node, follower):
             assert caller.get("/health").json()["sync"]["source"] == follower.url
     finally:
         second.stop()
+
+
+def write_pin(node: LiveNode, path: Path) -> Path:
+    """What `./aitbc pin` prints beside a running node."""
+    result = subprocess.run(
+        [sys.executable, "-m", "node", "pin", "--data", str(node.data.root)],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    path.write_bytes(result.stdout)
+    return path
+
+
+def test_a_follower_begins_at_a_checkpoint_and_has_the_whole_history_in_the_end(tmp_path, node):
+    with Caller(node.url, node.key) as coordinator:
+        for height in (1, 2, 3):
+            coordinator.finish_job()
+            coordinator.wait_for_block(height)
+        pin = write_pin(node, tmp_path / "pin.json")
+        coordinator.finish_job()
+        coordinator.wait_for_block(4)
+    follower = LiveFollower(tmp_path / "follower", node, "--checkpoint", str(pin))
+    for _ in range(2):  # the second start, with the same options, changes nothing
+        follower.start()
+        try:
+            with Caller(follower.url) as caller:
+                caller.wait_for_block(4)
+                while "missing" in caller.get("/health").json():
+                    pass
+                assert len(caller.get("/v1/receipts").json()) == 4
+        finally:
+            follower.stop()
+    node.stop()
+    genesis = node.data.load_genesis()
+    tips = [verify_chain(n.data.ledger, genesis, lambda *_: None) for n in (node, follower)]
+    assert tips[0] == tips[1]
+
+
+def test_while_history_is_missing_a_follower_says_so_everywhere(tmp_path, node):
+    with Caller(node.url, node.key) as coordinator:
+        old = coordinator.finish_job()
+        coordinator.wait_for_block(1)
+        pin = write_pin(node, tmp_path / "pin.json")
+    node.stop()  # so nobody has the history
+    follower = LiveFollower(tmp_path / "follower", node, "--checkpoint", str(pin))
+    follower.start()
+    try:
+        with Caller(follower.url) as caller:
+            health = caller.get("/health").json()
+            assert (health["height"], health["missing"]) == (1, {"from": 1, "to": 1})
+            unknown = caller.get(f"/v1/receipts/{old}")
+            assert unknown.status_code == 404
+            assert "still fetches the history of blocks 1 to 1" in unknown.json()["detail"]
+            page = caller.get(f"/receipts/{old}")
+            assert page.status_code == 404
+            assert "not found yet" in page.text
+            assert "History of blocks #1 to #1 still being fetched" in page.text
+            refused = caller.get("/v1/consistency?from=0")
+            assert (refused.status_code, refused.json()["error_code"]) == (503, "HISTORY_MISSING")
+            network = caller.get("/network")
+            assert network.status_code == 503
+            assert "still fetches the history" in network.text
+    finally:
+        follower.stop()
+    result = subprocess.run(
+        [sys.executable, "-m", "node", "fsck", "--data", str(follower.data.root)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "blocks 1 to 1 are missing" in result.stderr
+    shutil.copytree(node.data.root / "keys", follower.data.root / "keys")
+    shutil.copy(node.data.votes, follower.data.votes)
+    follower.data.options.unlink()
+    result = run("--data", str(follower.data.root))
+    assert result.returncode == 1
+    assert "a node that does not know all receipts cannot vote" in result.stderr
+
+
+def test_a_checkpoint_file_that_is_none_is_told(tmp_path, node):
+    bad = tmp_path / "bad.json"
+    bad.write_text("{}")
+    result = run(
+        *("--data", str(tmp_path / "new"), "--follow", node.url),
+        *("--genesis", str(node.data.genesis), "--checkpoint", str(bad)),
+    )
+    assert result.returncode == 1
+    assert "pinned checkpoint: document is not a Pin" in result.stderr
+    result = run("--data", str(node.data.root), "--checkpoint", str(bad))
+    assert result.returncode == 1
+    assert "--checkpoint is for followers" in result.stderr
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

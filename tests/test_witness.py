@@ -22,13 +22,14 @@ from ledger.checkpoint import (
 )
 from ledger.encoding import encode
 from ledger.errors import CheckpointRefusedError, ConflictError, InvalidNoteError, StoreError
+from ledger.keys import KeyPair
 from ledger.store import witness as module
 from ledger.store.chain import ChainStore
 from ledger.store.witness import Cosigned, Evidence, WitnessStore
 from node.datadir import DataDirectory, load_key
 from node.restclient import RequestFailedError
-from node.witness import Witness, open_identity, run_witness, witness_thread
-from tests.builders import Chain, build_chain, build_key, build_receipt
+from node.witness import FirstToAnswer, Witness, WitnessThread, open_identity
+from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
 
 AUTHORITIES = 4
 SIZES = (2, 1, 3)
@@ -52,10 +53,10 @@ def build_fork() -> Chain:
 FORK = build_fork()
 
 
-def publish(size: int, chain: Chain = CHAIN, *, member: int = 0, **changes) -> bytes:
+def publish(at: int, chain: Chain = CHAIN, *, member: int = 0, **changes) -> bytes:
     """The checkpoint that an authority signs at a size, whatever it should have signed."""
-    root = merkle.compute_root(size, chain.read)
-    fields = {"origin": ORIGIN, "size": size, "root": root} | changes
+    root = merkle.compute_root(at, chain.read)
+    fields = {"origin": ORIGIN, "size": at, "root": root} | changes
     return sign_checkpoint(Checkpoint(**fields), CHAIN.members[member])
 
 
@@ -64,10 +65,8 @@ class StaticLog:
 
     def __init__(self) -> None:
         self.says: bytes | Exception = b""
-        self.asked = threading.Event()
 
     def checkpoint(self) -> bytes:
-        self.asked.set()
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
@@ -187,6 +186,29 @@ def test_a_new_life_serves_and_remembers_the_last_note(setting):
     assert setting.restart().newest() == note
     with pytest.raises(CheckpointRefusedError, match="co-signed already"):
         setting.observe(publish(ENDS[0]))
+
+
+def test_at_a_change_of_authorities_both_sets_may_publish_and_later_the_new_one(setting):
+    chain = build_chain(AUTHORITIES, blocks=[1])
+    old, new = chain.members, build_members(AUTHORITIES, epoch=1)
+    sizes = [
+        chain.change_authorities(new, build_receipt(chain.genesis, 100)).header.tree_size,
+        chain.append(build_receipt(chain.genesis, 101)).header.tree_size,
+    ]
+    setting.replace_chain(chain)
+
+    def observe(size: int, signer: KeyPair) -> bytes:
+        root = merkle.compute_root(size, chain.read)
+        return setting.observe(
+            sign_checkpoint(Checkpoint(origin=ORIGIN, size=size, root=root), signer)
+        )
+
+    for signer in (old[1], new[1], old[0]):
+        note = observe(sizes[0], signer)
+        assert setting.witness.newest() == note
+    with pytest.raises(InvalidNoteError, match="nobody signed it"):
+        observe(sizes[1], old[1])
+    observe(sizes[1], new[1])
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -455,6 +477,14 @@ def test_a_missing_foreign_or_second_file_is_refused(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_file_that_cannot_be_made_or_read_is_refused(tmp_path):
+    with pytest.raises(StoreError, match="cannot be created"):
+        WitnessStore.create(tmp_path / "missing/witness.db", instance="one", account=KEY.account)
+    (tmp_path / "witness.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        WitnessStore.open(tmp_path / "witness.db", instance="one", account=KEY.account)
+
+
 def test_a_damaged_row_is_noticed(setting):
     setting.store.record(cosigned(7))
     with contextlib.closing(sqlite3.connect(setting.store.path)) as connection:
@@ -512,28 +542,74 @@ def test_a_key_without_its_memory_or_a_memory_without_its_key_is_refused(tmp_pat
 # --- rounds -------------------------------------------------------------------------------------
 
 
-def test_rounds_go_on_through_refusals_and_say_each_change_once(setting):
-    script = [
-        RequestFailedError("no answer"),
-        RequestFailedError("no answer"),
-        publish(ENDS[0]),
-        publish(ENDS[0]),
-        publish(ENDS[1], FORK),
-        publish(ENDS[2]),
-    ]
-    stop, sentences = threading.Event(), []
+def test_a_head_that_was_ahead_is_co_signed_when_the_chain_has_got_there(setting):
+    """Else a log that grows all the time would never be co-signed."""
+    setting.replace_chain(CHAIN, 1)
+    refuse(setting, publish(ENDS[1]), CheckpointRefusedError, "has verified")
+    block, certificate = CHAIN.blocks[1], CHAIN.certificates[1]
+    setting.chain.append(block, certificate).result()
+    assert said(setting.observe(publish(ENDS[2])))[0] == ENDS[1]
+    setting.chain.append(CHAIN.blocks[2], CHAIN.certificates[2]).result()
+    assert said(setting.observe(publish(ENDS[2])))[0] == ENDS[2]
+
+
+def test_a_lie_about_a_size_does_not_stop_a_witness_for_ever(setting):
+    setting.replace_chain(CHAIN, 1)
+    refuse(setting, publish(ENDS[1], size=2**52), CheckpointRefusedError, "has verified")
+    refuse(setting, publish(ENDS[1]), CheckpointRefusedError, "has verified")
+    refuse(setting, publish(ENDS[1], size=2**52), CheckpointRefusedError, "has verified")
+    setting.chain.append(CHAIN.blocks[1], CHAIN.certificates[1]).result()
+    assert said(setting.observe(publish(ENDS[1], size=2**52)))[0] == ENDS[1]
+    assert said(setting.observe(publish(ENDS[1])))[0] == ENDS[1]
+
+
+def test_the_first_node_that_answers_is_asked():
+    first, second = StaticLog(), StaticLog()
+    logs = FirstToAnswer([first, second])
+    first.says, second.says = b"one", b"two"
+    assert logs.checkpoint() == b"one"
+    first.says = RequestFailedError("no answer")
+    assert logs.checkpoint() == b"two"
+    second.says = RequestFailedError("no answer here either")
+    with pytest.raises(RequestFailedError, match="here either"):
+        logs.checkpoint()
+
+
+def run(setting, says: list[bytes | Exception], *, interval_s: float = 0) -> list[str]:
+    """Let a witness run until the log has said all of it; returns what was reported."""
+    sentences, ended = [], threading.Event()
 
     class ScriptedLog:
         def checkpoint(self) -> bytes:
-            step = script.pop(0)
-            if not script:
-                stop.set()
+            if len(says) == 1:
+                ended.set()
+            step = says.pop(0) if len(says) > 1 else says[0]
             if isinstance(step, Exception):
                 raise step
             return step
 
     setting.log = ScriptedLog()
-    run_witness(setting.restart(), interval_s=0, stop=stop, report=sentences.append)
+    thread = WitnessThread(
+        setting.restart(), report=sentences.append, failed=pytest.fail, interval_s=interval_s
+    )
+    thread.start()
+    assert ended.wait(30)
+    thread.stop()
+    return sentences
+
+
+def test_rounds_go_on_through_refusals_and_say_each_change_once(setting):
+    sentences = run(
+        setting,
+        [
+            RequestFailedError("no answer"),
+            RequestFailedError("no answer"),
+            publish(ENDS[0]),
+            publish(ENDS[1]),
+            publish(ENDS[1], FORK),
+            publish(ENDS[2]),
+        ],
+    )
     assert [sentence.split(":")[0].split(" of ")[0] for sentence in sentences] == [
         "not co-signed",
         f"co-signed {ENDS[0]} leaves",
@@ -551,14 +627,34 @@ def test_a_witness_that_cannot_store_stops_and_says_why(setting):
         failures.append(error)
         failed.set()
 
-    with witness_thread(setting.witness, interval_s=0, report=print, failed=note):
-        assert failed.wait(30)
+    thread = WitnessThread(setting.witness, report=print, failed=note)
+    thread.start()
+    assert failed.wait(30)
+    thread.stop()
     assert isinstance(failures[0], StoreError)
 
 
-def test_a_thread_that_waits_for_its_next_round_ends_at_once(setting):
+def test_a_thread_that_waits_is_woken_by_a_kick_and_ends_at_once(setting):
     setting.log.says = publish(ENDS[0])
-    with witness_thread(setting.witness, interval_s=3600, report=print, failed=pytest.fail):
-        assert setting.log.asked.wait(30)
-    assert "witness" not in [thread.name for thread in threading.enumerate()]
-    assert said(setting.witness.newest())[0] == ENDS[0]
+    asked = threading.Semaphore(0)
+
+    class CountingLog:
+        def checkpoint(self) -> bytes:
+            asked.release()
+            return setting.log.says
+
+    witness = Witness(
+        chain=setting.chain, store=setting.store, key=KEY, log=CountingLog(), clock_ms=lambda: 1
+    )
+    thread = WitnessThread(witness, report=print, failed=pytest.fail, interval_s=3600)
+    thread.stop()  # harmless before the start
+    thread = WitnessThread(witness, report=print, failed=pytest.fail, interval_s=3600)
+    thread.start()
+    assert asked.acquire(timeout=30)
+    setting.log.says = publish(ENDS[1])
+    thread.kick()
+    assert asked.acquire(timeout=30)
+    assert not thread._wake.is_set(), "one kick is one round"
+    thread.stop()
+    assert "witness" not in [found.name for found in threading.enumerate()]
+    assert said(witness.newest())[0] == ENDS[1]

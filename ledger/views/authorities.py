@@ -7,6 +7,7 @@ import sqlite3
 from ledger.authorities import AuthoritySet
 from ledger.encoding import decode
 from ledger.store.chain import load_tip
+from ledger.store.reading import require_history
 from ledger.views.models import (
     MAX_PAGE,
     AuthoritiesView,
@@ -17,7 +18,12 @@ from ledger.views.models import (
 
 
 def load_authorities(ledger: sqlite3.Connection) -> AuthoritiesView:
-    """Return the set that certifies the next block, how it came about, and all evidence."""
+    """Return the set that certifies the next block, how it came about, and all evidence.
+
+    Raises:
+        HistoryMissingError: changes or evidence may be missing.
+    """
+    require_history(ledger)
     tip = load_tip(ledger)
     current = tip.authority_set
     names = {member.account: member.name for member in current.members}

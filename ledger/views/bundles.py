@@ -10,6 +10,7 @@ from ledger.block import Header, parse_certificate, parse_header
 from ledger.encoding import encode
 from ledger.proof import Epoch, ProofBundle
 from ledger.store.chain import load_authority_set, read_node
+from ledger.store.reading import load_pin, require_history
 from ledger.transaction import Envelope, parse_transaction
 
 
@@ -50,7 +51,14 @@ def build_path(ledger: sqlite3.Connection, leaf: int, size: int) -> list[str]:
 
 
 def load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
-    """Return the set changes that lead from genesis to the set of block `height`."""
+    """Return the set changes that lead from genesis to the set of block `height`.
+
+    Raises:
+        HistoryMissingError: they are not all here yet.
+    """
+    pin = load_pin(ledger)
+    if pin is not None and pin.height < height and pin.next_authority_set.epoch > 0:
+        require_history(ledger)
     rows = ledger.execute(
         "SELECT hash, from_height FROM authority_sets WHERE epoch > 0 AND from_height <= ?"
         " ORDER BY epoch",

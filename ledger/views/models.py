@@ -73,6 +73,8 @@ class HeadView:
     authorities: int
     pending_transactions: int
     """Counted up to 10,000."""
+    missing: range | None = None
+    """Heights of the blocks below a pinned checkpoint that are still being fetched."""
     sync: SyncView | None = None
     """None while this node is level with the others, as far as it knows."""
 

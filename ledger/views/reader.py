@@ -21,6 +21,7 @@ from ledger.keys import is_account
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
+from ledger.store.reading import find_missing, load_pin
 from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header
 from ledger.views.models import (
@@ -78,11 +79,8 @@ class LedgerViews:
             "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?)", (MAX_COUNTED,)
         ).fetchone()
         with self._chain.database.snapshot() as ledger:
-            tip = load_tip(ledger)
-            row = ledger.execute(
-                "SELECT certificate FROM blocks WHERE height = ?", (tip.height,)
-            ).fetchone()
-        votes = len(parse_certificate(row[0].encode()).votes) if row else 0
+            tip, missing = load_tip(ledger), find_missing(ledger)
+            votes = _count_votes(ledger, tip.height)
         return HeadView(
             network=self._network,
             genesis=tip.genesis_hash.hex(),
@@ -92,6 +90,7 @@ class LedgerViews:
             votes=votes,
             authorities=len(tip.authority_set.members),
             pending_transactions=pending,
+            missing=missing,
             sync=self._watch.sync() if self._watch else None,
         )
 
@@ -224,7 +223,7 @@ class LedgerViews:
             times = _column(
                 ledger, "SELECT time_ms FROM blocks ORDER BY height DESC LIMIT ?", MAX_PAGE
             )
-            (height,) = ledger.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
+            height = load_tip(ledger).height
         gaps = [newer - older for newer, older in pairwise(times)]
         return StatsView(
             total_jobs=total_jobs,
@@ -387,6 +386,14 @@ def _merge(pending: list[TransactionView], final: list[TransactionView]) -> list
     """Pending rows before final ones; what is both is final."""
     seen = {transaction.id for transaction in final}
     return [*(p for p in pending if p.id not in seen), *final]
+
+
+def _count_votes(ledger: sqlite3.Connection, height: int) -> int:
+    """Return how many signed the newest block, 0 at genesis."""
+    if (pin := load_pin(ledger)) and pin.height == height:
+        return len(pin.certificate.votes)
+    row = ledger.execute("SELECT certificate FROM blocks WHERE height = ?", (height,)).fetchone()
+    return len(parse_certificate(row[0].encode()).votes) if row else 0
 
 
 def _bound(limit: int) -> int:

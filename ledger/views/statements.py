@@ -16,6 +16,7 @@ from ledger.encoding import encode
 from ledger.errors import StatementTooLongError, StoreError
 from ledger.statement import MAX_STATEMENT_LINES
 from ledger.store.chain import read_node
+from ledger.store.reading import require_history
 from ledger.totals import build_line, sum_lines
 from ledger.transaction import ReceiptPayload, parse_transaction
 from ledger.views.bundles import load_epochs, load_header
@@ -41,6 +42,7 @@ def load_statement(
 
     Raises:
         StatementTooLongError: it has more than MAX_STATEMENT_LINES.
+        HistoryMissingError: lines may be missing.
     """
     period = _find_period(ledger, from_ms, to_ms)
     lines = [
@@ -66,6 +68,7 @@ def load_statement_bundle(
 
     Raises:
         StatementTooLongError: it has more than MAX_STATEMENT_LINES.
+        HistoryMissingError: lines may be missing.
     """
     rows = _select(ledger, account, _find_period(ledger, from_ms, to_ms), MAX_STATEMENT_LINES)
     if not rows:
@@ -109,6 +112,7 @@ def load_statement_bundle(
 
 
 def _find_period(ledger: sqlite3.Connection, from_ms: int, to_ms: int) -> _Period:
+    require_history(ledger)
     (tip,) = ledger.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
     first = _find_height(ledger, tip, from_ms)
     end = max(first, _find_height(ledger, tip, to_ms))

@@ -23,6 +23,7 @@ from ledger.store.chain import (
     locate_node,
     read_node,
 )
+from ledger.store.reading import require_history
 from ledger.tiles import TILE_HEIGHT, TILE_WIDTH, TilePlace, encode_entries, fits_tree
 from ledger.views.bundles import load_epochs, load_header
 
@@ -44,7 +45,12 @@ class TreeViews:
         self._chain = chain
 
     def head(self) -> TreeHead:
-        """Return the head of the newest final block."""
+        """Return the head of the newest final block.
+
+        Raises:
+            HistoryMissingError: the tree below it is not whole yet.
+        """
+        require_history(self._chain.database.reader)
         row = self._chain.database.reader.execute(
             "SELECT height FROM blocks ORDER BY height DESC LIMIT 1"
         ).fetchone()
@@ -54,10 +60,6 @@ class TreeViews:
         return TreeHead(
             height=header.height, size=header.tree_size, root=bytes.fromhex(header.tree_root)
         )
-
-    def root(self, size: int) -> bytes:
-        """Return the root of the first `size` leaves; they must exist."""
-        return merkle.compute_root(size, self._chain.read_node)
 
     def tile(self, level: int, place: TilePlace) -> bytes | None:
         """Return the hashes of a tile, None if not all of them exist."""
@@ -91,8 +93,12 @@ class TreeViews:
         """Return the canonical proof that one tree extends another, by default the newest one.
 
         None if they do not exist, or `from_size` is the larger one. Sizes are not negative.
+
+        Raises:
+            HistoryMissingError: there is a gap in the tree.
         """
         with self._chain.database.snapshot() as ledger:
+            require_history(ledger)
             tip = load_tip(ledger)
             to_size = tip.tree_size if to_size is None else to_size
             if not from_size <= to_size <= tip.tree_size:
@@ -122,7 +128,11 @@ def find_block(ledger: sqlite3.Connection, size: int) -> Header | None:
 
     None for the empty tree, and beyond the newest block. Trees grow with their height, so it is
     found by halving, in at most 53 reads.
+
+    Raises:
+        HistoryMissingError: there is a gap in the blocks.
     """
+    require_history(ledger)
     low, high = ledger.execute("SELECT min(height), max(height) FROM blocks").fetchone()
     if size == 0 or low is None:
         return None

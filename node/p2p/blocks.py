@@ -25,6 +25,7 @@ from explorer_ui import ClosingError
 from ledger.block import hash_genesis
 from ledger.errors import InvalidMessageError
 from ledger.store.chain import ChainStore
+from ledger.store.reading import find_missing
 from node.p2p.frames import (
     GENESIS_HEADER,
     HEIGHT_HEADER,
@@ -125,14 +126,14 @@ class BlockStream:
             gone.cancel()
 
     async def _answer(self, request: BlockRequest, send: Send, gone: asyncio.Task[None]) -> None:
-        if self._read_height() < request.first and request.wait_ms:
+        if self._read_height(request.first) < request.first and request.wait_ms:
             await self._wait(request, gone)
         headers = (
             (b"content-type", b"application/octet-stream"),
             (b"cache-control", b"no-store"),
             (b"x-content-type-options", b"nosniff"),
             (GENESIS_HEADER.encode(), self._genesis),
-            (HEIGHT_HEADER.encode(), str(self._read_height()).encode()),
+            (HEIGHT_HEADER.encode(), str(self._read_height(request.first)).encode()),
         )
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         # A caller that stops reading is dropped in the middle of its answer.
@@ -174,11 +175,14 @@ class BlockStream:
                     return
         await _send_step(send, step, deadline)
 
-    def _read_height(self) -> int:
-        (height,) = self._chain.database.reader.execute(
-            "SELECT coalesce(max(height), 0) FROM blocks"
-        ).fetchone()
-        return int(height)
+    def _read_height(self, first: int) -> int:
+        """Return up to which height there are blocks from `first` on, or from below it."""
+        reader = self._chain.database.reader
+        (newest,) = reader.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
+        missing = find_missing(reader)
+        if missing and first <= missing[-1]:
+            return missing[0] - 1
+        return max(newest, missing[-1]) if missing else int(newest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,15 +121,16 @@ async def ask_for_blocks(
     *,
     first: int,
     wait_ms: int,
+    limit: int,
     genesis_hash: bytes,
     limits: Limits,
 ) -> AsyncIterator[BlockAnswer]:
-    """Ask a source for the blocks from height `first` on.
+    """Ask a source for at most `limit` blocks from height `first` on.
 
     Raises:
         PeerError: it cannot be reached, refuses, or has another chain.
     """
-    query = {"from": str(first), "wait_ms": str(wait_ms)}
+    query = {"from": str(first), "wait_ms": str(wait_ms), "limit": str(limit)}
     request = client.build_request("GET", source.url + PATH, params=query)
     try:
         async with asyncio.timeout(wait_ms / 1000 + HEAD_TIMEOUT_S):

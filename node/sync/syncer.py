@@ -23,6 +23,7 @@ import httpx2
 from ledger.block import Tip
 from ledger.errors import LedgerError, StoreError
 from ledger.store.database import DatabaseBusyError
+from node.p2p.blocks import MAX_BLOCKS
 from node.sync.pipeline import Apply, Pipeline
 from node.sync.progress import RateMeter, SyncProgress, SyncState
 from node.sync.source import (
@@ -241,11 +242,13 @@ class Syncer:
             source,
             first=tip.height + 1,
             wait_ms=POLL_WAIT_MS if self._follow() else 0,
+            limit=MAX_BLOCKS if self._follow() else min(self._wanted - tip.height, MAX_BLOCKS),
             genesis_hash=tip.genesis_hash,
             limits=tip.limits,
         )
         async with request as answer:
-            self._source, self._target = source.url, answer.height
+            self._source = source.url
+            self._target = answer.height if self._follow() else self._wanted
             self._show(tip.height)
             pipeline = Pipeline(
                 tip=tip, pool=self._pool, apply=self._apply, applied=self._note_applied

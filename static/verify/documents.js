@@ -6,7 +6,7 @@ import {
   ClaimError, MalformedError, compareText, decode, decodeJson, encode,
 } from "./encoding.js";
 
-const MAX_ENVELOPE_BYTES = 64 * 1024;
+const MAX_ENVELOPE_BYTES = 64 * 1024 - 1;
 const MAX_INTEGER = Number.MAX_SAFE_INTEGER;
 const MAX_SHOWN = 60;
 
