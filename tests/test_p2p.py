@@ -343,5 +343,5 @@ def test_two_votes_that_contradict_each_other_become_evidence_once(fresh):
     (waiting,) = fresh.client.get("/explorer/transactions").json()
     assert (waiting["type"], waiting["status"]) == ("evidence", "pending")
     page = fresh.client.get(f"/txs/{waiting['transaction_id']}.json").json()
-    assert page["payload"]["accused"] == fresh.keys[2].account
-    assert page["payload"]["height"] == 1
+    assert page["envelope"]["payload"]["accused"] == fresh.keys[2].account
+    assert page["envelope"]["payload"]["height"] == 1
