@@ -28,6 +28,8 @@ from ledger.transaction import (
     build_signed_message,
 )
 
+CLOCK_DRIFT_MS = 10_000
+"""How far a fresh block's time may lie from a voter's clock."""
 MAX_BLOCK_CHANGES = 1
 """A header names one next set, and a second change would rest on a set that never certified."""
 _MICROS_PER_MS = 1000
@@ -187,6 +189,20 @@ def validate_extension(block: Block, tip: Tip, read: merkle.NodeReader) -> None:
             raise InvalidBlockError(f"header {field}: expected {wanted}, got {got}")
     if block.hash != expected.hash:
         raise InvalidBlockError("block hash: it is not the hash of the header")
+
+
+def validate_time(header: Header, *, now_ms: int) -> None:
+    """Hold a fresh block's time against a voter's clock. Final blocks are never judged by it.
+
+    Raises:
+        InvalidBlockError: its proposer's clock or the voter's is wrong.
+    """
+    drift_ms = header.time_ms - now_ms
+    if abs(drift_ms) > CLOCK_DRIFT_MS:
+        raise InvalidBlockError(
+            f"time_ms: expected within {CLOCK_DRIFT_MS} ms of the clock, got {drift_ms} ms; "
+            "set this machine's clock"
+        )
 
 
 def verify_body(block: Block, tip: Tip) -> None:

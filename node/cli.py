@@ -152,13 +152,9 @@ def init(
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
     if genesis is not None:
-        given = {ctx.get_parameter_source(option) for option in ("network", "name", "url")}
-        if ParameterSource.COMMANDLINE in given:
-            raise click.UsageError(
-                "--genesis names the network, and a change of its authority set will name this "
-                "node: leave out --network, --name and --url"
-            )
-        _join(data, genesis)
+        if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--genesis names the network; leave out --network")
+        _join(data, genesis, name=name, url=url)
         return
     made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
     document = made.load_genesis()
@@ -170,14 +166,14 @@ def init(
     )
 
 
-def _join(data: Path, genesis: Path) -> None:
+def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
     document = parse_genesis(_read_file(genesis))
     made = create_joining_directory(data, document)
     account = load_key(made.authority_key)[0].account
     click.echo(f"Made {data}: network {document.network}, new account {account}")
     click.echo(
         "It has no vote yet. An authority proposes it, a quorum signs, and so does this key:\n"
-        f"  ./aitbc authority propose --add NAME={account}=URL\n"
+        f"  ./aitbc authority propose --add {name}={account}={url or 'URL'}\n"
         f"  ./aitbc authority sign change.json --data {data} --url URL"
     )
 

@@ -44,18 +44,15 @@ from consensus.interface import (
 )
 from consensus.messages import Message, compute_max_message_bytes, parse_message
 from ledger.block import Block, Tip
-from ledger.errors import InvalidBlockError, LedgerError, StoreError
+from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
-from ledger.payloads import find_receipt_id
-from ledger.rules import build_block, validate_block
+from ledger.rules import CLOCK_DRIFT_MS, build_block, validate_time
 from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
 from ledger.store.votes import VoteStore
 from ledger.vote import build_evidence
 from node.mempool import Mempool
 
-CLOCK_DRIFT_MS = 10_000
-"""How far a fresh block's time may lie from a voter's clock."""
 RETRY_S = 5.0
 """Pause after a block of our own could not be sealed."""
 SURVEY_S = 1.0
@@ -170,16 +167,9 @@ class Sealer:
 
     def validate(self, block: Block, tip: Tip, *, is_fresh: bool) -> None:
         """Check a block for the engine (see `consensus.interface.BlockValidator`)."""
-        drift_ms = block.header.time_ms - self._clock_ms()
-        if is_fresh and abs(drift_ms) > CLOCK_DRIFT_MS:
-            raise InvalidBlockError(
-                f"time_ms: expected within {CLOCK_DRIFT_MS} ms of the clock, got {drift_ms} ms; "
-                "set this machine's clock"
-            )
-        for transaction in block.transactions:
-            if self._chain.contains(transaction.id, find_receipt_id(transaction.payload)):
-                raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
-        validate_block(block, tip, self._chain.read_node)
+        if is_fresh:
+            validate_time(block.header, now_ms=self._clock_ms())
+        self._chain.validate(block, tip)
 
     # --- the thread -----------------------------------------------------------------------------
 

@@ -8,13 +8,12 @@ import pytest
 from msgspec.structs import replace
 
 from ledger.errors import InvalidBlockError, StoreError
-from ledger.rules import build_block
+from ledger.rules import CLOCK_DRIFT_MS, build_block
 from ledger.store.chain import load_block
 from ledger.store.database import DatabaseBusyError
 from ledger.transaction import Transaction, build_transaction
 from ledger.views import ReceiptFilter
 from node import sealer as module
-from node.sealer import CLOCK_DRIFT_MS
 from tests.builders import build_key, build_payload, build_receipt, sign_receipt
 from tests.market_node import MarketNode
 

@@ -31,8 +31,10 @@ from ledger.block import (
     verify_certificate,
 )
 from ledger.encoding import encode
-from ledger.errors import LedgerError, StoreError
+from ledger.errors import InvalidBlockError, LedgerError, StoreError
+from ledger.payloads import find_receipt_id
 from ledger.pin import Pin
+from ledger.rules import validate_block
 from ledger.store.appending import adopt_pin, append_block, append_history, append_verified
 from ledger.store.database import Database
 from ledger.store.reading import (
@@ -122,29 +124,11 @@ class ChainStore:
         self.genesis = genesis
         self.database = Database(path, migrations)
         try:
-            self.database.write(self._adopt_genesis).result()
+            self.database.write(lambda c: adopt_genesis(c, genesis, path)).result()
             check_tail(self.database.reader, path)
         except StoreError:
             self.database.close()
             raise
-
-    def _adopt_genesis(self, connection: sqlite3.Connection) -> None:
-        digest = hash_genesis(self.genesis)
-        row = connection.execute("SELECT hash FROM genesis").fetchone()
-        if row is None:
-            document = encode(self.genesis).decode()
-            authority_set = self.genesis.authority_set
-            connection.execute("INSERT INTO genesis VALUES (1, ?, ?)", (digest, document))
-            connection.execute(
-                "INSERT INTO authority_sets VALUES (0, ?, 1, ?, NULL)",
-                (hash_authority_set(authority_set), encode(authority_set).decode()),
-            )
-            connection.execute("INSERT INTO counters VALUES ('receipts', 0)")
-        elif row[0] != digest:
-            raise StoreError(
-                f"{self.database.path}: holds network {row[0].hex()[:16]}…, but genesis.json names "
-                f"{digest.hex()[:16]}…; use the genesis file that belongs to this data directory"
-            )
 
     def tip(self) -> Tip:
         """Return what the next block is checked against."""
@@ -197,16 +181,16 @@ class ChainStore:
         return find_missing(self.database.reader)
 
     def contains(self, transaction_id: bytes, receipt_id: str | None) -> bool:
-        """Tell whether a transaction, or another one with its receipt id, is final.
+        """Tell whether a transaction, or another one with its receipt id, is final."""
+        return contains(self.database.reader, transaction_id, receipt_id)
 
-        Only receipts have a receipt id; of other types None is asked for.
+    def validate(self, block: Block, tip: Tip) -> None:
+        """Check a block completely, apart from its certificate and the clock.
+
+        Raises:
+            InvalidBlockError, InvalidTransactionError: see `validate_next_block`.
         """
-        row = self.database.reader.execute(
-            "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
-            " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
-            (transaction_id, receipt_id),
-        ).fetchone()
-        return bool(row[0])
+        validate_next_block(self.database.reader, block, tip)
 
     def is_accused(self, account: str) -> bool:
         """Tell whether evidence against an account is final since it is in the current set."""
@@ -220,6 +204,56 @@ class ChainStore:
     def close(self) -> None:
         """Close the file."""
         self.database.close()
+
+
+def adopt_genesis(connection: sqlite3.Connection, genesis: Genesis, path: Path) -> None:
+    """Make an empty database that of one network, or check that it is.
+
+    Raises:
+        StoreError: it holds another network.
+    """
+    digest = hash_genesis(genesis)
+    row = connection.execute("SELECT hash FROM genesis").fetchone()
+    if row is None:
+        document = encode(genesis).decode()
+        authority_set = genesis.authority_set
+        connection.execute("INSERT INTO genesis VALUES (1, ?, ?)", (digest, document))
+        connection.execute(
+            "INSERT INTO authority_sets VALUES (0, ?, 1, ?, NULL)",
+            (hash_authority_set(authority_set), encode(authority_set).decode()),
+        )
+        connection.execute("INSERT INTO counters VALUES ('receipts', 0)")
+    elif row[0] != digest:
+        raise StoreError(
+            f"{path}: holds network {row[0].hex()[:16]}…, but genesis.json names "
+            f"{digest.hex()[:16]}…; use the genesis file that belongs to this data directory"
+        )
+
+
+def contains(connection: sqlite3.Connection, transaction_id: bytes, receipt_id: str | None) -> bool:
+    """Tell whether a transaction, or another one with its receipt id, is final.
+
+    Only receipts have a receipt id; of other types None is asked for.
+    """
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM transactions WHERE id = ?)"
+        " OR EXISTS (SELECT 1 FROM receipts WHERE receipt_id = ?)",
+        (transaction_id, receipt_id),
+    ).fetchone()
+    return bool(row[0])
+
+
+def validate_next_block(connection: sqlite3.Connection, block: Block, tip: Tip) -> None:
+    """Check a block on the tip of this chain completely, apart from its certificate and the clock.
+
+    Raises:
+        InvalidBlockError: it does not extend the chain, or holds what is final already.
+        InvalidTransactionError: one of its transactions is not valid.
+    """
+    for transaction in block.transactions:
+        if contains(connection, transaction.id, find_receipt_id(transaction.payload)):
+            raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
+    validate_block(block, tip, lambda *node: read_node(connection, *node))
 
 
 def check_tail(connection: sqlite3.Connection, path: Path) -> None:

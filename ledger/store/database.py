@@ -73,10 +73,7 @@ def open_writer(path: Path, migrations: Migrations) -> sqlite3.Connection:
         raise StoreError(f"{path}: cannot be opened: {error}") from error
     try:
         _configure(path, connection)
-        database = sqlite_utils.Database(connection)
-        _refuse_newer_schema(path, database, migrations)
-        migrations.apply(database)
-        connection.row_factory = sqlite3.Row
+        apply_schema(path, connection, migrations)
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(f"{path}: cannot be opened as a database: {error}") from error
@@ -84,6 +81,18 @@ def open_writer(path: Path, migrations: Migrations) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def apply_schema(path: Path, connection: sqlite3.Connection, migrations: Migrations) -> None:
+    """Bring the schema of an open connection up to date.
+
+    Raises:
+        StoreError: the database is newer than this release.
+    """
+    database = sqlite_utils.Database(connection)
+    _refuse_newer_schema(path, database, migrations)
+    migrations.apply(database)
+    connection.row_factory = sqlite3.Row
 
 
 def _configure(path: Path, connection: sqlite3.Connection) -> None:

@@ -71,13 +71,20 @@ def verify_chain(path: Path, genesis: Genesis, progress: Callable[[int, int], No
     try:
         with contextlib.closing(open_reader(path)) as connection:
             connection.execute("BEGIN")
-            _verify_file(connection)
             _verify_schema(connection, path)
-            _verify_network(connection, genesis)
-            return _verify_chain(connection, genesis, progress)
+            return verify_connection(connection, genesis, progress)
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         # SQLite quotes damaged names in its messages, which need not be text then.
         raise StoreError(f"{path}: is not a readable ledger: {error}") from error
+
+
+def verify_connection(
+    connection: sqlite3.Connection, genesis: Genesis, progress: Callable[[int, int], None]
+) -> Tip:
+    """Do the work of `verify_chain` on an open database."""
+    _verify_file(connection)
+    _verify_network(connection, genesis)
+    return _verify_chain(connection, genesis, progress)
 
 
 def _verify_file(connection: sqlite3.Connection) -> None:

@@ -105,8 +105,8 @@ class VoteStore:
                 draft.with_name(draft.name + end).unlink(missing_ok=True)
             make_private(draft)
             with contextlib.closing(open_writer(draft, migrations)) as connection:
-                connection.execute(
-                    "INSERT INTO owner VALUES (1, ?, ?, ?, 0)", (instance, account, genesis_hash)
+                adopt_owner(
+                    connection, instance=instance, account=account, genesis_hash=genesis_hash
                 )
             draft.rename(path)
             sync_directory(path.parent)
@@ -130,21 +130,12 @@ class VoteStore:
             )
         connection = open_writer(path, migrations)
         try:
-            owner = connection.execute(
-                "SELECT instance, account, genesis_hash FROM owner"
-            ).fetchone()
-        except sqlite3.Error as error:
+            check_owner(
+                path, connection, instance=instance, account=account, genesis_hash=genesis_hash
+            )
+        except StoreError:
             connection.close()
-            raise StoreError(f"{path}: cannot be read: {error}") from error
-        expected = {"instance": instance, "account": account, "genesis": genesis_hash}
-        for (name, wanted), found in zip(expected.items(), owner or [None] * 3, strict=True):
-            if found != wanted:
-                connection.close()
-                raise StoreError(
-                    f"{path}: was not made with this node's key on this network: expected "
-                    f"{name} {_show(wanted)}, got {_show(found)}. Use the data directory as it "
-                    "was created; votes.db is never copied between nodes"
-                )
+            raise
         return cls(path, connection)
 
     def record(self, record: VoteRecord) -> None:
@@ -232,6 +223,42 @@ class VoteStore:
         write("DELETE FROM vote WHERE height < ?", (height,))
         write("DELETE FROM block WHERE height < ?", (height,))
         write("DELETE FROM certificate WHERE height < ?", (height,))
+
+
+def adopt_owner(
+    connection: sqlite3.Connection, *, instance: str, account: str, genesis_hash: bytes
+) -> None:
+    """Make an empty database that of one key on one network."""
+    connection.execute(
+        "INSERT INTO owner VALUES (1, ?, ?, ?, 0)", (instance, account, genesis_hash)
+    )
+
+
+def check_owner(
+    path: Path,
+    connection: sqlite3.Connection,
+    *,
+    instance: str,
+    account: str,
+    genesis_hash: bytes,
+) -> None:
+    """Check that the database was made with this key on this network.
+
+    Raises:
+        StoreError: it was not, or it cannot be read.
+    """
+    try:
+        owner = connection.execute("SELECT instance, account, genesis_hash FROM owner").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be read: {error}") from error
+    expected = {"instance": instance, "account": account, "genesis": genesis_hash}
+    for (name, wanted), found in zip(expected.items(), owner or [None] * 3, strict=True):
+        if found != wanted:
+            raise StoreError(
+                f"{path}: was not made with this node's key on this network: expected "
+                f"{name} {_show(wanted)}, got {_show(found)}. Use the data directory as it "
+                "was created; votes.db is never copied between nodes"
+            )
 
 
 def _vote_row(height: int, vote: Vote) -> tuple[int, int, str, bytes | None, int, bytes]:

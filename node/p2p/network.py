@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from time import monotonic
 
 import httpx2
 
 from consensus.messages import Message
+from consensus.presence import Presence
 from ledger.authorities import AuthoritySet
 from ledger.block import Tip
 from ledger.encoding import encode
@@ -36,8 +38,6 @@ from node.p2p.peers import (
 )
 from node.signal import Signal
 
-SILENCE_S = 10.0
-"""A member unheard for longer is not waited for, while a quorum is heard."""
 RESEND_S = 5.0
 GRACE_S = 0.25
 """A block that others have is fetched if it is still missing after this long."""
@@ -82,6 +82,8 @@ class PeerNetwork:
         self._genesis_hash = chain.tip().genesis_hash
         self._given: dict[str, str] = {}
         """Addresses that an operator gave, by account, once their status has told it."""
+        self._presence = Presence()
+        self._listening = threading.Lock()
         self._links: dict[str, PeerLink] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
         self._others_height = 0
@@ -106,18 +108,15 @@ class PeerNetwork:
 
     def list_silent(self, tip: Tip) -> frozenset[int]:
         """Return the members not heard for a while, none unless a quorum is heard."""
-        latest = monotonic() - SILENCE_S
-        heard = {account for account, peer in self._by_account() if peer.heard_at >= latest}
-        heard.add(self._key.account)
-        members = tip.authority_set.members
-        silent = frozenset(i for i, m in enumerate(members) if m.account not in heard)
-        is_live = len(members) - len(silent) >= tip.authority_set.quorum
-        return silent if is_live else frozenset()
+        with self._listening:
+            return self._presence.list_silent(
+                tip.authority_set, self._key.account, now_ms=_now_ms()
+            )
 
     def note_heard(self, account: str) -> None:
         """Note that a member has stamped a request to us."""
-        if link := self._links.get(account):
-            link.peer.note_alive()
+        with self._listening:
+            self._presence.hear(account, now_ms=_now_ms())
 
     def note_waiting(self) -> None:
         """Say that our coordinator has a new transaction. Any thread may."""
@@ -188,7 +187,7 @@ class PeerNetwork:
             key=self._key,
             genesis_hash=self._genesis_hash,
             returned=self._returned,
-            told=self._look_later,
+            heard=self._note_answer,
         )
         self._links[peer.account] = link
         self._tasks[peer.account] = [
@@ -224,6 +223,10 @@ class PeerNetwork:
     def _put(self, message: bytes) -> None:
         for link in self._links.values():
             link.put(message)
+
+    def _note_answer(self, account: str, height: int) -> None:
+        self.note_heard(account)
+        self._look_later(height)
 
     def _look_later(self, height: int) -> None:
         """Fetch what is missing in a moment: mostly the votes for it are on their way already."""
@@ -264,6 +267,10 @@ class PeerNetwork:
 
     def _by_account(self) -> list[tuple[str, Peer]]:
         return [(account, link.peer) for account, link in list(self._links.items())]
+
+
+def _now_ms() -> int:
+    return int(monotonic() * 1000)
 
 
 async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:

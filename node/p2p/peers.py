@@ -12,8 +12,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from time import monotonic
+from dataclasses import dataclass
 
 import httpx2
 
@@ -54,14 +53,8 @@ class Peer:
     """That of the authority set."""
     height: int = 0
     """Of its newest final block, as it said last."""
-    heard_at: float = field(default_factory=monotonic)
-    """Monotonic seconds of its last sign of life; a new peer has the benefit of the doubt."""
     failure: str | None = None
     """Why it cannot be reached; None while it can."""
-
-    def note_alive(self) -> None:
-        """Note a sign of life."""
-        self.heard_at = monotonic()
 
 
 class PeerLink:
@@ -74,12 +67,12 @@ class PeerLink:
         key: KeyPair,
         genesis_hash: bytes,
         returned: Callable[[], None],
-        told: Callable[[int], None],
+        heard: Callable[[str, int], None],
     ) -> None:
-        """`returned()`: the peer answers again; `told(height)`: it says how high its chain is."""
+        """`returned()`: the peer answers again; `heard(account, height)`: it says its height."""
         self.peer = peer
         self._returned = returned
-        self._told = told
+        self._heard = heard
         self._key = key
         self._genesis_hash = genesis_hash
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)
@@ -122,13 +115,12 @@ class PeerLink:
             logger.info("peer %s at %s answers again", self.peer.name, self.peer.url)
             self._returned()
         self.peer.failure, self._backoff_s = None, MIN_BACKOFF_S
-        self.peer.note_alive()
         self._note_height(status.height)
         return True
 
     def _note_height(self, height: int) -> None:
         self.peer.height = height
-        self._told(height)
+        self._heard(self.peer.account, height)
 
     async def pause(self) -> None:
         """Wait before the next attempt."""

@@ -1,0 +1,386 @@
+"""Schedules for what chance finds too rarely. Each holds for the protocol as it is.
+
+The proposer of view v at height 1 is member (1 + v) mod 4: members 1, 2, 3, 0, 1, and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from consensus.messages import Message, build_message
+from ledger.block import Block, VoteKind
+from ledger.encoding import encode
+from ledger.rules import build_block
+from ledger.vote import (
+    QuorumCertificate,
+    Vote,
+    build_block_document,
+    build_finality_certificate,
+    cast_vote,
+    encode_block,
+)
+from tests.builders import build_change_payload, sign_change
+from tests.simulation.judge import judge
+from tests.simulation.machine import Machine
+from tests.simulation.material import (
+    KEY_OF,
+    KEYS,
+    build_network_genesis,
+    build_set,
+    build_simulated_receipt,
+    cheap_repetition,
+    parse_message_once,
+)
+from tests.simulation.network import Faults, Network
+
+CALM = Faults(max_delay_ms=10)
+SOON_MS = 5_000
+LONG_MS = 60_000
+PROMPT_MS = 500
+"""Well below the shortest view."""
+
+
+class Stage:
+    """A network, none of its nodes booted yet. Whom the script plays, it never boots."""
+
+    def __init__(
+        self,
+        *,
+        count: int = 4,
+        spares: int = 0,
+        followers: int = 0,
+        byzantine: Iterable[int] = (),
+    ) -> None:
+        self.network = Network(
+            genesis=build_network_genesis(count),
+            keys=[*KEYS[: count + spares], *[None] * followers],
+            faults=CALM,
+            byzantine=frozenset(byzantine),
+        )
+        self.nodes = self.network.machines
+        self._receipts = 0
+
+    def submit(self, *indexes: int) -> None:
+        """Give one receipt to these nodes, or to all."""
+        receipt = build_simulated_receipt(self.network.genesis, self._receipts)
+        self._receipts += 1
+        self.network.submit(receipt, indexes or range(len(self.nodes)))
+
+    def change(self, members: Sequence[int]) -> None:
+        """Let everybody, old and new, sign the set of these nodes, and give it to all."""
+        tip = self.nodes[members[0]].tip
+        current = [KEY_OF[m.account] for m in tip.authority_set.members]
+        keys = [KEYS[i] for i in members]
+        following = build_set(keys, epoch=tip.authority_set.epoch + 1)
+        change = sign_change(build_change_payload(tip, following), [*current, *keys])
+        self.network.granted[change.id] = change
+        self.network.submit(change, range(len(self.nodes)))
+
+    def heights(self) -> list[int]:
+        return [node.tip.height for node in self.nodes]
+
+    def run(self, duration_ms: int, is_done: Callable[[], bool] = lambda: False) -> None:
+        self.network.run(self.network.now_ms + duration_ms, is_done)
+
+    def reach(self, height: int, *indexes: int, within_ms: int = LONG_MS) -> None:
+        """Run until these nodes, or all, have the height final."""
+        nodes = [self.nodes[i] for i in indexes or range(len(self.nodes))]
+        self.run(within_ms, lambda: all(node.tip.height >= height for node in nodes))
+        if any(node.tip.height < height for node in nodes):
+            self.network.fail(
+                "stuck", f"expected height {height} in {within_ms} ms, got {self.heights()}"
+            )
+
+    def pass_only(
+        self, gate: Callable[[int, int, Message], bool] | None, *, sync: bool = False
+    ) -> None:
+        """Let only these consensus messages of (source, sink) pass; None lifts the gate."""
+
+        def judge_message(source: int, sink: int, method: str, arguments: tuple) -> bool:
+            if method != "receive":
+                return sync
+            assert gate is not None
+            return gate(source, sink, parse(arguments[1]))
+
+        self.network.gate = None if gate is None else judge_message
+
+    def vote(self, member: int, kind: VoteKind, view: int, block: Block | None = None) -> Vote:
+        """Vote at height 1 as a member that the script plays."""
+        return cast_vote(
+            KEYS[member],
+            member=member,
+            tip=self.nodes[0].tip if self.nodes[0].tip.height == 0 else self.nodes[1].tip,
+            kind=kind,
+            view=view,
+            block_hash="" if block is None else block.hash.hex(),
+        )
+
+    def build(self, proposer: int, at: Machine) -> Block:
+        """Build a block that no other proposal at the tip of `at` is equal to."""
+        self._receipts += 1
+        return build_block(
+            at.tip,
+            [build_simulated_receipt(self.network.genesis, self._receipts)],
+            time_ms=at.clock_ms,
+            proposer=KEYS[proposer].account,
+            read=at.read_node,
+        )
+
+    def tell(
+        self,
+        source: int,
+        sinks: Iterable[int],
+        *votes: Vote,
+        certificates: Iterable[QuorumCertificate] = (),
+        block: Block | None = None,
+    ) -> None:
+        """Say something at height 1 as a member that the script plays."""
+        genesis_tip = next(node.tip for node in self.nodes if node.tip.height == 0)
+        document = None if block is None else build_block_document(block)
+        message = build_message(genesis_tip, votes=votes, certificates=certificates, block=document)
+        for sink in sinks:
+            arguments = (KEYS[source].account, encode(message))
+            self.network.later(1, self.network.deliver, source, sink, "receive", arguments)
+
+    def agree(self, member: int) -> None:
+        """From now on this member, which the script plays, votes as anybody else does.
+
+        It says nothing for a block of view 0.
+        """
+
+        def second(machine: Machine, message: Message, data: bytes) -> None:
+            del data
+            if message.height == 1 and machine.tip.height == 0:
+                votes = {
+                    (v.kind, v.view, v.block_hash): cast_vote(
+                        KEYS[member],
+                        member=member,
+                        tip=machine.tip,
+                        kind=v.kind,
+                        view=v.view,
+                        block_hash=v.block_hash,
+                    )
+                    for v in message.votes
+                    if v.view > 0 or v.kind == "nullify"
+                }
+                self.tell(member, [n.index for n in self.nodes if n.engine], *votes.values())
+
+        self.network.overhear.append(second)
+
+    def finish(self) -> None:
+        """Join everybody that is honest again; they must agree and go on."""
+        network = self.network
+        network.gate, network.sides = None, [0] * len(self.nodes)
+        honest = [n.index for n in self.nodes if n.index not in network.byzantine]
+        network.start(*honest)
+        height = max(self.heights()) + 1
+        self.submit()
+        self.reach(height, *honest)
+        judge(network)
+
+
+def parse(data: bytes) -> Message:
+    return parse_message_once(data, max_bytes=1 << 20)
+
+
+def scheduled(
+    play: Callable[[Stage], None], *, to_the_end: bool = True, **setting: object
+) -> Callable[[], None]:
+    """Return a schedule: set the stage, play, and let all end well unless members are missing."""
+
+    def run() -> None:
+        with cheap_repetition():
+            stage = Stage(**setting)
+            play(stage)
+            if to_the_end:
+                stage.finish()
+
+    return run
+
+
+def state(
+    kind: VoteKind, view: int, block: Block | None, votes: Sequence[Vote]
+) -> QuorumCertificate:
+    """Return a certificate of whatever votes these are."""
+    return QuorumCertificate(
+        kind=kind,
+        view=view,
+        block_hash="" if block is None else block.hash.hex(),
+        votes=tuple(sorted((vote.member, vote.sig) for vote in votes)),
+    )
+
+
+def is_of_finality(message: Message) -> bool:
+    """Tell whether anything in a message helps to make a block of view 0 final."""
+    said = [*message.votes, *message.certificates]
+    return any(item.kind == "finalize" and item.view == 0 for item in said)
+
+
+def has_votes(message: Message, kind: VoteKind) -> bool:
+    return any(vote.kind == kind for vote in message.votes)
+
+
+# Safety
+
+
+def divide_in_halves(stage: Stage) -> None:
+    """Two and two, each half with what it needs for a block."""
+    stage.network.sides = [0, 0, 1, 1]
+    stage.network.start()
+    stage.submit()
+    stage.run(20_000)
+
+
+def let_one_commit(stage: Stage, liar: int) -> Block:
+    """Let the block of view 0 become final at node 0 alone, which then falls silent."""
+    honest = [i for i in range(4) if i != liar]
+    stage.network.start(*honest)
+    stage.pass_only(lambda source, sink, message: sink == 0 or not is_of_finality(message))
+    stage.submit()
+    stage.run(900, lambda: stage.nodes[0].tip.height == 1)
+    assert stage.nodes[0].tip.height == 1
+    stage.pass_only(
+        lambda source, sink, message: (
+            source != 0 and not message.block and not is_of_finality(message)
+        )
+    )
+    stage.agree(liar)
+    (block,) = (b for b in stage.nodes[1].engine._height.blocks.values())
+    return block
+
+
+def propose_over_a_final_block(stage: Stage) -> None:
+    """Member 2 offers a new block in view 1, though view 0 may be, and is, finalized."""
+    let_one_commit(stage, liar=2)
+    rival = stage.build(2, at=stage.nodes[1])
+    stage.tell(2, [1, 3], stage.vote(2, "notarize", 1, rival), block=rival)
+    stage.run(SOON_MS)
+
+
+def relabel_a_nullification(stage: Stage) -> None:
+    """View 1 is nullified; member 3 shows those votes as votes of view 0, which is finalized."""
+    heard: list[Vote] = []
+    let_one_commit(stage, liar=3)
+    stage.network.overhear.append(lambda machine, message, data: heard.extend(message.votes))
+    stage.run(4_000, lambda: all(stage.nodes[i].engine._height.view == 2 for i in (1, 2)))
+    votes = {v.member: v for v in heard if (v.kind, v.view) == ("nullify", 1)}
+    votes[3] = stage.vote(3, "nullify", 1)
+    forged = state("nullify", 0, None, list(votes.values()))
+    rival = stage.build(3, at=stage.nodes[1])
+    proposal = stage.vote(3, "notarize", 2, rival)
+    stage.tell(3, [1, 2], proposal, certificates=[forged], block=rival)
+    stage.run(SOON_MS)
+
+
+def show_notarize_votes_as_finality(stage: Stage) -> None:
+    """Node 0 is shown three notarize votes as a finality certificate; the others move on."""
+    heard: list[Vote] = []
+    stage.network.overhear.append(lambda machine, message, data: heard.extend(message.votes))
+    stage.network.start(0, 1, 2)
+    # The proposal reaches everybody, nobody else's vote for it reaches anybody.
+    stage.pass_only(lambda source, sink, message: message.block is not None and source == 1)
+    stage.submit()
+    stage.run(900)
+    votes = {v.member: v for v in heard if (v.kind, v.view) == ("notarize", 0)}
+    (block,) = stage.nodes[0].engine._height.blocks.values()
+    forged = state("finalize", 0, block, list(votes.values()))
+    stage.tell(3, [0], certificates=[forged])
+    stage.agree(3)
+    stage.run(50)
+    stage.pass_only(
+        lambda source, sink, message: (
+            0 not in {source, sink}
+            and not any(v.view == 0 and v.kind == "notarize" for v in message.votes)
+        )
+    )
+    stage.run(SOON_MS)
+
+
+def certify_with_a_stale_set(stage: Stage) -> None:
+    """All four members are replaced; the keys of the first set then certify a block of theirs."""
+    stage.network.start()
+    stage.change([4, 5, 6, 7])
+    stage.reach(1)
+    stage.submit()
+    stage.reach(2)
+    victim = stage.nodes[0]
+    rival = stage.build(4, at=victim)
+    votes = [
+        cast_vote(
+            KEYS[i],
+            member=i,
+            tip=victim.tip,
+            kind="finalize",
+            view=0,
+            block_hash=rival.hash.hex(),
+        )
+        for i in range(4)
+    ]
+    certificate = build_finality_certificate(state("finalize", 0, rival, votes))
+    victim.receive_blocks(1, [(encode_block(rival), encode(certificate))])
+
+
+# Liveness
+
+
+def return_to_an_idle_network(stage: Stage) -> None:
+    """Node 3 was away; nothing happens any more, and it must learn what did."""
+    stage.network.start(0, 1, 2)
+    for height in range(1, 4):
+        stage.submit(0, 1, 2)
+        stage.reach(height, 0, 1, 2)
+    stage.run(SOON_MS)
+    stage.network.start(3)
+    stage.reach(3, within_ms=SOON_MS)
+
+
+def fall_far_behind(stage: Stage) -> None:
+    """Node 3 was away for twenty heights, and must not need a heartbeat for each."""
+    stage.network.start(0, 1, 2)
+    for height in range(1, 21):
+        stage.submit(0, 1, 2)
+        stage.reach(height, 0, 1, 2)
+    stage.network.start(3)
+    stage.reach(20, within_ms=SOON_MS)
+
+
+def live_with_a_dead_member(stage: Stage) -> None:
+    """Member 3 is dead. Once that is known, its turns cost nothing."""
+    stage.network.start(0, 1, 2)
+    stage.run(15_000)
+    for height in range(1, 9):
+        stage.submit(0, 1, 2)
+        stage.reach(height, 0, 1, 2, within_ms=PROMPT_MS)
+
+
+def jump_over_views(stage: Stage) -> None:
+    """Node 3 heard nothing of views 0 to 2, but holds the notarization of view 2."""
+    stage.network.start(3)
+    block = stage.build(3, at=stage.nodes[3])
+    notarization = state(
+        "notarize", 2, block, [stage.vote(i, "notarize", 2, block) for i in range(3)]
+    )
+    stage.tell(
+        0, [3], stage.vote(0, "notarize", 3, block), certificates=[notarization], block=block
+    )
+    stage.run(SOON_MS)
+    cast = {(v.kind, v.view) for v in stage.nodes[3].engine._height.list_own_votes()}
+    if ("notarize", 3) not in cast:
+        stage.network.fail("stuck", f"node 3 does not vote in view 3: {sorted(cast)}")
+
+
+def propose_an_old_block_again(stage: Stage) -> None:
+    """A block is notarized, then all are cut off for longer than any clock may be wrong.
+
+    Node 3 never saw it, and is needed after that, since node 0 dies.
+    """
+    network = stage.network
+    network.start()
+    stage.pass_only(lambda source, sink, message: sink != 3 and not has_votes(message, "finalize"))
+    stage.submit()
+    stage.run(900)
+    network.sides = [0, 1, 2, 3]
+    stage.run(20_000)
+    stage.pass_only(None)
+    network.sides = [1, 0, 0, 0]
+    stage.reach(1, 1, 2, 3)
