@@ -14,7 +14,8 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench simulate vectors lock browser clean
+.PHONY: help run setup dev test lint types check format bench rehearse simulate vectors lock \
+    browser clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ format: dev  ## rewrite the code as lint wants it
 
 bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 	@$(PY) -m scripts.bench $(ARGS)
+
+rehearse: setup  ## kill and stop nodes of a real local network; ARGS go to scripts/rehearse.py
+	@$(PY) -m scripts.rehearse $(ARGS)
 
 simulate: dev  ## consensus under faults: SEEDS=N histories (2000), or SEED=N to replay one
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000)) $(ARGS)

@@ -12,14 +12,14 @@ from __future__ import annotations
 from typing import Literal
 
 from api.errors import RequestError
-from api.ports import Market
+from api.ports import Keys
 from api.requests import ANONYMOUS
 from ledger.jobs import Caller, Job, KeyRole
 
 ApiMode = Literal["dev", "strict"]
 
 
-def authenticate(secret: str | None, market: Market) -> Caller:
+def authenticate(secret: str | None, keys: Keys) -> Caller:
     """Return whose request this is.
 
     Raises:
@@ -27,7 +27,7 @@ def authenticate(secret: str | None, market: Market) -> Caller:
     """
     if secret is None:
         return ANONYMOUS
-    caller = market.authenticate(secret)
+    caller = keys.authenticate(secret)
     if caller is None:
         raise RequestError("AUTH_INVALID_KEY", "this API key is unknown or revoked")
     return caller

@@ -20,7 +20,6 @@ SECURITY_HEADERS: tuple[Header, ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"referrer-policy", b"same-origin"),
-    (b"cache-control", b"no-store"),
 )
 
 _encoder = msgspec.json.Encoder()
@@ -34,6 +33,7 @@ class Answer:
     body: bytes = b""
     content_type: bytes = JSON
     headers: tuple[Header, ...] = ()
+    cache_control: bytes = b"no-store"
 
 
 def answer_json(value: object, *, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
@@ -52,6 +52,7 @@ async def start_answer(answer: Answer, request_id: str, send: Send, *, close: bo
     headers = [
         (b"x-request-id", request_id.encode()),
         *SECURITY_HEADERS,
+        (b"cache-control", answer.cache_control),
         *answer.headers,
     ]
     if answer.status != 204:

@@ -1,7 +1,7 @@
 """The REST face as routes: every documented path at the root and under `/api`.
 
-Whatever else is asked for under `/v1`, `/api` and `/explorer/` is answered in JSON too, so these
-routes can stand in one application before the pages of the explorer.
+Whatever else is asked for under `/v1`, `/api`, `/explorer/` and `/tile/` is answered in JSON too,
+so these routes can stand in one application before the pages of the explorer.
 """
 
 from __future__ import annotations
@@ -17,51 +17,73 @@ from starlette.routing import BaseRoute, Mount, Route
 from api.answers import Answer
 from api.errors import RequestError
 from api.jobs import JobEndpoints
-from api.ports import Market, Views
+from api.nomarket import NoMarket
+from api.ports import Market, SyncStatus, Tree, Views
 from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
+from api.statements import StatementEndpoints
+from api.transactions import TransactionEndpoints
+from api.transparency import TransparencyEndpoints
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
 # Under these the API answers for paths that do not exist; elsewhere the explorer does.
-_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}")
+_UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}", "/tile/{rest:path}")
 
 
 def build_api(
-    market: Market,
+    market: Market | NoMarket,
     views: Views,
     settings: ApiSettings,
     *,
+    tree: Tree,
+    checkpoint: Callable[[], bytes | None],
     genesis: bytes,
     clock_ms: Callable[[], int],
     make_request_id: Callable[[], str],
     find_obstacle: Callable[[], RequestError | None] = lambda: None,
+    find_sync: Callable[[], SyncStatus | None] = lambda: None,
 ) -> list[BaseRoute]:
     """Return the routes of the REST face; put them before any others.
 
     Args:
-        market: takes every write.
+        market: takes every write, or refuses it.
         views: public reads.
         settings: mode, version, defaults.
+        tree: public reads of the Merkle tree.
+        checkpoint: the newest signed checkpoint, None on a node that signs none.
         genesis: canonical bytes of the genesis document.
         clock_ms: Unix time in milliseconds.
         make_request_id: a new id of at most 64 letters, digits and `._-`.
         find_obstacle: why the node takes no work now, a SYSTEM_ error, or None.
+        find_sync: how far the node is with catching up, or None if it does not.
     """
     records = RecordEndpoints(
-        views, settings, genesis=genesis, clock_ms=clock_ms, find_obstacle=find_obstacle
+        views,
+        settings,
+        genesis=genesis,
+        clock_ms=clock_ms,
+        find_obstacle=find_obstacle,
+        find_sync=find_sync,
     )
     paths = {
-        **JobEndpoints(market, settings).paths(),
+        **(
+            market.paths(settings)
+            if isinstance(market, NoMarket)
+            else JobEndpoints(market, settings).paths()
+        ),
+        **TransactionEndpoints(market, views).paths(),
         **records.paths(),
+        **StatementEndpoints(views).paths(),
+        **TransparencyEndpoints(tree, checkpoint).paths(),
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
     }
 
     def route(path: str, operations: Mapping[str, Operation]) -> Route:
         resource = Resource(
-            operations, market=market, settings=settings, make_request_id=make_request_id
+            operations, keys=market, settings=settings, make_request_id=make_request_id
         )
         return Route(path, resource)
 

@@ -1,7 +1,7 @@
 """What the REST face needs from the node behind it.
 
-`Market` takes every write and every private read; `node` fulfils it. `Views` are the public reads
-of `ledger.views.LedgerViews`. Refusals are `MarketError`s, whose code decides the HTTP status; a
+`Market` takes every write and every private read; `node` fulfils it. `Views` and `Tree` are the
+public reads of `ledger.views`. Refusals are `MarketError`s, whose code decides the HTTP status; a
 full write queue is `ledger.store.database.DatabaseBusyError`.
 """
 
@@ -22,11 +22,14 @@ from ledger.jobs import (
     Registration,
     Report,
 )
+from ledger.tiles import TilePlace
 from ledger.views import (
+    AuthoritiesView,
     BlockView,
     HeadView,
     ReceiptFilter,
     ReceiptView,
+    StatementView,
     StatsView,
     TransactionView,
 )
@@ -51,6 +54,12 @@ class Market(Protocol):
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
+
+    async def submit_transaction(self, envelope: bytes) -> TransactionView:
+        """Let a change of the authority set, or evidence, wait for a block.
+
+        Raises MarketError TRANSACTION_INVALID, TRANSACTION_TYPE_REFUSED, RATE_LIMIT_EXCEEDED.
+        """
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
@@ -82,6 +91,49 @@ class Market(Protocol):
         """Note that a miner is alive."""
 
 
+class Keys(Protocol):
+    """Knows API keys."""
+
+    def authenticate(self, secret: str) -> Caller | None:
+        """Return whose API key this is, or None for an unknown or revoked one."""
+
+
+class SyncStatus(Protocol):
+    """How far a node is with catching up."""
+
+    @property
+    def state(self) -> str:
+        """`idle`, `syncing` or `stalled`."""
+
+    @property
+    def height(self) -> int:
+        """Height of the newest block here."""
+
+    @property
+    def target_height(self) -> int:
+        """What the source says its newest height is."""
+
+    @property
+    def blocks_per_s(self) -> float:
+        """Blocks stored per second."""
+
+    @property
+    def receipts_per_s(self) -> float:
+        """Receipts stored per second."""
+
+    @property
+    def eta_s(self) -> int | None:
+        """Seconds left at this rate, None if that cannot be told."""
+
+    @property
+    def source(self) -> str | None:
+        """Address of the node that is asked."""
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the last source could not be used, None if one can."""
+
+
 class Views(Protocol):
     """The public reads. Short and synchronous; lists are newest first, below cursor `before`."""
 
@@ -97,6 +149,9 @@ class Views(Protocol):
     def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
         """Return transactions, pending ones first."""
 
+    def transaction(self, id_hex: str, /) -> TransactionView | None:
+        """Return a transaction, final or pending."""
+
     def receipts(
         self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
     ) -> list[ReceiptView]:
@@ -105,5 +160,30 @@ class Views(Protocol):
     def receipt(self, receipt_id: str, /) -> ReceiptView | None:
         """Return a receipt, final or pending."""
 
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
+
     def bundle(self, receipt_id: str, /) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""
+
+    def statement(self, account: str, /, *, from_ms: int, to_ms: int) -> StatementView:
+        """Return an account's lines in a period; not short, unlike the others.
+
+        Raises StatementTooLongError.
+        """
+
+    def statement_bundle(self, account: str, /, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical proof of the same lines, None if there are none."""
+
+
+class Tree(Protocol):
+    """The public reads of the Merkle tree; None is what does not exist (yet)."""
+
+    def tile(self, level: int, place: TilePlace, /) -> bytes | None:
+        """Return the hashes of a tile."""
+
+    def entries(self, place: TilePlace, /) -> bytes | None:
+        """Return an entry bundle."""
+
+    def consistency(self, from_size: int, to_size: int | None, /) -> bytes | None:
+        """Return a consistency document; without `to_size` up to the newest tree."""

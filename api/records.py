@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from api.answers import Answer, answer_json, link
 from api.errors import RequestError
-from api.ports import Views
+from api.ports import SyncStatus, Views
 from api.render import (
+    render_authorities,
     render_block,
     render_health,
     render_receipt,
@@ -36,12 +37,14 @@ class RecordEndpoints:
         genesis: bytes,
         clock_ms: Callable[[], int],
         find_obstacle: Callable[[], RequestError | None],
+        find_sync: Callable[[], SyncStatus | None],
     ) -> None:
         self._views = views
         self._settings = settings
         self._genesis = genesis
         self._clock_ms = clock_ms
         self._find_obstacle = find_obstacle
+        self._find_sync = find_sync
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
@@ -50,6 +53,7 @@ class RecordEndpoints:
             "/v1/receipts/{receipt_id}": self.show_receipt,
             "/v1/receipts/{receipt_id}/proof": self.show_proof,
             "/v1/genesis": self.show_genesis,
+            "/v1/authorities": self.show_authorities,
             "/explorer/blocks": self.list_blocks,
             "/explorer/transactions": self.list_transactions,
             "/explorer/receipts": self.list_recent_receipts,
@@ -86,11 +90,20 @@ class RecordEndpoints:
         receipt_id = request.path_id
         receipt = self._views.receipt(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
         if receipt is None:
-            raise RequestError("RECEIPT_NOT_FOUND", "no receipt with this id on this node")
+            raise RequestError("RECEIPT_NOT_FOUND", self._explain_unknown())
         links = {"alternate": f"{request.site}/receipts/{receipt_id}"}
         if receipt.transaction.finality == "final":
             links["describedby"] = f"{request.base}/v1/receipts/{receipt_id}/proof"
         return answer_json(render_receipt(receipt), headers=link(links))
+
+    def _explain_unknown(self) -> str:
+        missing = self._views.head().missing
+        if not missing:
+            return "no receipt with this id on this node"
+        return (
+            "no receipt with this id yet: this node still fetches the history of blocks "
+            f"{missing[0]} to {missing[-1]}"
+        )
 
     async def show_proof(self, request: Request) -> Answer:
         """`GET /v1/receipts/{receipt_id}/proof`: the canonical bundle, to be kept."""
@@ -110,6 +123,11 @@ class RecordEndpoints:
         """`GET /v1/genesis`: the canonical document that a verifier pins."""
         name = b'attachment; filename="genesis.json"'
         return Answer(body=self._genesis, headers=((b"content-disposition", name),))
+
+    async def show_authorities(self, request: Request) -> Answer:
+        """`GET /v1/authorities`: who seals blocks, since when, and evidence against whom."""
+        links = link({"alternate": f"{request.site}/network"})
+        return answer_json(render_authorities(self._views.authorities()), headers=links)
 
     # --- explorer -------------------------------------------------------------------------------
 
@@ -142,7 +160,11 @@ class RecordEndpoints:
 
     async def show_health(self, _request: Request) -> Answer:
         """`GET /health`: the node answers."""
-        return answer_json(render_health(self._views.head(), version=self._settings.version))
+        return answer_json(
+            render_health(
+                self._views.head(), version=self._settings.version, sync=self._find_sync()
+            )
+        )
 
     async def show_readiness(self, _request: Request) -> Answer:
         """`GET /health/ready`: the node takes work."""

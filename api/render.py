@@ -10,12 +10,26 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from api.ports import SyncStatus
 from ledger.encoding import encode_base64url
 from ledger.jobs import Claim, Job, Lease, Miner, Queue
 from ledger.metering import build_work_order
-from ledger.payloads import find_receipt_id
-from ledger.transaction import MICROS, Signature
-from ledger.views import BlockView, HeadView, ReceiptView, StatsView, TransactionView
+from ledger.transaction import (
+    MICROS,
+    AuthoritySetPayload,
+    EvidencePayload,
+    ReceiptPayload,
+    Signature,
+)
+from ledger.views import (
+    AuthoritiesView,
+    BlockView,
+    EpochView,
+    HeadView,
+    ReceiptView,
+    StatsView,
+    TransactionView,
+)
 
 Json = dict[str, object]
 
@@ -27,10 +41,15 @@ def format_time(time_ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
+def format_decimal(micros: int) -> str:
+    """Return a non-negative amount with at most six decimals."""
+    whole, rest = divmod(micros, MICROS)
+    return f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)
+
+
 def format_micros(micros: int) -> msgspec.Raw:
     """Return a non-negative amount as a JSON number with at most six decimals."""
-    whole, rest = divmod(micros, MICROS)
-    return msgspec.Raw((f"{whole}.{rest:06d}".rstrip("0") if rest else str(whole)).encode())
+    return msgspec.Raw(format_decimal(micros).encode())
 
 
 def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
@@ -188,12 +207,63 @@ def render_transaction(transaction: TransactionView) -> Json:
         "size_bytes": transaction.size_bytes,
         "signers": [{"role": s.role, "key_id": s.key_id} for s in transaction.signatures],
     }
-    if (receipt_id := find_receipt_id(transaction.payload)) is not None:
-        shown["receipt_id"] = receipt_id
+    payload = transaction.payload
+    match payload:
+        case ReceiptPayload():
+            shown["receipt_id"] = payload.receipt_id
+        case AuthoritySetPayload():
+            shown["epoch"] = payload.authority_set.epoch
+        case EvidencePayload():
+            shown["accused"] = payload.accused
     if transaction.height is not None:
         shown["block_height"] = transaction.height
     if transaction.leaf is not None:
         shown["leaf"] = transaction.leaf
+    return shown
+
+
+def render_authorities(authorities: AuthoritiesView) -> Json:
+    """Return Authorities."""
+    return {
+        "epoch": authorities.epoch,
+        "set_hash": authorities.set_hash,
+        "from_height": authorities.from_height,
+        "height": authorities.height,
+        "quorum": authorities.quorum,
+        "members": [
+            {
+                "account": member.account,
+                "name": member.name,
+                "url": member.url,
+                "evidence": member.evidence,
+            }
+            for member in authorities.members
+        ],
+        "coordinators": list(authorities.coordinators),
+        "epochs": [_render_epoch(epoch) for epoch in authorities.epochs],
+        "evidence": [
+            {
+                "transaction_id": found.transaction_id,
+                "block_height": found.block_height,
+                "accused": found.accused,
+                "height": found.height,
+                "view": found.view,
+            }
+            for found in authorities.evidence
+        ],
+    }
+
+
+def _render_epoch(epoch: EpochView) -> Json:
+    shown: Json = {
+        "epoch": epoch.epoch,
+        "set_hash": epoch.set_hash,
+        "from_height": epoch.from_height,
+        "members": epoch.members,
+        "quorum": epoch.quorum,
+    }
+    if epoch.transaction_id is not None:
+        shown["transaction_id"] = epoch.transaction_id
     return shown
 
 
@@ -213,9 +283,9 @@ def render_stats(stats: StatsView) -> Json:
     return shown
 
 
-def render_health(head: HeadView, *, version: str) -> Json:
+def render_health(head: HeadView, *, version: str, sync: SyncStatus | None) -> Json:
     """Return what `/health` says of a node that answers."""
-    return {
+    health: Json = {
         "status": "ok",
         "version": version,
         "network": head.network,
@@ -227,3 +297,20 @@ def render_health(head: HeadView, *, version: str) -> Json:
         "authorities": head.authorities,
         "pending_transactions": head.pending_transactions,
     }
+    if sync is not None:
+        health["sync"] = _render_sync(sync)
+    if head.missing:
+        health["missing"] = {"from": head.missing[0], "to": head.missing[-1]}
+    return health
+
+
+def _render_sync(sync: SyncStatus) -> Json:
+    shown: Json = {
+        "state": sync.state,
+        "height": sync.height,
+        "target_height": sync.target_height,
+        "blocks_per_s": round(sync.blocks_per_s, 1),
+        "receipts_per_s": round(sync.receipts_per_s, 1),
+    }
+    optional = {"eta_s": sync.eta_s, "source": sync.source, "last_error": sync.last_error}
+    return shown | {name: value for name, value in optional.items() if value is not None}

@@ -18,9 +18,9 @@ from starlette.types import Receive, Scope, Send
 from api.access import ApiMode, authenticate, check_role
 from api.answers import Answer, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
-from api.ports import Market
+from api.ports import Keys
 from api.requests import Request
-from ledger.errors import MarketError, StoreError
+from ledger.errors import HistoryMissingError, MarketError, StoreError
 from ledger.jobs import KeyRole
 from ledger.store.database import DatabaseBusyError
 
@@ -71,12 +71,12 @@ class Resource:
         self,
         operations: Mapping[str, Operation],
         *,
-        market: Market,
+        keys: Keys,
         settings: ApiSettings,
         make_request_id: Callable[[], str],
     ) -> None:
         self.operations = operations
-        self._market = market
+        self._keys = keys
         self._settings = settings
         self._make_request_id = make_request_id
         methods = {*operations, "OPTIONS"} | ({"HEAD"} if "GET" in operations else set())
@@ -90,6 +90,8 @@ class Resource:
             answer = await self._answer(request, receive)
         except (RequestError, MarketError) as error:
             answer = self._answer_error(error, request)
+        except HistoryMissingError as error:
+            answer = answer_error(RequestError("HISTORY_MISSING", str(error)), request.id)
         except DatabaseBusyError:
             busy = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
             answer = answer_error(busy, request.id)
@@ -111,7 +113,7 @@ class Resource:
         operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is None:
             return self._answer_other_method(request)
-        request.caller = authenticate(request.secret(), self._market)
+        request.caller = authenticate(request.secret(), self._keys)
         needed = operation.key == "always" or (
             operation.key == "strict" and self._settings.mode == "strict"
         )

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from explorer_ui.authorities import (
+    ChangeFacts,
+    EvidenceFacts,
+    describe_change,
+    describe_evidence,
+)
 from explorer_ui.errors import NotFoundError, parse_position
 from explorer_ui.explain import explain, is_hash
 from explorer_ui.facts import Fact, list_facts
@@ -14,7 +20,8 @@ from explorer_ui.receipts import Proof, read_proof
 from explorer_ui.site import IMMUTABLE, REVALIDATE, Address, Frame, Site
 from explorer_ui.sources import Views
 from ledger.encoding import encode
-from ledger.transaction import Envelope
+from ledger.payloads import find_receipt_id
+from ledger.transaction import AuthoritySetPayload, Envelope, EvidencePayload
 from ledger.views import BlockView, TransactionView
 
 PAGE_ROWS = 25
@@ -54,6 +61,12 @@ class TransactionPage:
 
     proof: Proof
     facts: list[tuple[str, list[Fact]]]
+    receipt_id: str | None
+    """None where it is no receipt."""
+    change: ChangeFacts | None
+    """What a change of the authority set does; None of other types, or where that is not known."""
+    evidence: EvidenceFacts | None
+    """None where it is no evidence."""
 
 
 class Blocks:
@@ -133,12 +146,25 @@ class Blocks:
         if (unchanged := self._site.unchanged(request, tag)) is not None:
             return unchanged
         transaction = self._find_transaction(request)
-        page = TransactionPage(
-            proof=read_proof(self._views, transaction), facts=list_facts(transaction.payload)
-        )
+        page = self._build_transaction_page(transaction)
         frame = Frame(title="Transaction", json_path=f"/txs/{transaction.id}.json")
         return self._site.page(
             "transaction.html", request, frame=frame, page=page, head=head, tag=tag
+        )
+
+    def _build_transaction_page(self, transaction: TransactionView) -> TransactionPage:
+        payload = transaction.payload
+        change = evidence = None
+        if isinstance(payload, AuthoritySetPayload):
+            change = describe_change(self._views, transaction, payload)
+        elif isinstance(payload, EvidencePayload):
+            evidence = describe_evidence(self._views, payload)
+        return TransactionPage(
+            proof=read_proof(self._views, transaction),
+            facts=list_facts(payload),
+            receipt_id=find_receipt_id(payload),
+            change=change,
+            evidence=evidence,
         )
 
     async def transaction_json(self, request: Request) -> Response:

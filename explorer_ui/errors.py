@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from explorer_ui.explain import Explanation
 from ledger.encoding import MAX_INTEGER
+from ledger.errors import HistoryMissingError
 
 
 class PageError(Exception):
@@ -30,6 +31,21 @@ class NotFoundError(PageError):
 
     status = 404
     title = "Not found"
+
+
+class NotYetError(PageError):
+    """The page needs blocks that this node still fetches."""
+
+    status = 503
+    title = "Not yet"
+
+    def __init__(self, error: HistoryMissingError) -> None:
+        super().__init__(
+            Explanation(
+                finding="This page needs the whole ledger, and a part of it is not here yet.",
+                advice=f"{str(error)[0].upper()}{str(error)[1:]}.",
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,17 @@ def is_hash(text: str) -> bool:
 
 def explain(text: str, head: HeadView) -> Explanation:
     """Say why `text` leads nowhere on this node."""
+    explanation = _explain(text, head)
+    if not head.missing:
+        return explanation
+    return Explanation(
+        finding=explanation.finding,
+        advice="It may only be not found yet: this node still fetches the history of blocks "
+        f"#{head.missing[0]:,} to #{head.missing[-1]:,}. {explanation.advice}",
+    )
+
+
+def _explain(text: str, head: HeadView) -> Explanation:
     if match := _HEIGHT.fullmatch(text):
         return _explain_height(int(match[1]), head)
     if _HEX.fullmatch(text):

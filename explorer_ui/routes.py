@@ -10,14 +10,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from explorer_ui.blocks import Blocks
-from explorer_ui.errors import ErrorPage, NotFoundError, PageError
+from explorer_ui.errors import ErrorPage, NotFoundError, NotYetError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
 from explorer_ui.home import Home
+from explorer_ui.network import Network
 from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
 from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
 from explorer_ui.sources import HeadWatch, Views
+from explorer_ui.verify import Verify
 from ledger.encoding import encode
+from ledger.errors import HistoryMissingError
 from ledger.views import HeadView
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -49,7 +52,9 @@ def build_explorer(
     home = Home(site=site, views=views, head_changed=head_changed, clock_ms=clock_ms)
     blocks = Blocks(site=site, views=views)
     receipts = Receipts(site=site, views=views, clock_ms=clock_ms)
+    network = Network(site=site, views=views)
     search = Search(site=site, views=views)
+    verify = Verify(site=site, views=views)
 
     async def static(request: Request) -> Response:
         return site.static(request) or PlainTextResponse("no such file\n", 404)
@@ -77,6 +82,11 @@ def build_explorer(
         page("/txs/{key}", blocks.transaction),
         page("/receipts", receipts.list),
         page("/receipts/{key}", receipts.receipt),
+        page("/verify", verify.page),
+        Route("/verify/offline.html", verify.offline),
+        Route("/verify/verify_receipt.py", verify.script),
+        data("/network.json", network.data),
+        page("/network", network.page),
         page("/search", search.page),
         Route("/static/{release}/{name:path}", static),
         Route("/robots.txt", robots),
@@ -109,10 +119,17 @@ def build_error_handler(views: Views, *, release: str) -> ErrorHandler:
     return handle
 
 
+async def _call(endpoint: Endpoint, request: Request) -> Response:
+    try:
+        return await endpoint(request)
+    except HistoryMissingError as error:
+        raise NotYetError(error) from error
+
+
 def _with_error_page(site: Site, views: Views, endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         try:
-            return await endpoint(request)
+            return await _call(endpoint, request)
         except PageError as error:
             page = ErrorPage(
                 status=error.status,
@@ -128,7 +145,7 @@ def _with_error_page(site: Site, views: Views, endpoint: Endpoint) -> Endpoint:
 def _with_json_error(endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         try:
-            return await endpoint(request)
+            return await _call(endpoint, request)
         except PageError as error:
             body = encode({"detail": error.explanation.finding})
             return Response(body, error.status, SECURITY_HEADERS, "application/json")

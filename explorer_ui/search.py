@@ -64,7 +64,7 @@ class Search:
         hit = self._views.search(plain if plain.isascii() and plain.isdigit() else query)
         if hit is None or hit.kind == "account":
             return None
-        return _PAGES[hit.kind] + hit.key
+        return "/network" if hit.kind == "authority" else _PAGES[hit.kind] + hit.key
 
     def _find_lists(self, query: str) -> list[str]:
         filters = {

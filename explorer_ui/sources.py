@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
+from ledger.authorities import AuthoritySet
 from ledger.views import (
+    AuthoritiesView,
     BlockView,
     HeadView,
     InclusionView,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
@@ -42,6 +46,10 @@ class Views(Protocol):
 
     def head(self) -> HeadView:
         """Return where the chain stands."""
+        ...
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to."""
         ...
 
     def stats(self, now_ms: int) -> StatsView:
@@ -86,6 +94,14 @@ class Views(Protocol):
 
     def search(self, query: str) -> SearchHit | None:
         """Return what the query names exactly."""
+        ...
+
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
+        ...
+
+    def authority_set(self, epoch: int) -> AuthoritySet | None:
+        """Return the authority set of an epoch that has begun."""
         ...
 
     def raw_block(self, height: int) -> bytes | None:

@@ -102,6 +102,16 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedBlock:
+    """A block whose certificate and transactions were verified, but not its place in the chain."""
+
+    block: Block
+    certificate: Certificate
+    set_hash: bytes
+    """Hash of the authority set they were verified under; it must be the chain's at that height."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tip:
     """Everything about the newest final block that the next one is checked against."""
 

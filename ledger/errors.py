@@ -9,7 +9,12 @@
     │   └── InvalidCertificateError a certificate without a quorum of valid votes
     ├── InvalidMessageError         a consensus message that is malformed or of another network
     ├── InvalidProofError           a proof bundle in which a claim fails
+    ├── InvalidNoteError            a signed note or checkpoint that is malformed or not signed so
+    ├── CheckpointRefusedError      a signed checkpoint that a witness does not co-sign
+    │   └── ConflictError           one that contradicts what the witness has verified
+    ├── StatementTooLongError       a period with more lines than one statement holds
     ├── MarketError                 a request that the job market refuses
+    ├── HistoryMissingError         a question about blocks that are still being fetched
     └── StoreError                  our side: a database file that is missing, foreign or damaged
 
 All but StoreError blame the bytes or the caller and carry a sentence of the form "rule: expected
@@ -57,6 +62,29 @@ class InvalidProofError(LedgerError):
     """A Merkle path or proof bundle does not show what it claims."""
 
 
+class InvalidNoteError(LedgerError):
+    """A signed note or checkpoint is malformed, or a signature on it is missing or wrong."""
+
+
+class CheckpointRefusedError(LedgerError):
+    """A well signed checkpoint is not co-signed: it is too old, or too new for this witness."""
+
+
+class ConflictError(CheckpointRefusedError):
+    """A well signed checkpoint contradicts the verified chain, or an earlier checkpoint."""
+
+
+class StatementTooLongError(LedgerError):
+    """A period holds more lines than one statement; a shorter one has to be asked for.
+
+    `fits_until_ms` is the latest end at which it fits, None where one block alone is too much.
+    """
+
+    def __init__(self, message: str, *, fits_until_ms: int | None) -> None:
+        super().__init__(message)
+        self.fits_until_ms = fits_until_ms
+
+
 class MarketError(LedgerError):
     """The job market refuses a request: unknown, not allowed, or in the wrong state.
 
@@ -70,6 +98,10 @@ class MarketError(LedgerError):
         super().__init__(message)
         self.code = code
         self.expected = expected
+
+
+class HistoryMissingError(LedgerError):
+    """This node began at a pinned checkpoint, and has not fetched all that is below it yet."""
 
 
 class StoreError(LedgerError):

@@ -2,7 +2,7 @@
 
 Every object of the chain is named by BLAKE3(domain ‖ bytes), where the domain is an ASCII line
 that ends in a newline; so no object of one kind can be passed off as another. SHA-256 lives in
-`merkle.py` alone, because transparency-log tools fix it there.
+`merkle.py` and in the key ids of `note.py` alone, because transparency-log tools fix it there.
 """
 
 from __future__ import annotations

@@ -52,6 +52,11 @@ def compute_root(size: int, read: NodeReader) -> bytes:
     return _range_hash(0, size, read) if size else EMPTY_ROOT
 
 
+def list_peaks(size: int) -> list[tuple[int, int]]:
+    """Return the full subtrees that make up the tree of `size` leaves, largest first."""
+    return list(_full_subtrees(0, size))
+
+
 def build_inclusion_path(index: int, size: int, read: NodeReader) -> list[bytes]:
     """Return the audit path of leaf `index` in the tree of `size` leaves, leaf side first."""
     if not 0 <= index < size:

@@ -7,12 +7,13 @@ the verifier's own. The verdict is given claim by claim, so that a reader learns
     header   --block hash, votes--> quorum of the authority set
     set      --epochs, each certified by the set before--> genesis
 
-`scripts/verify_receipt.py` is a second, independent implementation of the same checks.
+The checks are functions of what they look at, so that `statement.py` makes the same ones.
+`scripts/verify_receipt.py` is a second, independent implementation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -168,14 +169,19 @@ def verify_bundle(
     transaction = parse_transaction(encode(bundle.envelope))
     digest = hash_genesis(genesis)
     claims = [
-        _check("receipt", lambda: _check_receipt(transaction, payload, digest)),
-        _check_signature(transaction, "provider", payload.provider),
-        _check_signature(transaction, "coordinator", payload.coordinator),
-        _check("inclusion", lambda: _check_inclusion(bundle, transaction)),
-        _check("header", lambda: _check_header(bundle, digest)),
+        judge("receipt", lambda: check_receipt(transaction, payload, digest)),
+        judge_signature(transaction, "provider", payload.provider),
+        judge_signature(transaction, "coordinator", payload.coordinator),
+        judge(
+            "inclusion",
+            lambda: check_inclusion(
+                transaction, index=bundle.index, path=bundle.path, header=bundle.header
+            ),
+        ),
+        judge("header", lambda: check_header(bundle.header, digest)),
     ]
-    claims += _check_authorities(bundle, genesis, payload)
-    claims += _check_disclosure(payload, disclosure or Disclosure())
+    claims += _judge_authorities(bundle, genesis, payload)
+    claims += _judge_disclosure(payload, disclosure or Disclosure())
     return Verdict(
         verified=all(claim.status != "failed" for claim in claims),
         receipt_id=payload.receipt_id,
@@ -188,14 +194,16 @@ def verify_bundle(
     )
 
 
-def _check(name: str, check: Callable[[], str]) -> Claim:
+def judge(name: str, check: Callable[[], str]) -> Claim:
+    """Turn a check, which returns its detail or raises, into a claim."""
     try:
         return Claim(name=name, status="verified", detail=check())
     except LedgerError as error:
         return Claim(name=name, status="failed", detail=str(error))
 
 
-def _check_receipt(transaction: Transaction, payload: ReceiptPayload, genesis_hash: bytes) -> str:
+def check_receipt(transaction: Transaction, payload: ReceiptPayload, genesis_hash: bytes) -> str:
+    """Check a receipt's fields, and that it names the signers it must have."""
     validate_receipt(payload, genesis_hash=genesis_hash)
     given = [(signature.role, signature.key_id) for signature in transaction.signatures]
     expected = list_signers(payload)
@@ -204,12 +212,13 @@ def _check_receipt(transaction: Transaction, payload: ReceiptPayload, genesis_ha
     return f"canonical bytes, consistent fields, transaction {transaction.id.hex()}"
 
 
-def _check_signature(transaction: Transaction, role: Role, account: str) -> Claim:
+def judge_signature(transaction: Transaction, role: Role, account: str) -> Claim:
+    """Judge the signature of one role; a provider without a key cannot sign."""
     name = f"{role}_signature"
     if role == "provider" and not is_account(account):
         detail = f"{account} has no key: only the coordinator vouches for this receipt"
         return Claim(name=name, status="not_applicable", detail=detail)
-    return _check(name, lambda: _verify_role(transaction, role, account))
+    return judge(name, lambda: _verify_role(transaction, role, account))
 
 
 def _verify_role(transaction: Transaction, role: Role, account: str) -> str:
@@ -221,108 +230,137 @@ def _verify_role(transaction: Transaction, role: Role, account: str) -> str:
     raise InvalidSignatureError(f"no signature by {account} as {role}")
 
 
-def _check_inclusion(bundle: ProofBundle, transaction: Transaction) -> str:
+def check_inclusion(
+    transaction: Transaction, *, index: int, path: Sequence[str], header: Header
+) -> str:
+    """Check that `path` leads from the envelope at `index` to the root of `header`."""
     merkle.verify_inclusion(
         leaf=merkle.hash_leaf(transaction.envelope),
-        index=bundle.index,
-        size=bundle.header.tree_size,
-        path=[bytes.fromhex(node) for node in bundle.path],
-        root=bytes.fromhex(bundle.header.tree_root),
+        index=index,
+        size=header.tree_size,
+        path=[bytes.fromhex(node) for node in path],
+        root=bytes.fromhex(header.tree_root),
     )
-    return f"leaf {bundle.index} of {bundle.header.tree_size} under root {bundle.header.tree_root}"
+    return f"leaf {index} of {header.tree_size} under root {header.tree_root}"
 
 
-def _check_header(bundle: ProofBundle, genesis_hash: bytes) -> str:
-    if bundle.header.genesis != genesis_hash.hex():
+def check_header(header: Header, genesis_hash: bytes) -> str:
+    """Check that a header is of the verifier's network."""
+    if header.genesis != genesis_hash.hex():
         raise InvalidProofError(
-            f"header genesis: expected {genesis_hash.hex()}, got {bundle.header.genesis}"
+            f"header genesis: expected {genesis_hash.hex()}, got {header.genesis}"
         )
-    return f"block {bundle.header.height} is {hash_header(bundle.header).hex()}"
+    return f"block {header.height} is {hash_header(header).hex()}"
 
 
-def _check_authorities(
+def _judge_authorities(
     bundle: ProofBundle, genesis: Genesis, payload: ReceiptPayload
 ) -> list[Claim]:
-    """Walk the sets from genesis to the header, then count its votes under the last one."""
-    try:
-        authority_set = _walk_epochs(bundle, genesis)
-    except LedgerError as error:
-        # Votes of a set that genesis does not lead to prove nothing, however many there are.
-        unknown = "genesis does not lead to the authority set of this header"
-        return [
-            Claim(name="quorum", status="failed", detail=unknown),
-            Claim(name="authority_chain", status="failed", detail=str(error)),
-            Claim(name="coordinator", status="failed", detail=unknown),
-        ]
-    chain = f"{len(bundle.epochs)} changes since genesis lead to epoch {authority_set.epoch}"
+    quorum, chain, authority_set = judge_quorum(
+        bundle.certificate, header=bundle.header, epochs=bundle.epochs, genesis=genesis
+    )
+    if authority_set is None:
+        return [quorum, chain, Claim(name="coordinator", status="failed", detail=quorum.detail)]
     return [
-        _check("quorum", lambda: _check_quorum(bundle, authority_set)),
-        Claim(name="authority_chain", status="verified", detail=chain),
-        _check("coordinator", lambda: _check_coordinator(payload, authority_set)),
+        quorum,
+        chain,
+        judge("coordinator", lambda: check_coordinator(payload, authority_set)),
     ]
 
 
-def _walk_epochs(bundle: ProofBundle, genesis: Genesis) -> AuthoritySet:
+def judge_quorum(
+    certificate: Certificate, *, header: Header, epochs: Sequence[Epoch], genesis: Genesis
+) -> tuple[Claim, Claim, AuthoritySet | None]:
+    """Walk the sets from genesis to the header, then count its votes under the last one.
+
+    Returns the claims `quorum` and `authority_chain`, and the set; None if genesis does not lead
+    to it. Votes of such a set prove nothing, however many there are.
+    """
+    try:
+        authority_set = walk_epochs(epochs, header=header, genesis=genesis)
+    except LedgerError as error:
+        unknown = "genesis does not lead to the authority set of this header"
+        return (
+            Claim(name="quorum", status="failed", detail=unknown),
+            Claim(name="authority_chain", status="failed", detail=str(error)),
+            None,
+        )
+    chain = f"{len(epochs)} changes since genesis lead to epoch {authority_set.epoch}"
+    return (
+        judge("quorum", lambda: _check_quorum(certificate, header, authority_set)),
+        Claim(name="authority_chain", status="verified", detail=chain),
+        authority_set,
+    )
+
+
+def walk_epochs(epochs: Sequence[Epoch], *, header: Header, genesis: Genesis) -> AuthoritySet:
+    """Follow the changes of the authority set from genesis to the set that certifies `header`.
+
+    Raises:
+        InvalidProofError: a change is out of place, or they lead to another set.
+        InvalidBlockError: a set is malformed or a change is not certified.
+    """
     current, height = genesis.authority_set, 0
     genesis_hash = hash_genesis(genesis).hex()
-    for epoch in bundle.epochs:
-        header, following = epoch.header, epoch.authority_set
-        if header.genesis != genesis_hash or not height < header.height < bundle.header.height:
+    for epoch in epochs:
+        changed, following = epoch.header, epoch.authority_set
+        if changed.genesis != genesis_hash or not height < changed.height < header.height:
             raise InvalidProofError(f"epoch {following.epoch}: its header is out of place")
-        verify_certificate(epoch.certificate, header=header, authority_set=current)
+        verify_certificate(epoch.certificate, header=changed, authority_set=current)
         validate_authority_set(following)
-        if hash_authority_set(following).hex() != header.next_set_hash:
+        if hash_authority_set(following).hex() != changed.next_set_hash:
             raise InvalidProofError(f"epoch {following.epoch}: the header names another set")
         if following.epoch != current.epoch + 1:
             raise InvalidProofError(f"epoch: expected {current.epoch + 1}, got {following.epoch}")
-        current, height = following, header.height
-    if hash_authority_set(current).hex() != bundle.header.set_hash:
+        current, height = following, changed.height
+    if hash_authority_set(current).hex() != header.set_hash:
         raise InvalidProofError(
-            f"authority set: expected {bundle.header.set_hash}, "
+            f"authority set: expected {header.set_hash}, "
             f"genesis leads to {hash_authority_set(current).hex()}"
         )
     return current
 
 
-def _check_quorum(bundle: ProofBundle, authority_set: AuthoritySet) -> str:
-    verify_certificate(bundle.certificate, header=bundle.header, authority_set=authority_set)
-    votes, members = len(bundle.certificate.votes), len(authority_set.members)
+def _check_quorum(certificate: Certificate, header: Header, authority_set: AuthoritySet) -> str:
+    verify_certificate(certificate, header=header, authority_set=authority_set)
+    votes, members = len(certificate.votes), len(authority_set.members)
     return f"{votes} of {members} authorities signed, {authority_set.quorum} are needed"
 
 
-def _check_coordinator(payload: ReceiptPayload, authority_set: AuthoritySet) -> str:
+def check_coordinator(payload: ReceiptPayload, authority_set: AuthoritySet) -> str:
+    """Check that the set allows the coordinator of a receipt."""
     if not authority_set.allows_coordinator(payload.coordinator):
         raise InvalidProofError(f"{payload.coordinator} is not a coordinator of this network")
     return f"{payload.coordinator} may issue receipts"
 
 
-def _check_disclosure(payload: ReceiptPayload, shown: Disclosure) -> list[Claim]:
+def _judge_disclosure(payload: ReceiptPayload, shown: Disclosure) -> list[Claim]:
     claims = []
     if shown.prompt is not None:
         prompt = shown.prompt
         claims.append(
-            _check_digest(
+            _judge_digest(
                 "prompt", payload.prompt_digest, shown.prompt_salt, lambda s: hash_text(s, prompt)
             )
         )
     if shown.result is not None:
         result = shown.result
         claims.append(
-            _check_digest(
+            _judge_digest(
                 "result", payload.result_digest, shown.result_salt, lambda s: hash_text(s, result)
             )
         )
     if shown.output_token_ids is not None:
         ids = shown.output_token_ids
         claims.append(
-            _check_digest(
+            _judge_digest(
                 "tokens", payload.tokens_digest, shown.result_salt, lambda s: hash_tokens(s, ids)
             )
         )
     return claims
 
 
-def _check_digest(name: str, expected: str, salt: str, digest: Callable[[bytes], bytes]) -> Claim:
+def _judge_digest(name: str, expected: str, salt: str, digest: Callable[[bytes], bytes]) -> Claim:
     def check() -> str:
         if not expected:
             raise InvalidProofError(f"{name}_digest: the receipt names none to compare with")
@@ -334,4 +372,4 @@ def _check_digest(name: str, expected: str, salt: str, digest: Callable[[bytes],
             raise InvalidProofError(f"{name}_digest: expected {expected}, the text gives {got}")
         return f"matches what was disclosed ({name})"
 
-    return _check(f"{name}_digest", check)
+    return judge(f"{name}_digest", check)

@@ -27,8 +27,12 @@ class Selection:
     """No block from now on may hold these. What is in neither may wait."""
 
 
-def choose_transactions(candidates: Iterable[Transaction], tip: Tip) -> Selection:
+def choose_transactions(
+    candidates: Iterable[Transaction], tip: Tip, *, limit: int | None = None
+) -> Selection:
     """Choose from waiting transactions, oldest first, for the block after `tip`.
+
+    At most `limit` of them where it is given, never more than a block may hold.
 
     `candidates` are not final yet and were verified when they were let in. It is read as far as
     the block has room; the first one that no longer fits ends the block, so none is overtaken for
@@ -38,8 +42,9 @@ def choose_transactions(candidates: Iterable[Transaction], tip: Tip) -> Selectio
     invalid: list[tuple[Transaction, LedgerError]] = []
     ids: set[bytes | str] = set()
     size_bytes = changes = 0
+    most = min(limit or tip.limits.max_block_transactions, tip.limits.max_block_transactions)
     for transaction in candidates:
-        if len(chosen) >= tip.limits.max_block_transactions:
+        if len(chosen) >= most:
             break
         names = _list_names(transaction)
         is_change = isinstance(transaction.payload, AuthoritySetPayload)

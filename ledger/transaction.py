@@ -57,7 +57,8 @@ __all__ = [
 
 TransactionId = NewType("TransactionId", bytes)
 
-MAX_ENVELOPE_BYTES = 64 * 1024
+MAX_ENVELOPE_BYTES = 64 * 1024 - 1
+"""What the two bytes can say that stand before an envelope in an entry bundle (`tiles.py`)."""
 MAX_SIGNATURES = 256
 
 Role = Literal["auditor", "authority", "coordinator", "provider"]

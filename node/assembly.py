@@ -7,37 +7,41 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 
 from api.app import build_api
 from api.errors import RequestError
 from api.resource import ApiSettings
-from explorer_ui import ClosingError, build_error_handler, build_explorer
-from ledger.block import hash_genesis
+from explorer_ui import ClosingError, build_explorer
+from ledger.block import VerifiedBlock, hash_genesis
 from ledger.encoding import encode
+from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
+from node.application import build_application
+from node.checkpoints import CheckpointSigner
 from node.config import NodeSettings, choose_mode
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
-from node.ownname import OwnNameOnly
+from node.mempool import Mempool
+from node.p2p.blocks import build_block_route
+from node.p2p.network import PeerNetwork
+from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
 from node.signal import Signal
+from node.sync import Syncer
+from node.watch import NodeWatch
 
 RELEASE = "0.1.0"
 SWEEP_INTERVAL_S = 1.0
-_CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
+CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +84,7 @@ class Node:
     """A node with its files open."""
 
     app: Starlette
+    chain: ChainStore
     coordinator: Coordinator
     views: LedgerViews
     sealer: Sealer
@@ -123,43 +128,91 @@ def open_node(
         stack.callback(chain.close)
         market = open_market(data.market, genesis_hash)
         stack.callback(market.close)
+        if missing := chain.missing():
+            raise StoreError(
+                f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
+                "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
+            )
         head = HeadWatch(chain.tip().height)
+        mempool = Mempool(chain=chain, market=market)
+        network = PeerNetwork(
+            chain=chain,
+            mempool=mempool,
+            key=key,
+            urls=settings.peers,
+            fetch=lambda height: syncer.request(height),
+            returned=lambda: sealer.repeat(),
+        )
 
         def note_failure(error: BaseException) -> None:
             node.failure = error
             stop()
 
+        def note_final(height: int) -> None:
+            head.note(height)
+            network.note_block()
+            syncer.request(height)  # it may have made us a member, or no longer one
+
         sealer = Sealer(
             chain=chain,
-            market=market,
+            mempool=mempool,
             votes=votes,
             key=key,
+            peers=network,
             clock_ms=clock_ms,
             batch_delay_ms=settings.batch_delay_ms,
-            final=head.note,
+            final=note_final,
             failed=note_failure,
         )
         stack.callback(sealer.stop)
+        syncer = Syncer(
+            tip=chain.tip,
+            apply=lambda batch: sealer.adopt(lambda: adopt_batch(chain, batch)),
+            sources=network.list_sources,
+            follow=lambda: not network.is_member(),
+            failed=note_failure,
+        )
+        stack.callback(syncer.stop)
+
+        def note_receipt() -> None:
+            sealer.kick()
+            network.note_waiting()
+
         coordinator = Coordinator(
             chain=chain,
             store=market,
             key=key,
             settings=_market_settings(settings),
             clock_ms=clock_ms,
-            receipt_waiting=sealer.kick,
+            receipt_waiting=note_receipt,
         )
-        views = LedgerViews(chain, market)
+        watch = NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers)
+        views = LedgerViews(chain, market, network=watch)
+        endpoints = PeerEndpoints(
+            chain=chain,
+            mempool=mempool,
+            sealer=sealer,
+            key=key,
+            release=RELEASE,
+            note_heard=network.note_heard,
+        )
         app = _build_app(
             coordinator,
             views,
             head,
             sealer,
+            chain,
+            network,
+            syncer,
+            endpoints,
+            checkpoint=CheckpointSigner(TreeViews(chain), genesis, key).newest,
             host=settings.host,
             api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
-            genesis_document=encode(genesis),
             clock_ms=clock_ms,
         )
-        node = Node(app=app, coordinator=coordinator, views=views, sealer=sealer, head=head)
+        node = Node(
+            app=app, chain=chain, coordinator=coordinator, views=views, sealer=sealer, head=head
+        )
         yield node
 
 
@@ -175,52 +228,60 @@ def _build_app(
     views: LedgerViews,
     head: HeadWatch,
     sealer: Sealer,
+    chain: ChainStore,
+    network: PeerNetwork,
+    syncer: Syncer,
+    endpoints: PeerEndpoints,
     *,
+    checkpoint: Callable[[], bytes | None],
     host: str,
     api: ApiSettings,
-    genesis_document: bytes,
     clock_ms: Callable[[], int],
 ) -> Starlette:
     """The API answers first; what it does not claim belongs to the explorer."""
 
-    @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         head.signal.bind()
         coordinator.job_waiting.bind()
         sealer.start()
+        syncer.start()
         sweeping = asyncio.create_task(_sweep(coordinator))
-        yield
+        async with network.run():
+            yield
         sweeping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sweeping
 
-    show_error = build_error_handler(views, release=RELEASE)
-
-    async def show_failure(request: Request, error: Exception) -> Response:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return await show_error(request, error)
-
-    app = Starlette(
-        routes=[
-            *build_api(
-                coordinator,
-                views,
-                api,
-                genesis=genesis_document,
-                clock_ms=clock_ms,
-                make_request_id=lambda: secrets.token_hex(8),
-                find_obstacle=lambda: _CLOSING if head.is_closing else None,
-            ),
-            *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
-        ],
-        middleware=[Middleware(OwnNameOnly, host=host)] if api.mode == "dev" else [],
-        exception_handlers={HTTPException: show_error, Exception: show_failure},
-        lifespan=lifespan,
+    routes = [
+        *endpoints.routes(),
+        build_block_route(chain, head),
+        *build_api(
+            coordinator,
+            views,
+            api,
+            tree=TreeViews(chain),
+            checkpoint=checkpoint,
+            genesis=encode(chain.genesis),
+            clock_ms=clock_ms,
+            make_request_id=make_request_id,
+            find_obstacle=lambda: CLOSING if head.is_closing else None,
+            find_sync=lambda: syncer.progress,
+        ),
+        *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
+    ]
+    return build_application(
+        routes, views, host=host, mode=api.mode, release=RELEASE, lifespan=lifespan
     )
-    # A redirect would send the client to whatever host it named; a path with a slash too many is
-    # unknown instead.
-    app.router.redirect_slashes = False
-    return app
+
+
+def adopt_batch(chain: ChainStore, batch: Sequence[VerifiedBlock]) -> None:
+    """Store what a sync has verified. Returns when it is durable."""
+    chain.append_verified(batch).result()
+
+
+def make_request_id() -> str:
+    """Draw the id of a request that came without one."""
+    return secrets.token_hex(8)
 
 
 async def _sweep(coordinator: Coordinator) -> None:

@@ -8,32 +8,50 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from ledger.block import hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
 from ledger.proof import parse_disclosure, verify_bundle
+from ledger.statement import (
+    MAX_STATEMENT_BYTES,
+    StatementVerdict,
+    is_statement,
+    verify_statement,
+)
 from ledger.store.fsck import verify_chain
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
-from node.assembly import RELEASE, read_clock_ms
+from node.assembly import RELEASE, open_node, read_clock_ms
+from node.cli_authority import authority
+from node.cli_checkpoint import checkpoint
 from node.cli_keys import keys
+from node.cli_pin import pin
+from node.cli_witness import prepare_witness
 from node.config import (
     DEFAULT_PORT,
-    Mode,
     NodeSettings,
     read_config_file,
     watch_parent,
 )
-from node.datadir import DataDirectory, create_data_directory, load_key
+from node.datadir import (
+    DataDirectory,
+    create_data_directory,
+    create_joining_directory,
+    load_key,
+)
 from node.datadir import create_key as create_key_file
-from node.options import data_option, option
-from node.report import print_verdict
+from node.follower import open_follower, prepare_follower
+from node.localnet import LocalNetworkSettings, run_local_network
+from node.options import data_option, option, read_stored_options, url_option
+from node.report import print_statement, print_verdict
 from node.restclient import RestClient
 from node.server import serve
 from node.up import UpSettings, run_up
@@ -42,8 +60,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 LOG_BYTES = 10 << 20
 LOG_FILES = 3
-MAX_FILE_BYTES = 32 << 20
-"""Largest bundle or genesis file that is read."""
+MAX_FILE_BYTES = MAX_STATEMENT_BYTES + 1
+"""Largest bundle or genesis file that is read: a statement and its line feed."""
 
 
 host_option = option("--host", default="127.0.0.1", help="Address to listen on.")
@@ -53,7 +71,6 @@ port_option = option(
     default=DEFAULT_PORT,
     help="Port to listen on; 0 lets the system choose.",
 )
-url_option = option("--url", help="Address of the node; by default that of --data's running node.")
 key_option = option("--key", help="API key; without --url, by default from connection.json.")
 log_option = option(
     "--log-file",
@@ -120,15 +137,44 @@ def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
 @data_option
 @option("--network", default="aitbc-local", help="Name of the network: a-z, 0-9 and hyphens.")
 @option("--name", default="authority-1", help="This authority's name, as the explorer shows it.")
-def init(data: Path, network: str, name: str) -> None:
+@click.option(
+    "--url", default="", help="Where other nodes will reach this one, if there will be any."
+)
+@click.option(
+    "--genesis",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Join the network of this genesis file instead: with a new key that its authorities may "
+    "take into their set.",
+)
+@click.pass_context
+def init(
+    ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
+) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
-    made = create_data_directory(data, network=network, name=name, now_ms=read_clock_ms())
-    genesis = made.load_genesis()
+    if genesis is not None:
+        if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--genesis names the network; leave out --network")
+        _join(data, genesis, name=name, url=url)
+        return
+    made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
+    document = made.load_genesis()
     click.echo(
-        f"Made {data}: network {network}, authority {genesis.authority_set.members[0].account}"
+        f"Made {data}: network {network}, authority {document.authority_set.members[0].account}"
     )
     click.echo(
-        f"Genesis {hash_genesis(genesis).hex()} in {made.genesis}; give this file to verifiers."
+        f"Genesis {hash_genesis(document).hex()} in {made.genesis}; give this file to verifiers."
+    )
+
+
+def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
+    document = parse_genesis(_read_file(genesis))
+    made = create_joining_directory(data, document)
+    account = load_key(made.authority_key)[0].account
+    click.echo(f"Made {data}: network {document.network}, new account {account}")
+    click.echo(
+        "It has no vote yet. An authority proposes it, a quorum signs, and so does this key:\n"
+        f"  ./aitbc authority propose --add {name}={account}={url or 'URL'}\n"
+        f"  ./aitbc authority sign change.json --data {data}"
     )
 
 
@@ -162,16 +208,76 @@ def init(data: Path, network: str, name: str) -> None:
     default=100,
     help="Pending jobs that one API key may have.",
 )
+@option(
+    "--peer",
+    "peers",
+    multiple=True,
+    show_default=False,
+    help="Address of another node, such as http://10.0.0.2:8001, besides those in the authority "
+    "set; repeatable.",
+)
+@option(
+    "--follow",
+    multiple=True,
+    show_default=False,
+    help="Address of a node to follow, without a key or a vote; repeatable.",
+)
+@option(
+    "--genesis",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="A new follower's copy of the network's genesis file: all that it trusts.",
+)
+@option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    show_default=False,
+    help="A checkpoint file (./aitbc pin) that a new follower begins at; history follows behind.",
+)
 @log_option
 @stdin_option
-def run(*, log_file: Path | None, until_stdin_closes: bool, mode: str, **settings: Any) -> None:
-    """Run a node: REST API, explorer, and the sealing of blocks."""
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    *,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+    genesis: Path | None,
+    **settings: Any,
+) -> None:
+    """Run a node: REST API, explorer, and its part in sealing blocks; or a follower (--follow).
+
+    A node.toml in the data directory may set these options too; it counts least.
+    """
+    data = DataDirectory(settings["data"])
+    node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    if node.checkpoint is not None and not node.follow:
+        raise StoreError("--checkpoint is for followers: give --follow URL too")
+    if node.follow:
+        prepare_follower(data, sources=node.follow, genesis=genesis)
+    if ctx.command is witness:
+        prepare_witness(data, sources=node.follow)
     _configure_logging(log_file)
     _follow_parent(enabled=until_stdin_closes)
     serve(
-        NodeSettings(mode=cast("Mode", mode), **settings),
+        partial(open_follower if node.follow else open_node, node),
+        host=node.host,
+        port=node.port,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
+
+
+witness = click.Command(
+    "witness",
+    params=run.params,
+    callback=run.callback,
+    help="Follow a node (--follow) and co-sign its checkpoints once they are verified here.\n\n"
+    "The first start makes the witness' key, keys/witness.json, and its memory, witness.db, which "
+    "is never copied, backed up or restored. Later ./aitbc run --data DIR does the same.",
+)
 
 
 @cli.command()
@@ -290,7 +396,7 @@ def submit(
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: bool) -> None:
-    """Verify a proof bundle, claim by claim.
+    """Verify a proof bundle or a statement bundle, claim by claim.
 
     Exit status 0 if all claims hold, 1 if one fails or the bundle is none, 2 if one of your own
     files is missing or malformed.
@@ -300,8 +406,14 @@ def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: boo
         trusted = parse_genesis(_read_file(genesis))
         shown = parse_disclosure(_read_file(disclosure)) if disclosure else None
         data = _read_file(bundle)
+        if is_statement(data) and shown is not None:
+            raise click.UsageError("a disclosure is of one receipt, this is a statement of many")
         status = 1
-        verdict = verify_bundle(data, genesis=trusted, disclosure=shown)
+        verdict = (
+            verify_statement(data, genesis=trusted)
+            if is_statement(data)
+            else verify_bundle(data, genesis=trusted, disclosure=shown)
+        )
     except LedgerError as error:
         click.echo(f"Error: {error}", err=True)
         if as_json:
@@ -309,6 +421,8 @@ def verify(bundle: Path, genesis: Path, disclosure: Path | None, *, as_json: boo
         sys.exit(status)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(verdict)).decode())
+    elif isinstance(verdict, StatementVerdict):
+        print_statement(verdict)
     else:
         print_verdict(verdict)
     sys.exit(0 if verdict.verified else 1)
@@ -343,7 +457,33 @@ def up(ctx: click.Context, /, **settings: Any) -> None:
     sys.exit(run_up(UpSettings(config=ctx.find_root().params["config"], **settings)))
 
 
+@cli.command()
+@option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("network"),
+    help="Directory of the whole network; made if missing.",
+)
+@option("--authorities", type=click.IntRange(1, 100), default=4, help="Nodes that seal blocks.")
+@option("--followers", type=click.IntRange(0, 100), default=1, help="Nodes that only follow.")
+@option("--miners", type=click.IntRange(0, 100), default=1, help="Miners, one authority each.")
+@option(
+    "--base-port",
+    type=click.IntRange(0, 65_335),
+    default=DEFAULT_PORT,
+    help="Port of the first node, the others follow; 0 lets the system choose.",
+)
+@click.option("--once", is_flag=True, help="Run one job, wait until all nodes show it, stop.")
+def network(**settings: Any) -> None:
+    """Run a whole network on this machine: each node a process of its own."""
+    sys.exit(run_local_network(LocalNetworkSettings(**settings)))
+
+
+cli.add_command(authority)
 cli.add_command(keys)
+cli.add_command(checkpoint)
+cli.add_command(pin)
+cli.add_command(witness)
 
 
 def main() -> None:
@@ -391,11 +531,13 @@ def _configure_logging(path: Path | None) -> None:
         handler = logging.handlers.RotatingFileHandler(
             path, maxBytes=LOG_BYTES, backupCount=LOG_FILES
         )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         handlers=[handler],
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request
 
 
 def _follow_parent(*, enabled: bool) -> None:

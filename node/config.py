@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +36,12 @@ class NodeSettings:
     batch_delay_ms: int
     """How long the first transaction of a block waits for company."""
     max_pending_per_key: int
+    peers: tuple[str, ...] = ()
+    """Addresses of other nodes, besides those that the authority set names."""
+    follow: tuple[str, ...] = ()
+    """Addresses of the nodes that a follower asks for blocks; empty for other nodes."""
+    checkpoint: Path | None = None
+    """A pinned checkpoint that a new follower begins at."""
 
 
 def choose_mode(settings: NodeSettings) -> Literal["dev", "strict"]:
@@ -65,6 +73,15 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: is not TOML: {error}") from error
+
+
+def format_options(options: Mapping[str, str | int | list[str]]) -> bytes:
+    """Return the bytes of a file that `read_config_file` reads."""
+    # Strings, integers and lists of them are spelled in TOML as in JSON.
+    return b"".join(
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n".encode()
+        for name, value in options.items()
+    )
 
 
 def watch_parent() -> None:

@@ -48,11 +48,12 @@ from ledger.store import jobs as job_store
 from ledger.store import registry
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
-from ledger.views import LedgerViews, ReceiptView, view_pending
+from ledger.views import LedgerViews, ReceiptView, TransactionView, view_pending
 from ledger.views.reader import ACTIVE_MINER_MS
 from node import apikeys
 from node.issuer import ReceiptIssuer
 from node.signal import Signal
+from node.submissions import parse_submission, store_submission, verify_submission
 
 T = TypeVar("T")
 
@@ -143,6 +144,27 @@ class Coordinator:
 
         await self._write(store, then=self.job_waiting.fire)
         return job
+
+    async def submit_transaction(self, envelope: bytes) -> TransactionView:
+        """Let a change of the authority set, or evidence, wait for a block.
+
+        Durable when this returns. What is known already, waiting or final, is returned as it is.
+
+        Raises:
+            MarketError: TRANSACTION_INVALID, TRANSACTION_TYPE_REFUSED, RATE_LIMIT_EXCEEDED.
+        """
+        transaction = parse_submission(envelope)
+        if known := self._views.transaction(transaction.id.hex()):
+            return known
+        verify_submission(transaction, self._chain.tip())
+        now_ms = self._clock_ms()
+        await self._write(
+            lambda c: store_submission(c, transaction, now_ms=now_ms), then=self._receipt_waiting
+        )
+        stored = self._views.transaction(transaction.id.hex())
+        if stored is None:
+            raise MarketError("TRANSACTION_INVALID", "another change has made this one void")
+        return stored
 
     def job(self, job_id: str) -> Job:
         """Return a job. Raises MarketError JOB_NOT_FOUND."""

@@ -6,18 +6,23 @@
     votes.db              what this authority has signed; never copied, backed up or restored
     keys/authority.json   the key that seals blocks and coordinates jobs (0600)
     keys/miner.json       the key of the miner that `aitbc up` starts (0600)
+    node.toml             options of `aitbc run` for this directory, if it has any of its own
+
+    witness.db            what a witness has co-signed; never copied, backed up or restored
+    keys/witness.json     the key of a witness (0600)
 
 The directory is made whole beside its place and then renamed, so there is no half-made one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +96,28 @@ class DataDirectory:
         return self.root / "keys" / "miner.json"
 
     @property
+    def witness(self) -> Path:
+        """What the witness of this node has co-signed."""
+        return self.root / "witness.db"
+
+    @property
+    def witness_key(self) -> Path:
+        """The witness' key file."""
+        return self.root / "keys" / "witness.json"
+
+    @property
     def connection(self) -> Path:
         """Addresses and API keys of a running `aitbc up`."""
         return self.root / "connection.json"
+
+    @property
+    def options(self) -> Path:
+        """Options of `aitbc run` that belong to this directory."""
+        return self.root / "node.toml"
+
+    def log(self, name: str) -> Path:
+        """The log of a process that runs beside others: `node` or `miner`."""
+        return self.root / "logs" / f"{name}.log"
 
     def load_genesis(self) -> Genesis:
         """Read the genesis document.
@@ -130,6 +154,17 @@ class DataDirectory:
                     f"{self.root}: another node runs on this data directory; stop it first"
                 ) from error
             yield
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Founder:
+    """One authority of a network to be made."""
+
+    root: Path
+    """Its data directory."""
+    name: str
+    url: str = ""
+    """Where peers will reach it."""
 
 
 def load_key(path: Path) -> tuple[KeyPair, str]:
@@ -173,41 +208,102 @@ def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None
     sync_directory(path.parent)
 
 
-def create_data_directory(root: Path, *, network: str, name: str, now_ms: int) -> DataDirectory:
-    """Make the data directory of the first authority of a new network.
+def create_data_directory(
+    root: Path, *, network: str, name: str, url: str = "", now_ms: int
+) -> DataDirectory:
+    """Make the data directory of the one authority of a new network.
+
+    `url` is where others will reach it, if there will be others.
 
     Raises:
         StoreError: there is something already, or the disk refuses.
     """
+    (made,) = create_network(
+        [Founder(root=root, name=name, url=url)], network=network, now_ms=now_ms
+    )
+    return made
+
+
+def create_network(
+    founders: Sequence[Founder], *, network: str, now_ms: int
+) -> list[DataDirectory]:
+    """Make the data directories of all authorities of a new network, on one machine.
+
+    Raises:
+        StoreError: there is something already, or the disk refuses.
+    """
+    with contextlib.ExitStack() as stack:
+        drafts = [stack.enter_context(_draft(founder.root)) for founder in founders]
+        identities = [_draw_identity(draft) for draft in drafts]
+        members = tuple(
+            Authority(account=key.account, name=founder.name, url=founder.url)
+            for founder, (key, _) in zip(founders, identities, strict=True)
+        )
+        genesis = Genesis(
+            network=network,
+            created_ms=now_ms,
+            authority_set=AuthoritySet(epoch=0, members=members),
+            limits=Limits(),
+            settlement="off_chain",
+        )
+        for draft, (key, instance) in zip(drafts, identities, strict=True):
+            _found(draft, genesis, key=key, instance=instance)
+    return [DataDirectory(founder.root) for founder in founders]
+
+
+def create_joining_directory(root: Path, genesis: Genesis) -> DataDirectory:
+    """Make the data directory of a node with a new key on a network that exists.
+
+    Its key has no vote until the authorities take it into their set. Its votes.db is made now,
+    with the key and for this network, as every authority's is.
+
+    Raises:
+        StoreError: there is something already, or the disk refuses.
+    """
+    with _draft(root) as draft:
+        key, instance = _draw_identity(draft)
+        _found(draft, genesis, key=key, instance=instance)
+    return DataDirectory(root)
+
+
+def create_follower_directory(root: Path, genesis: Genesis) -> DataDirectory:
+    """Make the data directory of a node that follows a network without a key of its own.
+
+    Raises:
+        StoreError: there is something already, or the disk refuses.
+    """
+    with _draft(root) as draft:
+        write_private(draft.genesis, encode(genesis) + b"\n", mode=_PUBLIC_FILE)
+    return DataDirectory(root)
+
+
+@contextmanager
+def _draft(root: Path) -> Iterator[DataDirectory]:
+    """Fill a directory beside its place; it appears there whole, or not at all."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StoreError(f"{root}: is not an empty directory; choose another --data")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = DataDirectory(Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent)))
         try:
-            _fill(draft, network=network, name=name, now_ms=now_ms)
+            yield draft
             draft.root.replace(root)  # fails if somebody else made the directory meanwhile
         finally:
             shutil.rmtree(draft.root, ignore_errors=True)
         sync_directory(root.parent)
     except OSError as error:
         raise StoreError(f"{root}: cannot be created: {error.strerror or error}") from error
-    return DataDirectory(root)
 
 
-def _fill(draft: DataDirectory, *, network: str, name: str, now_ms: int) -> None:
+def _draw_identity(draft: DataDirectory) -> tuple[KeyPair, str]:
+    """Draw the keys of a node; returns the authority's and its instance id."""
     instance = secrets.token_hex(_INSTANCE_BYTES)
-    key = create_key(draft.authority_key, instance=instance)
     create_key(draft.miner_key)
-    genesis = Genesis(
-        network=network,
-        created_ms=now_ms,
-        authority_set=AuthoritySet(
-            epoch=0, members=(Authority(account=key.account, name=name, url=""),)
-        ),
-        limits=Limits(),
-        settlement="off_chain",
-    )
+    return create_key(draft.authority_key, instance=instance), instance
+
+
+def _found(draft: DataDirectory, genesis: Genesis, *, key: KeyPair, instance: str) -> None:
+    """Bind a key to a network: its genesis, and the memory of its votes there."""
     VoteStore.create(
         draft.votes,
         instance=instance,

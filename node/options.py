@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from node.config import DEFAULT_DATA
+from ledger.errors import StoreError
+from node.config import DEFAULT_DATA, read_config_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,3 +28,25 @@ data_option = option(
     default=DEFAULT_DATA,
     help="Data directory of the node.",
 )
+
+
+url_option = option("--url", help="Address of the node; by default that of --data's running node.")
+
+
+def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
+    """Return the options that a data directory sets for the command, where nothing else does.
+
+    Raises:
+        StoreError: the file is not TOML, or names an option that the command does not have.
+    """
+    if not path.exists():
+        return {}
+    parameters = {str(parameter.name): parameter for parameter in ctx.command.params}
+    values = read_config_file(path)
+    if unknown := sorted(values.keys() - parameters.keys()):
+        raise StoreError(f"{path}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
+    return {
+        name: parameters[name].type_cast_value(ctx, value)
+        for name, value in values.items()
+        if ctx.get_parameter_source(name) is ParameterSource.DEFAULT
+    }

@@ -11,12 +11,18 @@ import httpx2
 from ledger.errors import LedgerError
 
 POLL_S = 0.2
+NOT_FOUND = 404
 _TIMEOUT_S = 30.0
 _FINISHED = frozenset({"completed", "failed", "cancelled"})
 
 
 class RequestFailedError(LedgerError):
     """The node cannot be reached, or refused a request; the message says what to do."""
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """HTTP status of a refusal."""
 
 
 class RestClient:
@@ -69,16 +75,40 @@ class RestClient:
                 )
             time.sleep(POLL_S)
 
-    def wait_for_receipt(self, receipt_id: str, *, timeout_s: float) -> dict[str, Any]:
-        """Return the receipt once it is final."""
+    def wait_for_receipt(
+        self, receipt_id: str, *, timeout_s: float, may_be_unknown: bool = False
+    ) -> dict[str, Any]:
+        """Return the receipt once it is final.
+
+        `may_be_unknown`: another node took the job, so the receipt comes with its block.
+        """
         deadline = time.monotonic() + timeout_s
         while True:
-            receipt = dict(self._call("GET", f"/v1/receipts/{receipt_id}").json())
+            try:
+                receipt = dict(self._call("GET", f"/v1/receipts/{receipt_id}").json())
+            except RequestFailedError as error:
+                if not (may_be_unknown and error.status == NOT_FOUND):
+                    raise
+                receipt = {"status": "unknown"}
             if receipt["status"] == "final":
                 return receipt
             if time.monotonic() >= deadline:
                 raise RequestFailedError(f"receipt {receipt_id} is not final yet; ask later")
             time.sleep(POLL_S)
+
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes at a path."""
+        return bytes(self._call("GET", path).content)
+
+    def submit_transaction(self, envelope: bytes) -> dict[str, Any]:
+        """Hand in a transaction that proves itself, and return how it stands."""
+        headers = {"Content-Type": "application/json"}
+        answer = self._call("POST", "/v1/transactions", content=envelope, headers=headers)
+        return dict(answer.json())
+
+    def transaction(self, transaction_id: str) -> dict[str, Any]:
+        """Return how a transaction stands."""
+        return dict(self._call("GET", f"/v1/transactions/{transaction_id}").json())
 
     def proof(self, receipt_id: str) -> bytes:
         """Return the proof bundle of a final receipt."""
@@ -94,7 +124,10 @@ class RestClient:
         except ValueError as error:  # a number that is none, text that is not Unicode
             raise RequestFailedError(f"this cannot be sent: {error}") from error
         if answer.is_error:
-            raise RequestFailedError(f"{method} {path}: {answer.status_code}: {_detail(answer)}")
+            raise RequestFailedError(
+                f"{method} {path}: {answer.status_code}: {_detail(answer)}",
+                status=answer.status_code,
+            )
         return answer
 
 

@@ -1,17 +1,25 @@
-"""The sealer: drives the consensus engine of one authority, in a thread of its own.
+"""The sealer: drives the consensus engine of one node, in a thread of its own.
 
 It fills blocks from the mempool, carries out the engine's effects in their order, and tells when a
 block is final. A vote is on disk before anything else happens with it; if the disk refuses one,
 the node must stop.
+
+Everything that changes the chain passes through this thread: blocks that the engine commits, and
+blocks that a sync has verified. So the engine always decides the height after the tip.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
+import secrets
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from time import monotonic
+from typing import Protocol
 
 from consensus.engine import Engine
 from consensus.interface import (
@@ -19,88 +27,141 @@ from consensus.interface import (
     BlockRefused,
     BuildBlock,
     Commit,
+    Contradiction,
     Effect,
     Event,
+    FetchBlocks,
     HeightOpened,
+    MembersSilent,
+    MessageReceived,
     Persist,
+    Send,
     SetTimer,
     Timer,
     TimerFired,
     TimerKind,
     TransactionsWaiting,
 )
+from consensus.messages import Message, compute_max_message_bytes, parse_message
 from ledger.block import Block, Tip
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
-from ledger.rules import CLOCK_DRIFT_MS, build_block, validate_time, verify_transaction
+from ledger.rules import CLOCK_DRIFT_MS, build_block, validate_time
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database, DatabaseBusyError
-from ledger.store.mempool import list_mempool, remove_from_mempool
+from ledger.store.database import DatabaseBusyError
 from ledger.store.votes import VoteStore
-from ledger.transaction import Transaction, parse_transaction
+from ledger.vote import build_evidence
+from node.mempool import Mempool
 
 RETRY_S = 5.0
 """Pause after a block of our own could not be sealed."""
+SURVEY_S = 1.0
+"""How often it is asked which members are silent."""
+REBROADCAST_JITTER = 0.25
+"""Share of its delay by which a rebroadcast is moved, so that members do not speak in step."""
+MAX_WAITING_WORK = 1024
+"""Messages and synced batches that may wait for the thread."""
 _JOIN_TIMEOUT_S = 30
 
 logger = logging.getLogger(__name__)
 
 
+class Peers(Protocol):
+    """The other nodes, as the sealer needs them. No call waits or raises."""
+
+    def broadcast(self, message: Message) -> None:
+        """Send a message to every other member. It may get lost."""
+
+    def fetch(self, height: int) -> None:
+        """Have the final blocks up to `height` fetched, if somebody has them."""
+
+    def list_silent(self, tip: Tip) -> frozenset[int]:
+        """Return the members not heard for a while, none unless a quorum is heard."""
+
+
 class Sealer:
-    """Seals the mempool into final blocks as long as it runs."""
+    """Seals what waits into final blocks as long as it runs."""
 
     def __init__(
         self,
         *,
         chain: ChainStore,
-        market: Database,
+        mempool: Mempool,
         votes: VoteStore,
         key: KeyPair,
+        peers: Peers,
         clock_ms: Callable[[], int],
         batch_delay_ms: int,
         final: Callable[[int], None],
         failed: Callable[[BaseException], None],
     ) -> None:
-        """`final(height)` and `failed(error)` are called from the sealer's thread.
-
-        Raises:
-            StoreError: this release cannot seal for this network.
-        """
-        members = chain.tip().authority_set.members
-        if [member.account for member in members] != [key.account]:
-            raise StoreError(
-                "this release seals for networks whose one authority is this node: expected "
-                f"authority {key.account}, genesis names {[member.name for member in members]}"
-            )
+        """`final(height)` and `failed(error)` are called from the sealer's thread."""
         self._chain = chain
-        self._market = market
+        self._mempool = mempool
         self._votes = votes
         self._key = key
+        self._peers = peers
         self._clock_ms = clock_ms
         self._batch_delay_s = batch_delay_ms / 1000
         self._final = final
         self._failed = failed
         self._engine = Engine(key=key, validator=self)
+        self._tip = chain.tip()
+        self._is_open = False
+        """False while our votes of the height after the tip are forgotten: then we only sync."""
+        self._silent: frozenset[int] = frozenset()
+        self._accused: set[tuple[int, str]] = set()
+        """(epoch, account) of the members that this process has accused."""
+        self._built = b""
+        """Hash of the block that we built last."""
         self._events: deque[Event] = deque()
         self._timers: dict[TimerKind, tuple[float, Timer]] = {}
         self._retry_at: float | None = None
-        self._wake = threading.Event()
+        self._collect_at: float | None = None
+        self._survey_at = 0.0
+        self._work: queue.Queue[Callable[[], None]] = queue.Queue(MAX_WAITING_WORK)
+        self._is_kicked = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sealer", daemon=True)
 
     def start(self) -> None:
         """Begin: what an earlier run left open is finished first."""
-        self._wake.set()
+        self.kick()
         self._thread.start()
 
     def kick(self) -> None:
         """Say that the mempool holds something. Any thread may."""
-        self._wake.set()
+        if not self._is_kicked.is_set():
+            self._is_kicked.set()
+            self._wake()
+
+    def receive(self, data: bytes) -> Future[None]:
+        """Take the bytes of another member's message. The future tells when it is dealt with.
+
+        It raises what is wrong with the message; a block in it that is not valid, too.
+
+        Raises:
+            DatabaseBusyError: too many messages wait.
+        """
+        return self._hand_in(lambda: self._receive(data))
+
+    def adopt(self, append: Callable[[], None]) -> Future[None]:
+        """Let `append` store verified blocks on the tip, in the sealer's thread.
+
+        Raises:
+            DatabaseBusyError: too much waits.
+        """
+        return self._hand_in(lambda: self._adopt(append))
+
+    def repeat(self) -> None:
+        """Say again soon what the others may lack of the open height. Any thread may."""
+        with contextlib.suppress(queue.Full):  # it is said again in time anyway
+            self._work.put_nowait(self._repeat)
 
     def stop(self) -> None:
         """Finish the block in hand and end the thread."""
         self._stopping.set()
-        self._wake.set()
+        self._wake()
         if self._thread.is_alive():
             self._thread.join(_JOIN_TIMEOUT_S)
 
@@ -109,6 +170,8 @@ class Sealer:
         if is_fresh:
             validate_time(block.header, now_ms=self._clock_ms())
         self._chain.validate(block, tip)
+
+    # --- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
@@ -120,17 +183,49 @@ class Sealer:
             logger.exception("the sealer stops")
             self._failed(error)
 
+    def _wake(self) -> None:
+        with contextlib.suppress(queue.Full):  # then the thread is awake anyway
+            self._work.put_nowait(lambda: None)
+
+    def _hand_in(self, work: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                work()
+            except LedgerError as error:
+                future.set_exception(error)
+                if isinstance(error, StoreError):
+                    raise  # our disk, not the sender
+            else:
+                future.set_result(None)
+
+        try:
+            self._work.put_nowait(run)
+        except queue.Full:
+            raise DatabaseBusyError("consensus: too many messages wait") from None
+        return future
+
     def _wait(self) -> None:
-        """Sleep until there is something to seal or a timer ends, then queue its event."""
-        deadlines = [deadline for deadline, _ in self._timers.values()]
-        if self._retry_at is not None:
-            deadlines.append(self._retry_at)
-        timeout = max(min(deadlines) - monotonic(), 0) if deadlines else None
-        if self._wake.wait(timeout):
-            self._wake.clear()
-            self._stopping.wait(self._batch_delay_s)
-            self._note_waiting()
+        """Sleep until somebody hands in work or a time is reached; queue what that gives."""
         now = monotonic()
+        times = [deadline for deadline, _ in self._timers.values()]
+        times += [t for t in (self._retry_at, self._collect_at) if t is not None]
+        if self._is_networked():
+            times.append(self._survey_at)
+        with contextlib.suppress(queue.Empty):
+            self._work.get(timeout=max(min(times) - now, 0) if times else None)()
+        if self._is_kicked.is_set():
+            self._is_kicked.clear()
+            self._collect()
+        self._note_times(monotonic())
+
+    def _note_times(self, now: float) -> None:
+        if self._collect_at is not None and now >= self._collect_at:
+            self._collect_at = None
+            self._note_waiting()
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._note_waiting()
@@ -138,41 +233,114 @@ class Sealer:
             if now >= deadline:
                 del self._timers[kind]
                 self._events.append(TimerFired(timer=timer))
+        if now >= self._survey_at and self._is_networked():
+            self._survey_at = now + SURVEY_S
+            self._survey()
 
     def _carry_on(self) -> None:
         while self._events:
-            for effect in self._engine.step(self._events.popleft()):
+            self._step(self._events.popleft())
+
+    def _step(self, event: Event) -> LedgerError | None:
+        """Let the engine take one event; returns why it refused a block, if it did."""
+        refusal = None
+        if self._is_open or isinstance(event, HeightOpened):
+            for effect in self._engine.step(event):
                 self._execute(effect)
+                if isinstance(effect, BlockRefused):
+                    refusal = effect.error
+        return refusal
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """Give the first transaction some time to find company for its block."""
+        if self._collect_at is None:
+            self._collect_at = monotonic() + self._batch_delay_s
+
+    def _receive(self, data: bytes) -> None:
+        bound = compute_max_message_bytes(self._tip)
+        message = parse_message(data, max_bytes=bound)
+        self._carry_on()
+        if refusal := self._step(MessageReceived(message=message)):
+            raise refusal
+
+    def _adopt(self, append: Callable[[], None]) -> None:
+        append()
+        height = self._chain.tip().height
+        if height > self._tip.height:
+            self._final(height)
+            self._open_height()
+            self._note_waiting()
+
+    def _repeat(self) -> None:
+        if running := self._timers.get(TimerKind.REBROADCAST):
+            self._timers[TimerKind.REBROADCAST] = (monotonic(), running[1])
+
+    def _survey(self) -> None:
+        """Tell the engine whom not to wait for."""
+        silent = self._peers.list_silent(self._tip)
+        if silent != self._silent:
+            self._silent = silent
+            self._events.append(MembersSilent(members=silent))
+
+    def _is_networked(self) -> bool:
+        return len(self._tip.authority_set.members) > 1
+
+    # --- what comes out -------------------------------------------------------------------------
 
     def _execute(self, effect: Effect) -> None:
         if isinstance(effect, Persist):
             self._votes.record(effect.record)
+        elif isinstance(effect, Send):
+            self._peers.broadcast(effect.message)
         elif isinstance(effect, BuildBlock):
-            block = self._fill_block(effect.tip)
-            if block is not None:
-                self._events.append(BlockBuilt(block=block))
-            else:
-                self._open_height()
+            self._build(effect.tip)
         elif isinstance(effect, Commit):
             self._commit(effect)
         elif isinstance(effect, SetTimer):
-            timer = effect.timer
-            self._timers[timer.kind] = (monotonic() + effect.delay_ms / 1000, timer)
+            self._set_timer(effect)
+        elif isinstance(effect, FetchBlocks):
+            self._peers.fetch(effect.height)
         elif isinstance(effect, BlockRefused):
-            logger.error("block %s of our own was refused: %s", effect.block_hash, effect.error)
+            self._note_refusal(effect)
+        elif isinstance(effect, Contradiction):
+            self._accuse(effect)
+        # OfferBlock needs nothing: the answer to every message tells our height, so whoever is
+        # behind fetches what it lacks.
+
+    def _build(self, tip: Tip) -> None:
+        block = self._fill_block(tip)
+        if block is not None:
+            self._built = block.hash
+            self._events.append(BlockBuilt(block=block))
+        else:
             self._open_height()
-            if self._evict_invalid():
-                self._note_waiting()
-            else:
-                self._retry_at = monotonic() + RETRY_S
-        # What is left are messages to other members, and a network of one has none.
+
+    def _set_timer(self, effect: SetTimer) -> None:
+        timer, delay_s = effect.timer, effect.delay_ms / 1000
+        if timer.kind is TimerKind.REBROADCAST:
+            delay_s *= 1 + REBROADCAST_JITTER * (2 * secrets.randbelow(1000) / 1000 - 1)
+        self._timers[timer.kind] = (monotonic() + delay_s, timer)
+
+    def _note_refusal(self, effect: BlockRefused) -> None:
+        if effect.block_hash != self._built.hex():
+            logger.warning("proposed block %s is refused: %s", effect.block_hash, effect.error)
+            return
+        logger.error("block %s of our own was refused: %s", effect.block_hash, effect.error)
+        self._open_height()
+        if self._mempool.evict_invalid(self._tip):
+            self._note_waiting()
+        else:
+            self._retry_at = monotonic() + RETRY_S
 
     def _commit(self, effect: Commit) -> None:
         block = effect.block
         self._chain.append(block, effect.certificate).result()
-        ids = [bytes(transaction.id) for transaction in block.transactions]
-        self._forget(ids)
-        logger.info("block %d is final, %d transactions", block.header.height, len(ids))
+        self._mempool.remove([bytes(transaction.id) for transaction in block.transactions])
+        logger.info(
+            "block %d is final, %d transactions", block.header.height, len(block.transactions)
+        )
         self._final(block.header.height)
         self._open_height()
         self._note_waiting()
@@ -183,14 +351,24 @@ class Sealer:
         It lets view after view time out while it waits, and a height has a bounded number.
         """
         self._timers.pop(TimerKind.VIEW, None)
-        tip = self._chain.tip()
-        self._events.append(HeightOpened(tip=tip, record=self._votes.load(tip.height + 1)))
+        self._tip = tip = self._chain.tip()
+        remembered = self._votes.forgotten_below
+        self._is_open = tip.height + 1 >= remembered or not self._is_networked()
+        if self._is_open:
+            self._events.append(HeightOpened(tip=tip, record=self._votes.load(tip.height + 1)))
+        else:
+            logger.warning(
+                "ledger.db ends at height %d, and our votes below %d are forgotten: no votes until "
+                "the blocks in between are fetched",
+                tip.height,
+                remembered,
+            )
+            self._peers.fetch(remembered - 1)
 
     def _note_waiting(self) -> None:
-        if self._retry_at is not None or not self._waiting(limit=1):
+        if self._retry_at is not None or not self._mempool.choose(self._tip, limit=1):
             return
-        tip = self._chain.tip()
-        behind_ms = tip.time_ms - self._clock_ms()
+        behind_ms = self._tip.time_ms - self._clock_ms()
         if behind_ms >= CLOCK_DRIFT_MS:
             logger.error(
                 "this machine's clock is %d s behind the newest block: set it. Until then nothing "
@@ -201,15 +379,29 @@ class Sealer:
             return
         self._events.append(TransactionsWaiting())
 
+    def _accuse(self, effect: Contradiction) -> None:
+        """Put a member's two votes before everybody, once for each member and set."""
+        authority_set = self._tip.authority_set
+        member = authority_set.members[effect.first.member]
+        accusation = authority_set.epoch, member.account
+        if accusation in self._accused or self._chain.is_accused(member.account):
+            return
+        self._accused = {*(a for a in self._accused if a[0] == authority_set.epoch), accusation}
+        logger.error(
+            "%s (%s) has signed two votes of height %d, view %d that contradict each other; the "
+            "evidence goes into a block",
+            member.name,
+            member.account,
+            self._tip.height + 1,
+            effect.first.view,
+        )
+        evidence = build_evidence(effect.first, effect.second, self._tip)
+        self._mempool.add_own(evidence, now_ms=self._clock_ms())
+        self._note_waiting()
+
     def _fill_block(self, tip: Tip) -> Block | None:
-        """Build a block of the oldest transactions that fit and are not final yet."""
-        chosen: list[Transaction] = []
-        size_bytes = 0
-        for transaction in self._waiting(tip.limits.max_block_transactions):
-            size_bytes += len(transaction.envelope)
-            if size_bytes > tip.limits.max_block_bytes:
-                break
-            chosen.append(transaction)
+        """Build a block of the oldest transactions that may stand in it."""
+        chosen = self._mempool.choose(tip)
         if not chosen:
             return None
         return build_block(
@@ -219,57 +411,3 @@ class Sealer:
             proposer=self._key.account,
             read=self._chain.read_node,
         )
-
-    def _waiting(self, limit: int) -> list[Transaction]:
-        """Return the oldest transactions that are not final yet, none only if there are none."""
-        waiting: list[Transaction] = []
-        leaving: list[bytes] = []
-        seq = 0
-        while len(waiting) < limit:
-            page = list_mempool(self._market.reader, limit=limit - len(waiting), after=seq)
-            if not page:
-                break
-            for _, transaction_id, receipt_id, envelope in page:
-                if self._chain.contains(transaction_id, receipt_id):
-                    leaving.append(transaction_id)  # a crash between the two commits left it behind
-                    continue
-                try:
-                    waiting.append(parse_transaction(envelope))
-                except LedgerError as error:
-                    _log_eviction(transaction_id, envelope, error)
-                    leaving.append(transaction_id)
-            seq = page[-1][0]
-        if leaving:
-            self._forget(leaving)
-        return waiting
-
-    def _forget(self, ids: list[bytes]) -> bool:
-        """Remove transactions from the mempool; what stays is skipped and removed another time."""
-        try:
-            self._market.write(lambda c: remove_from_mempool(c, ids)).result()
-        except DatabaseBusyError as error:
-            logger.warning("%s: %d transactions stay in the mempool for now", error, len(ids))
-            return False
-        return True
-
-    def _evict_invalid(self) -> bool:
-        """Take out of the mempool what no block may hold. Returns whether anything left it."""
-        tip = self._chain.tip()
-        invalid = []
-        for transaction in self._waiting(tip.limits.max_block_transactions):
-            try:
-                verify_transaction(transaction, tip)
-            except LedgerError as error:
-                _log_eviction(bytes(transaction.id), transaction.envelope, error)
-                invalid.append(bytes(transaction.id))
-        return bool(invalid) and self._forget(invalid)
-
-
-def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:
-    # Envelopes are public, so the log may keep what the mempool gives up.
-    logger.error(
-        "transaction %s can never be final and leaves the mempool: %s: %s",
-        transaction_id.hex(),
-        error,
-        envelope.decode(errors="replace"),
-    )

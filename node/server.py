@@ -8,12 +8,13 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import uvicorn
+from starlette.applications import Starlette
 
 from ledger.errors import StoreError
-from node.assembly import open_node
-from node.config import NodeSettings
 from node.httphead import BoundedHeadProtocol
 
 BACKLOG = 2048
@@ -42,13 +43,31 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
+class Served(Protocol):
+    """A node that is open: `node.assembly.Node`, or a follower."""
+
+    app: Starlette
+    failure: BaseException | None
+    """Why it had to stop by itself."""
+
+    def begin_shutdown(self) -> None:
+        """Let everybody go who waits, so that the server can close."""
+
+
+class Opener(Protocol):
+    """Opens a node's files and puts it together. `stop()` is called when it cannot go on."""
+
+    def __call__(self, *, stop: Callable[[], None]) -> AbstractContextManager[Served]:
+        """Open it."""
+
+
+def serve(opener: Opener, *, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Run a node until SIGINT or SIGTERM. `ready(url)` is called once its socket listens.
 
     Raises:
         StoreError: it cannot start, or had to stop by itself.
     """
-    listening = _listen(settings.host, settings.port)
+    listening = _listen(host, port)
     servers: list[_Server] = []
     ended = threading.Event()
 
@@ -63,7 +82,7 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
         signal.signal(number, lambda _number, _frame: stop())
 
     max_connections = bound_connections()
-    with listening, open_node(settings, stop=stop) as node:
+    with listening, opener(stop=stop) as node:
         config = uvicorn.Config(
             node.app,
             http=BoundedHeadProtocol,
@@ -77,8 +96,8 @@ def serve(settings: NodeSettings, *, ready: Callable[[str], None]) -> None:
         )
         servers.append(_Server(config, node.begin_shutdown))
         servers[0].should_exit = ended.is_set()
-        host, port = listening.getsockname()[:2]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        name, number = listening.getsockname()[:2]
+        ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
         servers[0].run(sockets=[listening])
         if node.failure is not None:
             raise StoreError(f"the node had to stop: {node.failure}") from node.failure

@@ -1,20 +1,15 @@
 """`aitbc up`: a whole network of one on this machine, with one real job through it.
 
 Makes the data directory if there is none, prepares the embedded model, starts a node and a miner
-as processes of their own, runs a sample job, shows its receipt and verifies it. The children's
-standard input is a pipe from here: should this process die, they end too.
+as processes of their own, runs a sample job, shows its receipt and verifies it.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +26,15 @@ from ledger.store.market import open_market
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key
 from node.assembly import read_clock_ms
+from node.children import (
+    INTERRUPTED,
+    Interrupted,
+    check_alive,
+    child,
+    miner_command,
+    raise_on_signals,
+    read_address,
+)
 from node.config import EMBEDDED_MODEL
 from node.datadir import DataDirectory, create_data_directory, write_private
 from node.report import print_verdict
@@ -40,9 +44,6 @@ SAMPLE_PROMPT = "In one sentence: why is the sky blue?"
 SAMPLE_PARAMS = {"max_tokens": 64, "temperature": 0.0, "top_p": 1.0, "seed": 1}
 START_TIMEOUT_S = 60.0
 JOB_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 20.0
-INTERRUPTED = 130
-"""Exit status of a run that was to end by itself; what a shell gives for SIGINT."""
 _POLL_S = 0.1
 _KEYS: dict[str, KeyRole] = {"client_key": "client", "miner_key": "miner", "admin_key": "admin"}
 
@@ -61,13 +62,9 @@ class UpSettings:
     """The TOML file that was given here; the children take from it what no flag of ours says."""
 
 
-class Interrupted(BaseException):
-    """SIGTERM or SIGINT arrived."""
-
-
 def run_up(settings: UpSettings) -> int:
     """Run it all; returns the exit status."""
-    _raise_on_signals()
+    raise_on_signals()
     try:
         return _run(settings)
     except Interrupted:
@@ -79,24 +76,29 @@ def _run(settings: UpSettings) -> int:
     data = prepare_data(settings.data)
     model = prepare_embedded_model(default_cache(os.environ), lambda line: click.echo(f"  {line}"))
     click.echo(f"Model    {model.name} ({model.digest[:16]}…) in {model.path}")
-    keys = prepare_keys(data)
+    keys = prepare_keys(data, _read_connection(data))
     environment = {"AITBC_CONFIG": str(settings.config)} if settings.config else {}
-    with _child(_node_command(settings, data), environment) as node:
-        url = _read_address(node)
+    with child(_node_command(settings, data), environment) as node:
+        url = read_address(node)
         environment["AITBC_KEY"] = keys["miner_key"]
-        with _child(_miner_command(settings, data, url, model.path), environment) as miner:
+        with child(_miner_command(settings, data, url, model.path), environment) as miner:
             _write_connection(data, url, keys, {"node": node.pid, "miner": miner.pid})
             click.echo(f"Node     {url}  data in {data.root}")
+
+            def check_children() -> None:
+                check_alive("node", node, data.log("node"))
+                check_alive("miner", miner, data.log("miner"))
+
             try:
-                run_sample_job(url, keys["client_key"], data, lambda: _check_alive(node, miner))
+                run_sample_job(url, keys["client_key"], data, check_children)
             except LedgerError as error:
-                _check_alive(node, miner)
+                check_children()
                 raise StoreError(f"the sample job did not end well: {error}") from error
             if settings.once:
                 return 0
             click.echo(f"\nExplorer {url}/    API {url}/openapi.json    Ctrl-C stops")
             while True:
-                _check_alive(node, miner)
+                check_children()
                 time.sleep(_POLL_S)
 
 
@@ -112,10 +114,9 @@ def prepare_data(root: Path) -> DataDirectory:
     return data
 
 
-def prepare_keys(data: DataDirectory) -> dict[str, str]:
+def prepare_keys(data: DataDirectory, kept: Mapping[str, Any]) -> dict[str, str]:
     """Return API keys for this node: those of the last run while they hold, else new ones."""
     genesis_hash = hash_genesis(data.load_genesis())
-    kept = _read_connection(data)
     with data.lock():
         store = open_market(data.market, genesis_hash)
         try:
@@ -152,115 +153,69 @@ def run_sample_job(
     `check_alive` raises once nobody is left who could finish the job.
     """
     with RestClient(url, key) as client:
-        job = client.submit(SAMPLE_PROMPT, model=EMBEDDED_MODEL, params=SAMPLE_PARAMS)
-        click.echo(f"\nJob      {job['job_id']}\nPrompt   {SAMPLE_PROMPT}")
-        job = client.wait_for_job(
-            job["job_id"], timeout_s=JOB_TIMEOUT_S, progress=lambda _: check_alive()
+        job = complete_sample_job(client, check_alive)
+        show_receipt(client, job, data)
+
+
+def complete_sample_job(client: RestClient, check_alive: Callable[[], None]) -> dict[str, Any]:
+    """Send one job to a node and return it completed."""
+    job = client.submit(SAMPLE_PROMPT, model=EMBEDDED_MODEL, params=SAMPLE_PARAMS)
+    click.echo(f"\nJob      {job['job_id']}\nPrompt   {SAMPLE_PROMPT}")
+    job = client.wait_for_job(
+        job["job_id"], timeout_s=JOB_TIMEOUT_S, progress=lambda _: check_alive()
+    )
+    if job["status"] != "completed":
+        raise RequestFailedError(
+            f"job {job['job_id']} {job['status']}: {job.get('error', job['status_reason'])}"
         )
-        if job["status"] != "completed":
-            raise RequestFailedError(
-                f"job {job['job_id']} {job['status']}: {job.get('error', job['status_reason'])}"
-            )
-        receipt = client.wait_for_receipt(job["receipt_id"], timeout_s=START_TIMEOUT_S)
-        bundle = client.proof(job["receipt_id"])
     click.echo(f"Answer   {job['result'].strip()}\n")
+    return job
+
+
+def show_receipt(client: RestClient, job: dict[str, Any], data: DataDirectory) -> None:
+    """Wait until a node shows the job's receipt as final; print it and verify its proof."""
+    receipt = client.wait_for_receipt(job["receipt_id"], timeout_s=START_TIMEOUT_S)
     click.echo(
         f"Receipt  {receipt['receipt_id']}: {receipt['units']} {receipt['unit_type']} of "
         f"{receipt['model']} for {receipt['price']} credits, final in block "
         f"{receipt['block_height']}"
     )
-    click.echo(f"         {url}/receipts/{receipt['receipt_id']}")
+    click.echo(f"         {client.url}/receipts/{receipt['receipt_id']}")
     disclosure = Disclosure(
         prompt=job["prompt"],
         prompt_salt=job["disclosure"]["prompt_salt"],
         result=job["result"],
         result_salt=job["disclosure"]["result_salt"],
     )
+    bundle = client.proof(job["receipt_id"])
     verdict = verify_bundle(bundle, genesis=data.load_genesis(), disclosure=disclosure)
     print_verdict(verdict)
     if not verdict.verified:
         raise RequestFailedError("its receipt does not verify")
 
 
-# --- processes ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def _child(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a child in a session of its own, so that Ctrl-C reaches it through us, in order."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **environment},
-        start_new_session=True,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                stream.close()
+# --- processes and files -------------------------------------------------------------------------
 
 
 def _node_command(settings: UpSettings, data: DataDirectory) -> list[str]:
     return [
-        *(sys.executable, "-m", "node", "run"),
+        "run",
         *("--data", str(data.root)),
         *("--host", settings.host, "--port", str(settings.port)),
         *("--default-model", EMBEDDED_MODEL),
-        *("--log-file", str(data.root / "logs" / "node.log")),
-        "--until-stdin-closes",
+        *("--log-file", str(data.log("node"))),
     ]
 
 
 def _miner_command(settings: UpSettings, data: DataDirectory, url: str, model: Path) -> list[str]:
-    return [
-        *(sys.executable, "-m", "node", "miner"),
-        *("--url", url),
-        *("--keyfile", str(data.miner_key)),
-        *("--miner-id", settings.miner_id),
-        *("--model", f"{EMBEDDED_MODEL}={model}"),
-        *("--threads", str(settings.threads)),
-        *("--log-file", str(data.root / "logs" / "miner.log")),
-        "--until-stdin-closes",
-    ]
-
-
-def _read_address(node: subprocess.Popen[str]) -> str:
-    """The node's first line of output ends in its address; it comes once the socket listens."""
-    assert node.stdout is not None
-    line = node.stdout.readline().strip()
-    if not line:
-        node.wait()
-        raise click.exceptions.Exit(1)  # the node has said why, in one line
-    return line.rsplit(" ", 1)[-1]
-
-
-def _check_alive(node: subprocess.Popen[str], miner: subprocess.Popen[str]) -> None:
-    for name, process in (("node", node), ("miner", miner)):
-        if process.poll() is not None:
-            raise StoreError(
-                f"the {name} ended by itself (exit {process.returncode}); see logs/{name}.log in "
-                "the data directory"
-            )
-
-
-def _raise_on_signals() -> None:
-    def interrupt(_number: int, _frame: object) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        raise Interrupted
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    return miner_command(
+        url=url,
+        keyfile=data.miner_key,
+        miner_id=settings.miner_id,
+        model=model,
+        threads=settings.threads,
+        log=data.log("miner"),
+    )
 
 
 def _read_connection(data: DataDirectory) -> dict[str, Any]:

@@ -26,12 +26,14 @@ from scripts.bench_figures.measure import Plan, Row, describe_machine
 from scripts.bench_figures.model import measure_model
 from scripts.bench_figures.node_process import ROOT
 from scripts.bench_figures.pages import measure_pages
+from scripts.bench_figures.sync import measure_sync
 from scripts.bench_figures.verification import measure_verification
 
 PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "jobs": measure_jobs,
     "finality": measure_finality,
     "verify": measure_verification,
+    "sync": measure_sync,
     "model": measure_model,
     "pages": measure_pages,
 }
@@ -42,9 +44,25 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
     """Return how much to measure; all files are made in `folder`."""
     if quick:
         return Plan(
-            folder=folder, rounds=1, slice_s=0.3, load_s=2, receipts=300, visits=20, finals=20
+            folder=folder,
+            rounds=1,
+            slice_s=0.3,
+            load_s=2,
+            receipts=300,
+            synced=5000,
+            visits=20,
+            finals=20,
         )
-    return Plan(folder=folder, rounds=3, slice_s=1, load_s=5, receipts=2000, visits=50, finals=100)
+    return Plan(
+        folder=folder,
+        rounds=3,
+        slice_s=1,
+        load_s=5,
+        receipts=2000,
+        synced=100_000,
+        visits=50,
+        finals=100,
+    )
 
 
 def measure(plan: Plan, parts: Iterable[str]) -> tuple[list[Row], list[str]]:

@@ -22,14 +22,22 @@ sys.path.insert(0, str(ROOT))
 
 from ledger.authorities import hash_authority_set  # noqa: E402
 from ledger.block import hash_genesis  # noqa: E402
+from ledger.checkpoint import (  # noqa: E402
+    Checkpoint,
+    build_origin,
+    log_key,
+    witness_key,
+)
 from ledger.encoding import encode, encode_base64url  # noqa: E402
 from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
-from ledger.transaction import ReceiptPayload  # noqa: E402
-from tests import golden, tampering  # noqa: E402
+from ledger.statement import verify_statement  # noqa: E402
+from ledger.transaction import ReceiptPayload, Transaction  # noqa: E402
+from tests import golden, golden_authorities, statement_tampering, tampering  # noqa: E402
 from tests.builders import (  # noqa: E402
     PROMPT,
     TOKEN_IDS,
+    Chain,
     build_chain,
     build_disclosure,
     build_key,
@@ -44,7 +52,10 @@ _EXAMPLE = re.compile(r"(<!-- example (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def build_files() -> dict[Path, str]:
     """Return the text of every generated file."""
-    contents = golden.build_all() | {"bundles": tampering.build_bundles()}
+    contents = golden.build_all() | {
+        "bundles": tampering.build_bundles(),
+        "statements": statement_tampering.build_statements(),
+    }
     files = {
         VECTORS / f"{name}.json": json.dumps(content, indent=1) + "\n"
         for name, content in contents.items()
@@ -68,12 +79,14 @@ def build_examples() -> dict[str, str]:
     verdict = verify_bundle(bundle, genesis=chain.genesis, disclosure=disclosure)
     registration = golden.build_registration()
     miner = build_key("miner").account
+    change, evidence = golden_authorities.EXAMPLE_CHANGE, golden_authorities.EXAMPLE_EVIDENCE
     payload = receipt.payload
     assert isinstance(payload, ReceiptPayload), "the chain is built of receipts"
     return {
         "account": _text(f"public key  {decode_account(miner).hex()}", f"account     {miner}"),
-        "receipt": _json(msgspec.Raw(receipt.envelope))
-        + _text(f"transaction id  {receipt.id.hex()}"),
+        "receipt": _example_of(receipt),
+        "authority_set": _example_of(change),
+        "evidence": _example_of(evidence),
         "digests": _text(
             f"salt           {encode_base64url(build_salt('prompt 2'))}",
             f"prompt         {PROMPT}",
@@ -99,7 +112,40 @@ def build_examples() -> dict[str, str]:
         "bundle": _json(msgspec.Raw(bundle)),
         "disclosure": _json(disclosure),
         "verdict": _json(verdict, is_sorted=False),
+        "checkpoint": _checkpoint_example(chain),
+        **_build_statement(),
     }
+
+
+def _build_statement() -> dict[str, str]:
+    """A period with one line of a client, whose other receipt is older."""
+    chain = build_chain(1, blocks=[1, 1])
+    times = [block.header.time_ms for block in chain.blocks]
+    statement = encode(chain.statement("client-1", from_ms=times[1], to_ms=times[1] + 1_000))
+    verdict = verify_statement(statement, genesis=chain.genesis)
+    return {
+        "statement": _json(msgspec.Raw(statement)),
+        "statement_verdict": _json(verdict, is_sorted=False),
+    }
+
+
+def _example_of(transaction: Transaction) -> str:
+    return _json(msgspec.Raw(transaction.envelope)) + _text(
+        f"transaction id  {transaction.id.hex()}"
+    )
+
+
+def _checkpoint_example(chain: Chain) -> str:
+    """Return the head of a chain as its authority signs it and a witness co-signs it."""
+    origin, header = build_origin(chain.genesis), chain.blocks[-1].header
+    root = bytes.fromhex(header.tree_root)
+    note = golden.build_cosigned(Checkpoint(origin=origin, size=header.tree_size, root=root))
+    authority, witness = build_key("authority 0"), build_key("witness")
+    return _text(*note.decode().splitlines()) + _text(
+        "keys, as name+id+base64(kind ‖ public key)",
+        str(log_key(origin, authority.account)),
+        str(witness_key(witness.account)),
+    )
 
 
 def _json(value: object, *, is_sorted: bool = True) -> str:

@@ -2,9 +2,10 @@
 # requires-python = ">=3.9"
 # dependencies = ["bech32>=1.2", "blake3>=0.4", "pynacl>=1.6.2"]
 # ///
-"""Verify a proof bundle offline, against a genesis document that you already trust.
+"""Verify a proof bundle or a statement offline, against a genesis that you already trust.
 
     python verify_receipt.py bundle.json --genesis genesis.json [--disclosure FILE] [--json]
+    python verify_receipt.py statement.json --genesis genesis.json [--json]
 
 Ends with 0 if every claim holds, 1 if one failed or the file is no bundle, 2 if it was called
 wrongly or one of your own files (genesis, disclosure) is missing or malformed.
@@ -34,12 +35,15 @@ from nacl.signing import VerifyKey
 Document = dict[str, Any]
 Claim = dict[str, str]
 
-MAX_FILE_BYTES = 16 << 20
-MAX_ENVELOPE_BYTES = 64 << 10
+MAX_BUNDLE_BYTES = 16 << 20
+MAX_STATEMENT_BYTES = 32 << 20
+MAX_LINES = 5000
+MAX_ENVELOPE_BYTES = (64 << 10) - 1
 MAX_INTEGER = 2**53 - 1
 MAX_DIGITS = 17
 MAX_MESSAGE_LENGTH = 400
 
+INCOMPLETE = "That the statement is complete: a receipt of this account may have been left out."
 NOT_PROVED = [
     "That the answer is good, or that the named model really produced it (see audits).",
     "That the times are exact: they are the coordinator's and the provider's clocks.",
@@ -216,7 +220,17 @@ SIGNATURE = record(
     role=text("auditor|authority|coordinator|provider"),
     sig=text(".{0,86}"),
 )
-ENVELOPE = record(payload=RECEIPT, signatures=list_of(SIGNATURE, 0, 256))
+
+
+def receipt(value: Any, where: str) -> None:
+    """A receipt: transactions of other types are told from a receipt with fields amiss."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != "receipt":
+        raise MalformedError(f"{where}: expected a receipt, got type {kind[:80]!a}")
+    RECEIPT(value, where)
+
+
+ENVELOPE = record(payload=receipt, signatures=list_of(SIGNATURE, 0, 256))
 HEADER = record(
     v=VERSION,
     genesis=HASH,
@@ -238,14 +252,19 @@ AUTHORITY_SET = record(
     coordinators=list_of(text(".*"), 0, 100),
 )
 EPOCH = record(header=HEADER, certificate=CERTIFICATE, authority_set=AUTHORITY_SET)
-BUNDLE = record(
+LEAF: dict[str, Shape] = {"envelope": ENVELOPE, "index": COUNT, "path": list_of(HASH, 0, 63)}
+CERTIFIED: dict[str, Shape] = {"header": HEADER, "certificate": CERTIFICATE}
+EPOCHS = list_of(EPOCH, 0, 10_000)
+BUNDLE = record(v=VERSION, epochs=EPOCHS, **LEAF, **CERTIFIED)
+STATEMENT = record(
     v=VERSION,
-    envelope=ENVELOPE,
-    index=COUNT,
-    path=list_of(HASH, 0, 63),
-    header=HEADER,
-    certificate=CERTIFICATE,
-    epochs=list_of(EPOCH, 0, 10_000),
+    account=IDENTIFIER,
+    from_ms=COUNT,
+    to_ms=COUNT,
+    entries=list_of(record(**LEAF), 1, MAX_LINES),
+    opening=record(parent=list_of(HEADER, 0, 1), **CERTIFIED),
+    epochs=EPOCHS,
+    **CERTIFIED,
 )
 GENESIS = record(
     v=VERSION,
@@ -261,17 +280,40 @@ GENESIS = record(
 
 def parse_bundle(data: bytes) -> Document:
     """Parse a bundle. Raises MalformedError if it is none."""
-    if len(data) > MAX_FILE_BYTES + 1:
-        raise MalformedError(f"it is longer than {MAX_FILE_BYTES} bytes")
-    bundle: Document = read_canonical(data)
-    BUNDLE(bundle, "bundle")
-    envelope = bundle["envelope"]
+    bundle = _parse(data, BUNDLE, "bundle", MAX_BUNDLE_BYTES)
+    _check_envelope(bundle["envelope"])
+    return bundle
+
+
+def is_statement(data: bytes) -> bool:
+    """Tell a statement from a bundle: keys are sorted, so the first one differs."""
+    return data.startswith(b'{"account":')
+
+
+def parse_statement(data: bytes) -> Document:
+    """Parse a statement. Raises MalformedError if it is none."""
+    statement = _parse(data, STATEMENT, "statement", MAX_STATEMENT_BYTES)
+    for entry in statement["entries"]:
+        _check_envelope(entry["envelope"])
+    leaves = [entry["index"] for entry in statement["entries"]]
+    _require(leaves == sorted(set(leaves)), "entries", "distinct leaves in ascending order")
+    return statement
+
+
+def _parse(data: bytes, shape: Shape, name: str, max_bytes: int) -> Document:
+    if len(data) > max_bytes + 1:
+        raise MalformedError(f"it is longer than {max_bytes} bytes")
+    document: Document = read_canonical(data)
+    shape(document, name)
+    return document
+
+
+def _check_envelope(envelope: Document) -> None:
     if len(canonical(envelope)) > MAX_ENVELOPE_BYTES:
         raise MalformedError(f"envelope: it is longer than {MAX_ENVELOPE_BYTES} bytes")
     order = [(signature["role"], signature["key_id"]) for signature in envelope["signatures"]]
     if order != sorted(set(order)):
         raise MalformedError("signatures: expected distinct ones, sorted by role and key_id")
-    return bundle
 
 
 def parse_genesis(data: bytes) -> Document:
@@ -440,14 +482,14 @@ def check_role(envelope: Document, role: str) -> str:
 # --- 5. The tree (RFC 9162, section 2.1.3.2) --------------------------------------------------
 
 
-def check_inclusion(bundle: Document) -> str:
+def check_inclusion(leaf: Document, header: Document) -> str:
     """Fold the path from the envelope's leaf to the root of the header."""
-    size, root = bundle["header"]["tree_size"], bundle["header"]["tree_root"]
-    if bundle["index"] >= size:
-        raise ClaimError(f"there is no leaf {bundle['index']} in a tree of {size}")
-    position, last = bundle["index"], size - 1
-    node = hashlib.sha256(b"\x00" + canonical(bundle["envelope"])).digest()
-    for sibling in map(bytes.fromhex, bundle["path"]):
+    index, size, root = leaf["index"], header["tree_size"], header["tree_root"]
+    if index >= size:
+        raise ClaimError(f"there is no leaf {index} in a tree of {size}")
+    position, last = index, size - 1
+    node = hashlib.sha256(b"\x00" + canonical(leaf["envelope"])).digest()
+    for sibling in map(bytes.fromhex, leaf["path"]):
         if last == 0:
             raise ClaimError("the path is longer than the tree is high")
         if position % 2 == 1 or position == last:
@@ -461,7 +503,7 @@ def check_inclusion(bundle: Document) -> str:
         raise ClaimError("the path is shorter than the tree is high")
     if node.hex() != root:
         raise ClaimError(f"the path leads to {node.hex()}, the header's root is {root}")
-    return f"leaf {bundle['index']} of {size} under root {root}"
+    return f"leaf {index} of {size} under root {root}"
 
 
 # --- 6. Headers, authorities, votes -----------------------------------------------------------
@@ -503,38 +545,42 @@ def check_certificate(certificate: Document, header: Document, authority_set: Do
     return f"{len(voters)} of {len(members)} authorities signed, {quorum} are needed"
 
 
-def walk_epochs(bundle: Document, genesis: Document) -> Document:
-    """Follow the changes of the authority set from your genesis up to the bundle's header."""
+def walk_epochs(epochs: list[Document], header: Document, genesis: Document) -> Document:
+    """Follow the changes of the authority set from your genesis to the set of a header."""
     current, height = genesis["authority_set"], 0
-    for epoch in bundle["epochs"]:
-        header, following = epoch["header"], epoch["authority_set"]
+    for epoch in epochs:
+        changed, following = epoch["header"], epoch["authority_set"]
         name = f"epoch {following['epoch']}"
-        if header["genesis"] != hash_genesis(genesis):
+        if changed["genesis"] != hash_genesis(genesis):
             raise ClaimError(f"{name}: its header is of another network")
-        if not height < header["height"] < bundle["header"]["height"]:
+        if not height < changed["height"] < header["height"]:
             raise ClaimError(f"{name}: its header is out of place")
-        check_certificate(epoch["certificate"], header, current)
+        check_certificate(epoch["certificate"], changed, current)
         check_authority_set(following)
-        if hash_set(following) != header["next_set_hash"]:
+        if hash_set(following) != changed["next_set_hash"]:
             raise ClaimError(f"{name}: its header names another set")
         if following["epoch"] != current["epoch"] + 1:
             raise ClaimError(f"{name}: it does not follow epoch {current['epoch']}")
-        current, height = following, header["height"]
-    if hash_set(current) != bundle["header"]["set_hash"]:
+        current, height = following, changed["height"]
+    if hash_set(current) != header["set_hash"]:
         raise ClaimError("your genesis does not lead to the authority set of the header")
     return dict(current)
 
 
-def check_coordinator(payload: Document, authority_set: Document) -> str:
+def check_coordinator(payload: Document, authority_set: Document | None) -> str:
     """Check that the coordinator is an authority or listed by the authorities."""
     account = payload["coordinator"]
+    if authority_set is None:
+        raise ClaimError(UNKNOWN_SET)
     members = [member["account"] for member in authority_set["members"]]
     if account not in members + authority_set["coordinators"]:
         raise ClaimError(f"{account} is not a coordinator of this network")
     return f"{account} may issue receipts"
 
 
-# --- 7. The claims ----------------------------------------------------------------------------
+# --- 7. The claims of a bundle ----------------------------------------------------------------
+
+UNKNOWN_SET = "your genesis does not lead to the authority set of this header"
 
 
 def judge(name: str, check: Callable[[], str]) -> Claim:
@@ -543,6 +589,17 @@ def judge(name: str, check: Callable[[], str]) -> Claim:
         return {"name": name, "status": "verified", "detail": check()}
     except ClaimError as error:
         return {"name": name, "status": "failed", "detail": str(error)}
+
+
+def judge_leaf(leaf: Document, header: Document, genesis_hash: str) -> list[Claim]:
+    """Judge a receipt with its path, without asking yet who vouches for the header."""
+    envelope = leaf["envelope"]
+    return [
+        judge("receipt", lambda: check_receipt(envelope, genesis_hash)),
+        judge_provider(envelope),
+        judge("coordinator_signature", lambda: check_role(envelope, "coordinator")),
+        judge("inclusion", lambda: check_inclusion(leaf, header)),
+    ]
 
 
 def judge_provider(envelope: Document) -> Claim:
@@ -554,27 +611,20 @@ def judge_provider(envelope: Document) -> Claim:
     return {"name": "provider_signature", "status": "not_applicable", "detail": detail}
 
 
-def judge_authorities(bundle: Document, genesis: Document) -> list[Claim]:
-    """Votes count only under the set that your genesis leads to."""
-    payload = bundle["envelope"]["payload"]
+def judge_header(bundle: Document, genesis: Document) -> tuple[list[Claim], Document | None]:
+    """Judge who vouches for the header. Votes count only under a set your genesis leads to."""
+    header, epochs = bundle["header"], bundle["epochs"]
+    claims = [judge("header", lambda: check_header(header, hash_genesis(genesis)))]
     try:
-        authorities = walk_epochs(bundle, genesis)
+        last = walk_epochs(epochs, header, genesis)
     except ClaimError as error:
-        unknown = "your genesis does not lead to the authority set of this header"
-        return [
-            {"name": "quorum", "status": "failed", "detail": unknown},
-            {"name": "authority_chain", "status": "failed", "detail": str(error)},
-            {"name": "coordinator", "status": "failed", "detail": unknown},
-        ]
-    chain = f"{len(bundle['epochs'])} changes since genesis lead to epoch {authorities['epoch']}"
-    return [
-        judge(
-            "quorum",
-            lambda: check_certificate(bundle["certificate"], bundle["header"], authorities),
-        ),
-        {"name": "authority_chain", "status": "verified", "detail": chain},
-        judge("coordinator", lambda: check_coordinator(payload, authorities)),
-    ]
+        quorum = {"name": "quorum", "status": "failed", "detail": UNKNOWN_SET}
+        chain = {"name": "authority_chain", "status": "failed", "detail": str(error)}
+        return [*claims, quorum, chain], None
+    quorum = judge("quorum", lambda: check_certificate(bundle["certificate"], header, last))
+    detail = f"{len(epochs)} changes since genesis lead to epoch {last['epoch']}"
+    chain = {"name": "authority_chain", "status": "verified", "detail": detail}
+    return [*claims, quorum, chain], last
 
 
 def judge_disclosure(payload: Document, shown: Document) -> list[Claim]:
@@ -612,20 +662,22 @@ def judge_digest(
 
 def verify(bundle: Document, genesis: Document, shown: Document) -> Document:
     """Return the verdict on a parsed bundle."""
-    envelope, header, genesis_hash = bundle["envelope"], bundle["header"], hash_genesis(genesis)
+    payload, header, genesis_hash = (
+        bundle["envelope"]["payload"],
+        bundle["header"],
+        hash_genesis(genesis),
+    )
+    vouched, authorities = judge_header(bundle, genesis)
     claims = [
-        judge("receipt", lambda: check_receipt(envelope, genesis_hash)),
-        judge_provider(envelope),
-        judge("coordinator_signature", lambda: check_role(envelope, "coordinator")),
-        judge("inclusion", lambda: check_inclusion(bundle)),
-        judge("header", lambda: check_header(header, genesis_hash)),
-        *judge_authorities(bundle, genesis),
-        *judge_disclosure(envelope["payload"], shown),
+        *judge_leaf(bundle, header, genesis_hash),
+        *vouched,
+        judge("coordinator", lambda: check_coordinator(payload, authorities)),
+        *judge_disclosure(payload, shown),
     ]
     return {
         "verified": all(claim["status"] != "failed" for claim in claims),
-        "receipt_id": envelope["payload"]["receipt_id"],
-        "transaction_id": transaction_id(envelope["payload"]),
+        "receipt_id": payload["receipt_id"],
+        "transaction_id": transaction_id(payload),
         "genesis": genesis_hash,
         "block_height": header["height"],
         "block_hash": hash_header(header),
@@ -634,36 +686,189 @@ def verify(bundle: Document, genesis: Document, shown: Document) -> Document:
     }
 
 
-# --- 8. The command ---------------------------------------------------------------------------
+# --- 8. The claims of a statement -------------------------------------------------------------
+
+
+def check_account(account: str, payload: Document) -> str:
+    """Check that a line is the account's business."""
+    if account not in (payload["client"], payload["provider"]):
+        raise ClaimError(f"{account} is neither its client nor its provider")
+    return f"{account} is its client or provider"
+
+
+def check_period(statement: Document, genesis: Document, is_certified: bool) -> str:  # noqa: FBT001
+    """Check that no line is earlier or later: block times and leaves ascend together."""
+    if not is_certified:
+        raise ClaimError("no quorum vouches for the time of the header")
+    opening, header = statement["opening"]["header"], statement["header"]
+    check_header(opening, hash_genesis(genesis))
+    before = [e for e in statement["epochs"] if e["header"]["height"] < opening["height"]]
+    authorities = walk_epochs(before, opening, genesis)
+    check_certificate(statement["opening"]["certificate"], opening, authorities)
+    parents, first_leaf = statement["opening"]["parent"], 0
+    if opening["height"] != 1 or parents:
+        if [hash_header(parent) for parent in parents] != [opening["prev_hash"]]:
+            raise ClaimError("the parent of the opening is not the block that it names")
+        first_leaf = parents[0]["tree_size"]
+    if statement["entries"][0]["index"] < first_leaf:
+        raise ClaimError("the first line is older than the opening")
+    if opening["time_ms"] < statement["from_ms"]:
+        raise ClaimError("the opening is older than the period")
+    if header["time_ms"] >= statement["to_ms"]:
+        raise ClaimError("the header is younger than the period")
+    return f"all lines are of blocks {opening['height']} to {header['height']}"
+
+
+def merge(claims: list[Claim]) -> Claim:
+    """Return one claim about all lines."""
+    failed = [claim["detail"] for claim in claims if claim["status"] == "failed"]
+    verified = sum(claim["status"] == "verified" for claim in claims)
+    status, detail = "verified", f"{verified} of {len(claims)} lines"
+    if failed:
+        status, detail = "failed", f"{len(failed)} of {len(claims)} lines: {failed[0]}"
+    elif verified < len(claims):
+        status = "verified" if verified else "not_applicable"
+        detail += "; the other providers have no key"
+    return {"name": claims[0]["name"], "status": status, "detail": detail}
+
+
+def add_up(account: str, receipts: list[Document]) -> Document:
+    """Return what the account earned and spent by some receipts."""
+    sums = {}
+    for name, role in (("earned", "provider"), ("spent", "client")):
+        total = {"lines": 0, "price_micros": 0, "tokens_micros": 0, "gpu_seconds_micros": 0}
+        for receipt in receipts:
+            if receipt[role] == account:
+                total["lines"] += 1
+                total["price_micros"] += receipt["price_micros"]
+                total[receipt["unit_type"] + "_micros"] += receipt["units_micros"]
+        sums[name] = total
+    return sums
+
+
+def add_up_all(account: str, receipts: list[Document]) -> Document:
+    """Return the totals of a statement, also for each model and each counterparty."""
+    models: dict[str, list[Document]] = {}
+    others: dict[str, list[Document]] = {}
+    for receipt in receipts:
+        if account in (receipt["client"], receipt["provider"]):
+            other = receipt["client" if receipt["provider"] == account else "provider"]
+            models.setdefault(receipt["model"], []).append(receipt)
+            others.setdefault(other, []).append(receipt)
+    shares = [
+        [{"name": name, **add_up(account, groups[name])} for name in sorted(groups)]
+        for groups in (models, others)
+    ]
+    return {**add_up(account, receipts), "by_model": shares[0], "by_counterparty": shares[1]}
+
+
+def list_failures(entry: Document, claims: list[Claim]) -> Document:
+    """Return a line with the claims of it that failed."""
+    failed = [claim for claim in claims if claim["status"] == "failed"]
+    receipt_id = entry["envelope"]["payload"]["receipt_id"]
+    return {"leaf": entry["index"], "receipt_id": receipt_id, "claims": failed}
+
+
+def verify_statement(statement: Document, genesis: Document) -> Document:
+    """Return the verdict on a parsed statement."""
+    account, entries, header = statement["account"], statement["entries"], statement["header"]
+    genesis_hash, receipts = hash_genesis(genesis), [e["envelope"]["payload"] for e in entries]
+    vouched, last = judge_header(statement, genesis)
+    sets = [genesis["authority_set"], *(e["authority_set"] for e in statement["epochs"])]
+
+    def judge_line(entry: Document) -> list[Claim]:
+        payload, authorities = entry["envelope"]["payload"], last
+        if last is not None:
+            # The set that certified the line's block: as many changes came before it.
+            changes = (e["header"]["tree_size"] <= entry["index"] for e in statement["epochs"])
+            authorities = sets[sum(changes)]
+        return [
+            judge("account", lambda: check_account(account, payload)),
+            *judge_leaf(entry, header, genesis_hash),
+            judge("coordinator", lambda: check_coordinator(payload, authorities)),
+        ]
+
+    lines = [judge_line(entry) for entry in entries]
+    *merged, coordinator = [merge([line[i] for line in lines]) for i in range(len(lines[0]))]
+    is_certified = vouched[1]["status"] == "verified"
+    period = judge("period", lambda: check_period(statement, genesis, is_certified))
+    claims = [*merged, *vouched, coordinator, period]
+    return {
+        "verified": all(claim["status"] != "failed" for claim in claims),
+        "account": account,
+        "from_ms": statement["from_ms"],
+        "to_ms": statement["to_ms"],
+        "genesis": genesis_hash,
+        "block_height": header["height"],
+        "block_hash": hash_header(header),
+        "lines": len(entries),
+        "totals": add_up_all(account, receipts),
+        "claims": claims,
+        "failed_lines": [line for line in map(list_failures, entries, lines) if line["claims"]],
+        "not_proved": [INCOMPLETE, *NOT_PROVED],
+    }
+
+
+# --- 9. The command ---------------------------------------------------------------------------
 
 WORDS = {"verified": "verified", "failed": "FAILED", "not_applicable": "not applicable"}
 
 
 def describe(verdict: Document) -> str:
     """Return the verdict for people."""
+    subject = verdict.get("receipt_id") or f"the statement of {verdict['account']}"
     lines = [
         f"{claim['name']:<22} {WORDS[claim['status']]:<15} {claim['detail']}"
         for claim in verdict["claims"]
     ]
+    for line in verdict.get("failed_lines", []):
+        reasons = "; ".join(f"{claim['name']}: {claim['detail']}" for claim in line["claims"])
+        lines.append(f"line {line['receipt_id']} at leaf {line['leaf']}: {reasons}")
     failed = [claim["name"] for claim in verdict["claims"] if claim["status"] == "failed"]
     if failed:
-        lines += ["", f"NOT VERIFIED: {verdict['receipt_id']}: failed: {', '.join(failed)}"]
+        lines += ["", f"NOT VERIFIED: {subject}: failed: {', '.join(failed)}"]
     else:
         where = f"height {verdict['block_height']} of the network {verdict['genesis']}"
-        lines += ["", f"VERIFIED: {verdict['receipt_id']} is final at {where}"]
-    return "\n".join([*lines, "", "Not proved:", *(f"- {sentence}" for sentence in NOT_PROVED)])
+        lines += ["", f"VERIFIED: {subject} is final at {where}"]
+        lines += describe_totals(verdict["totals"]) if "totals" in verdict else []
+    return "\n".join([*lines, "", "Not proved:", *(f"- {text}" for text in verdict["not_proved"])])
+
+
+def describe_totals(totals: Document) -> list[str]:
+    """Return the totals for people, who may count on them only if all claims hold."""
+    named = [("in all", totals)]
+    named += [(f"model {share['name']!a}", share) for share in totals["by_model"]]
+    named += [(f"with {share['name']}", share) for share in totals["by_counterparty"]]
+    lines = []
+    for name, share in named:
+        for side in ("earned", "spent"):
+            total = share[side]
+            if total["lines"]:
+                units = [
+                    f"{decimal(total[unit + '_micros'])} {unit}"
+                    for unit in ("tokens", "gpu_seconds")
+                    if total[unit + "_micros"]
+                ]
+                what = ", ".join([f"{total['lines']} receipts", *units])
+                lines.append(f"{name}: {side} {decimal(total['price_micros'])} ({what})")
+    return lines
+
+
+def decimal(micros: int) -> str:
+    """Return integer micros as a decimal of at most six places."""
+    return f"{micros // 1_000_000}.{micros % 1_000_000:06d}".rstrip("0").rstrip(".")
 
 
 def read_file(path: Path) -> bytes:
-    """Read a file up to one byte more than a bundle can have."""
+    """Read a file up to one byte more than the longest can have."""
     with path.open("rb") as file:
-        return file.read(MAX_FILE_BYTES + 2)
+        return file.read(MAX_STATEMENT_BYTES + 2)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("bundle", type=Path, help="the proof bundle")
+    parser.add_argument("bundle", type=Path, help="the proof bundle or statement bundle")
     parser.add_argument("--genesis", type=Path, required=True, help="a genesis you trust")
     parser.add_argument("--disclosure", type=Path, help="prompt, result and salts of the owner")
     parser.add_argument("--json", action="store_true", help="print the verdict as JSON")
@@ -677,7 +882,12 @@ def main(arguments: list[str] | None = None) -> int:
             shown = parse_disclosure(read_file(path))
         path = options.bundle
         data, status = read_file(path), 1
-        verdict = verify(parse_bundle(data), genesis, shown)
+        if not is_statement(data):
+            verdict = verify(parse_bundle(data), genesis, shown)
+        elif shown:
+            return _stop(f"{path}: a disclosure is of one receipt, not of many", 2, options.json)
+        else:
+            verdict = verify_statement(parse_statement(data), genesis)
     except OSError as error:
         return _stop(f"{path}: cannot be read: {error.strerror}", 2, options.json)
     except MalformedError as error:

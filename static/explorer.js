@@ -1,4 +1,4 @@
-// Comforts on top of pages that are whole without them: theme, ages, "/", copying, pausing.
+// Comforts on top of pages that are whole without them: theme, ages, "/", copying, tasks, pausing.
 (() => {
   "use strict";
 
@@ -109,12 +109,31 @@
     button.hidden = false;
   }
 
+  // What few readers ask for is fetched when they do: `data-module` exports start(button).
+  function addTasks() {
+    for (const button of document.querySelectorAll("button[data-module]")) {
+      button.hidden = false;
+      button.addEventListener("click", async () => {
+        if (button.ariaBusy) return;
+        button.ariaBusy = "true";
+        try {
+          const task = await import(button.dataset.module);
+          await task.start(button);
+        } catch {
+          button.textContent = "This did not load: reload the page";
+        }
+        button.ariaBusy = null;
+      });
+    }
+  }
+
   document.addEventListener("keydown", focusSearchOnSlash);
   document.addEventListener("htmx:after:swap", showAges);
   document.addEventListener("DOMContentLoaded", () => {
     showAges();
     addThemeButton();
     addCopyButtons();
+    addTasks();
     addPause();
     setInterval(() => { if (!document.hidden) showAges(); }, 1000);
   });

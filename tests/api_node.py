@@ -29,12 +29,15 @@ from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
 from ledger.transaction import ReceiptPayload, sign_payload
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, TreeViews
 from node import apikeys
+from node.checkpoints import CheckpointSigner
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import create_data_directory, load_key
+from node.mempool import Mempool
 from node.sealer import Sealer
 from tests.builders import CREATED_MS, build_key
+from tests.market_node import NoPeers
 
 FINAL_TIMEOUT_S = 30
 ROLES: tuple[KeyRole, ...] = ("client", "miner", "admin")
@@ -50,21 +53,27 @@ class ApiNode:
         )
         self.genesis = directory.load_genesis()
         self.genesis_hash = hash_genesis(self.genesis)
-        key, instance = load_key(directory.authority_key)
+        self.key, instance = load_key(directory.authority_key)
         self._chain = ChainStore(directory.ledger, self.genesis)
         self._store = open_market(directory.market, self.genesis_hash)
         self._votes = VoteStore.open(
-            directory.votes, instance=instance, account=key.account, genesis_hash=self.genesis_hash
+            directory.votes,
+            instance=instance,
+            account=self.key.account,
+            genesis_hash=self.genesis_hash,
         )
         self.views = LedgerViews(self._chain, self._store)
+        self.tree = TreeViews(self._chain)
+        self.checkpoints = CheckpointSigner(self.tree, self.genesis, self.key)
         self._height = 0
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
         self._sealer = Sealer(
             chain=self._chain,
-            market=self._store,
+            mempool=Mempool(chain=self._chain, market=self._store),
+            peers=NoPeers(),
             votes=self._votes,
-            key=key,
+            key=self.key,
             clock_ms=self.clock_ms,
             batch_delay_ms=0,
             final=self._note_final,
@@ -73,7 +82,7 @@ class ApiNode:
         self.coordinator = Coordinator(
             chain=self._chain,
             store=self._store,
-            key=key,
+            key=self.key,
             settings=MarketSettings(prices=Prices(tokens=2, gpu_seconds=500)),
             clock_ms=self.clock_ms,
             receipt_waiting=self._sealer.kick,
@@ -128,6 +137,8 @@ class ApiNode:
             self.coordinator,
             self.views,
             ApiSettings(mode=mode, version="0.1.0", default_model="llama3.2", **settings),
+            tree=self.tree,
+            checkpoint=self.checkpoints.newest,
             genesis=encode(self.genesis),
             clock_ms=self.clock_ms,
             make_request_id=lambda: f"req-{next(numbers)}",

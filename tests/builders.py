@@ -29,12 +29,13 @@ from ledger.block import (
     hash_genesis,
     hash_header,
 )
-from ledger.encoding import encode, encode_base64url
+from ledger.encoding import MAX_INTEGER, encode, encode_base64url
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.keys import KeyPair
 from ledger.payloads import SignedVote
 from ledger.proof import Disclosure, Epoch, ProofBundle
 from ledger.rules import build_block
+from ledger.statement import StatementBundle
 from ledger.transaction import (
     MICROS,
     AuthoritySetPayload,
@@ -195,7 +196,7 @@ def sign_change(
 
 
 def build_evidence(
-    genesis: Genesis,
+    genesis: Genesis | str,
     accused: KeyPair,
     /,
     *,
@@ -204,14 +205,18 @@ def build_evidence(
     votes: Sequence[tuple[VoteKind, str]] = (("notarize", "aa" * 32), ("notarize", "bb" * 32)),
     **changes: Any,
 ) -> Transaction:
-    """Return the evidence that `accused` cast two `votes`, each (kind, block hash)."""
+    """Return the evidence that `accused` cast two `votes`, each (kind, block hash).
+
+    The network is given by its genesis or by the hash of it in hex.
+    """
+    digest = genesis if isinstance(genesis, str) else hash_genesis(genesis).hex()
     first, second = (
         SignedVote(
             kind=kind,
             block_hash=block_hash,
             sig=accused.sign(
                 build_vote_message(
-                    genesis_hash=hash_genesis(genesis),
+                    genesis_hash=bytes.fromhex(digest),
                     kind=kind,
                     height=height,
                     view=view,
@@ -222,7 +227,7 @@ def build_evidence(
         for kind, block_hash in votes
     )
     fields: dict[str, Any] = {
-        "genesis": hash_genesis(genesis).hex(),
+        "genesis": digest,
         "accused": accused.account,
         "height": height,
         "view": view,
@@ -353,6 +358,52 @@ class Chain:
                 }
             ),
             type=ProofBundle,
+        )
+
+    def statement(
+        self, account: str, *, from_ms: int = 0, to_ms: int = MAX_INTEGER
+    ) -> StatementBundle:
+        """Return the proof of an account's receipts in blocks of [from_ms, to_ms)."""
+        leaves = [
+            (block.header, block.header.tree_size - len(block.transactions) + i, transaction)
+            for block in self.blocks
+            if from_ms <= block.header.time_ms < to_ms
+            for i, transaction in enumerate(block.transactions)
+            if isinstance(transaction.payload, ReceiptPayload)
+            and account in (transaction.payload.client, transaction.payload.provider)
+        ]
+        first, last = leaves[0][0], leaves[-1][0]
+        return msgspec.json.decode(
+            encode(
+                {
+                    "v": 1,
+                    "account": account,
+                    "from_ms": from_ms,
+                    "to_ms": to_ms,
+                    "entries": [
+                        {
+                            "envelope": msgspec.Raw(transaction.envelope),
+                            "index": index,
+                            "path": [
+                                node.hex()
+                                for node in merkle.build_inclusion_path(
+                                    index, last.tree_size, self.read
+                                )
+                            ],
+                        }
+                        for _, index, transaction in leaves
+                    ],
+                    "opening": {
+                        "header": first,
+                        "certificate": self.certificates[first.height - 1],
+                        "parent": [b.header for b in self.blocks[: first.height - 1][-1:]],
+                    },
+                    "header": last,
+                    "certificate": self.certificates[last.height - 1],
+                    "epochs": [e for e in self.epochs if e.header.height < last.height],
+                }
+            ),
+            type=StatementBundle,
         )
 
 

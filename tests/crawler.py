@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.testclient import TestClient
 
 OF_THE_API = re.compile(
-    r"/explorer/(blocks|receipts|stats)|/v1/genesis|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?"
+    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?"
 )
 """Addresses that pages name and another face answers."""
 

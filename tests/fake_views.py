@@ -8,26 +8,43 @@ import asyncio
 import hashlib
 from dataclasses import dataclass, field
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger import merkle
-from ledger.block import Certificate, Header, hash_header
+from ledger.authorities import Authority, AuthoritySet, hash_authority_set
+from ledger.block import Certificate, Header, find_next_set, hash_header
 from ledger.encoding import encode
 from ledger.keys import KeyPair
-from ledger.transaction import Envelope, ReceiptPayload, hash_payload, sign_payload
+from ledger.payloads import find_receipt_id, name_type
+from ledger.transaction import (
+    AuthoritySetPayload,
+    Envelope,
+    Payload,
+    ReceiptPayload,
+    hash_payload,
+    sign_payload,
+)
 from ledger.views import (
+    AuthoritiesView,
+    AuthorityView,
     BlockView,
+    EpochView,
+    EvidenceView,
     HeadView,
     InclusionView,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
     StatsView,
+    SyncView,
     TransactionView,
     VoteView,
 )
+from tests.builders import build_evidence
 
 START_MS = 1_785_000_000_000
 GENESIS = hashlib.sha256(b"fake genesis").hexdigest()
@@ -35,6 +52,7 @@ PENDING_CURSOR = 1 << 52
 COORDINATOR = KeyPair.from_seed(bytes([1]) * 32)
 MINER = KeyPair.from_seed(bytes([2]) * 32)
 AUTHORITIES = [KeyPair.from_seed(bytes([10 + n]) * 32) for n in range(4)]
+JOINING = KeyPair.from_seed(bytes([20]) * 32)
 NAMES = ["north", "east", "south", "west"]
 
 
@@ -94,6 +112,8 @@ class FakeViews:
     jobs_24h: int = 7
     bell: asyncio.Condition = field(default_factory=asyncio.Condition)
     closing: bool = False
+    others: tuple[PeerView, ...] = ()
+    sync: SyncView | None = None
 
     # --- filling it -----------------------------------------------------------------------------
 
@@ -102,23 +122,55 @@ class FakeViews:
         signatures = [sign_payload(payload, COORDINATOR, "coordinator")]
         if payload.provider == MINER.account:
             signatures.append(sign_payload(payload, MINER, "provider"))
-        self.pending.append(
-            TransactionView(
-                id=hash_payload(payload).hex(),
-                type="receipt",
-                finality="pending",
-                cursor=PENDING_CURSOR + number,
-                leaf=None,
-                height=None,
-                time_ms=payload.completed_at_ms + 10,
-                size_bytes=len(encode(Envelope(payload=payload, signatures=tuple(signatures)))),
-                payload=payload,
-                signatures=tuple(signatures),
-            )
-        )
+        self.add(payload, signatures, number=number, time_ms=payload.completed_at_ms + 10)
         if miner_id is not None:
             self.miner_ids[payload.receipt_id] = miner_id
         return payload.receipt_id
+
+    def add(self, payload: Payload, signatures, *, number: int, time_ms: int) -> str:
+        """Let anything wait, valid or not; returns its id."""
+        transaction = TransactionView(
+            id=hash_payload(payload).hex(),
+            type=name_type(payload),
+            finality="pending",
+            cursor=PENDING_CURSOR + number,
+            leaf=None,
+            height=None,
+            time_ms=time_ms,
+            size_bytes=len(encode(Envelope(payload=payload, signatures=tuple(signatures)))),
+            payload=payload,
+            signatures=tuple(signatures),
+        )
+        self.pending.append(transaction)
+        return transaction.id
+
+    def add_change(self, **changes) -> str:
+        """West leaves, `new` joins, another one coordinates from then on, north is renamed."""
+        old = self.authority_set(0).members
+        joining = Authority(account=JOINING.account, name="new", url="http://127.0.0.1:9")
+        members = (
+            msgspec.structs.replace(old[0], name="far north", url="http://127.0.0.1:8"),
+            *old[1:3],
+            msgspec.structs.replace(joining, **changes),
+        )
+        payload = AuthoritySetPayload(
+            genesis=GENESIS,
+            authority_set=AuthoritySet(
+                epoch=1, members=members, coordinators=(COORDINATOR.account,)
+            ),
+            expires_height=1_000,
+        )
+        deciding = (AUTHORITIES[0], AUTHORITIES[1], AUTHORITIES[3])
+        signers = [(key, "authority") for key in (*deciding, JOINING)]
+        signatures = [sign_payload(payload, *s) for s in [*signers, (COORDINATOR, "coordinator")]]
+        return self.add(payload, signatures, number=500, time_ms=START_MS)
+
+    def add_evidence(self, accused: KeyPair = AUTHORITIES[1], **changes) -> str:
+        """The authority cast two notarize votes, or those given."""
+        blamed = changes.pop("accused_account", accused.account)
+        payload = build_evidence(GENESIS, accused, **changes).payload
+        payload = msgspec.structs.replace(payload, accused=blamed)
+        return self.add(payload, [], number=600, time_ms=START_MS)
 
     def seal(self) -> BlockView:
         height, first_leaf = len(self.chain) + 1, len(self.final)
@@ -198,6 +250,9 @@ class FakeViews:
 
     # --- reads ----------------------------------------------------------------------------------
 
+    def peers(self):
+        return self.others
+
     def head(self) -> HeadView:
         block = self.chain[-1] if self.chain else None
         return HeadView(
@@ -209,16 +264,18 @@ class FakeViews:
             votes=block.signed if block else 0,
             authorities=len(AUTHORITIES),
             pending_transactions=len(self.pending),
+            sync=self.sync,
         )
 
     def stats(self, now_ms: int) -> StatsView:
         assert now_ms > START_MS
-        prices = sorted(t.payload.price_micros for t in self.final)
+        receipts = [t for t in self.final if t.type == "receipt"]
+        prices = sorted(t.payload.price_micros for t in receipts)
         return StatsView(
             total_jobs=len(self.final) + len(self.pending),
             jobs_24h=self.jobs_24h,
             active_miners=1,
-            total_receipts=len(self.final),
+            total_receipts=len(receipts),
             block_height=len(self.chain),
             median_price_micros=prices[len(prices) // 2] if prices else None,
             block_time_ms=9_000 if len(self.chain) > 1 else None,
@@ -245,12 +302,12 @@ class FakeViews:
         rows = [
             self.view(t)
             for t in sorted(self.final + self.pending, key=lambda t: -t.cursor)
-            if before is None or t.cursor < before
+            if t.type == "receipt" and (before is None or t.cursor < before)
         ]
         return [row for row in rows if matches(row, wanted)][:limit]
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
-        found = [t for t in self.final + self.pending if t.payload.receipt_id == receipt_id]
+        found = [t for t in self.final + self.pending if find_receipt_id(t.payload) == receipt_id]
         return self.view(found[0]) if found else None
 
     def view(self, transaction: TransactionView) -> ReceiptView:
@@ -268,6 +325,69 @@ class FakeViews:
             tree_root=self.root(size),
         )
 
+    def authority_set(self, epoch: int) -> AuthoritySet | None:
+        if epoch == 0:
+            members = zip(AUTHORITIES, self.authority_names, strict=True)
+            return AuthoritySet(
+                epoch=0,
+                members=tuple(Authority(account=k.account, name=n, url="") for k, n in members),
+            )
+        for transaction in self.final:
+            following = find_next_set([transaction])
+            if following is not None and following.epoch == epoch:
+                return following
+        return None
+
+    def authorities(self) -> AuthoritiesView:
+        changes = [t for t in self.final if t.type == "authority_set"]
+        current = changes[-1].payload.authority_set if changes else self.authority_set(0)
+        found = [t for t in reversed(self.final) if t.type == "evidence"]
+        names = {member.account: member.name for member in current.members}
+        sets = [
+            (self.authority_set(0), 1, None),
+            *((t.payload.authority_set, t.height + 1, t.id) for t in changes),
+        ]
+        return AuthoritiesView(
+            height=len(self.chain),
+            epoch=current.epoch,
+            set_hash=hash_authority_set(current).hex(),
+            from_height=sets[-1][1],
+            quorum=current.quorum,
+            members=tuple(
+                AuthorityView(
+                    index=index,
+                    account=member.account,
+                    name=member.name,
+                    url=member.url,
+                    evidence=sum(t.payload.accused == member.account for t in found),
+                )
+                for index, member in enumerate(current.members)
+            ),
+            coordinators=current.coordinators,
+            epochs=tuple(
+                EpochView(
+                    epoch=authority_set.epoch,
+                    set_hash=hash_authority_set(authority_set).hex(),
+                    from_height=from_height,
+                    members=len(authority_set.members),
+                    quorum=authority_set.quorum,
+                    transaction_id=transaction_id,
+                )
+                for authority_set, from_height, transaction_id in reversed(sets)
+            ),
+            evidence=tuple(
+                EvidenceView(
+                    transaction_id=t.id,
+                    block_height=t.height,
+                    accused=t.payload.accused,
+                    name=names.get(t.payload.accused),
+                    height=t.payload.height,
+                    view=t.payload.view,
+                )
+                for t in found
+            ),
+        )
+
     def search(self, query: str) -> SearchHit | None:
         if query.isdigit():
             return SearchHit(kind="block", key=query) if self.block(int(query)) else None
@@ -277,9 +397,8 @@ class FakeViews:
             return SearchHit(kind="transaction", key=query)
         if self.receipt(query):
             return SearchHit(kind="receipt", key=query)
-        if query == MINER.account:
-            return SearchHit(kind="account", key=query)
-        return None
+        accounts = {key.account: "authority" for key in AUTHORITIES} | {MINER.account: "account"}
+        return SearchHit(kind=accounts[query], key=query) if query in accounts else None
 
     def raw_block(self, height: int) -> bytes | None:
         return self.raw[height - 1] if 0 < height <= len(self.raw) else None

@@ -15,9 +15,20 @@ from blake3 import blake3
 from ledger import merkle
 from ledger.authorities import hash_authority_set
 from ledger.block import VoteKind, build_vote_message, hash_genesis
+from ledger.checkpoint import (
+    Checkpoint,
+    build_origin,
+    cosign_checkpoint,
+    log_key,
+    sign_checkpoint,
+    verify_checkpoint,
+    witness_key,
+)
 from ledger.encoding import encode, encode_base64url
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.keys import decode_account, encode_account
+from ledger.note import Note, NoteSignature, encode_note, parse_note
+from ledger.tiles import TilePlace, encode_entries
 from ledger.transaction import build_signed_message
 from tests import edwards
 from tests.builders import (
@@ -32,6 +43,7 @@ from tests.builders import (
     build_receipt,
     build_salt,
 )
+from tests.golden_authorities import build_authorities
 from tests.sampling_reference import build_sampling
 
 Vectors = dict[str, Any]
@@ -42,6 +54,8 @@ MODEL_FILES = {
     "config.json": b"{}",
     "onnx.txt": b"",
 }
+WITNESS_TIME_S = 1_767_225_660
+TILE_INDEXES = (0, 7, 999, 1000, 1_234_067, 10**9, 35_184_372_088_831)
 TREE_SIZES = range(71)
 CONSISTENCY_SIZES = [(1, 1), (1, 2), (2, 3), (3, 7), (4, 7), (6, 8), (7, 8), (8, 64), (33, 70)]
 
@@ -363,6 +377,82 @@ def build_merkle() -> Vectors:
     }
 
 
+def build_cosigned(checkpoint: Checkpoint) -> bytes:
+    """Return a checkpoint that authority 0 signed and the witness co-signed."""
+    authority, witness = build_key("authority 0"), build_key("witness")
+    signed = verify_checkpoint(
+        sign_checkpoint(checkpoint, authority),
+        origin=checkpoint.origin,
+        keys=[log_key(checkpoint.origin, authority.account)],
+    )
+    return cosign_checkpoint(signed, witness, time_s=WITNESS_TIME_S)
+
+
+def _shift_time(note: str) -> str:
+    """Let the witness have signed a second later, with the same signature."""
+    parsed = parse_note(note.encode())
+    line = parsed.signatures[-1]
+    data = (WITNESS_TIME_S + 1).to_bytes(8, "big") + line.data[8:]
+    line = NoteSignature(name=line.name, key_id=line.key_id, data=data)
+    signatures = (*parsed.signatures[:-1], line)
+    return encode_note(Note(text=parsed.text, signatures=signatures)).decode()
+
+
+def build_checkpoints() -> Vectors:
+    """Checkpoints of a chain with and without a witness, notes to refuse, tiles and their names."""
+    chain = build_chain(1, blocks=[3, 2])
+    origin = build_origin(chain.genesis)
+    authority, witness = build_key("authority 0"), build_key("witness")
+    heads = [
+        Checkpoint(origin=origin, size=size, root=merkle.compute_root(size, chain.read))
+        for size in (0, 3, 5)
+    ]
+    note = build_cosigned(heads[2]).decode()
+    changes = {
+        "a larger size": note.replace("\n5\n", "\n6\n"),
+        "a leading zero": note.replace("\n5\n", "\n05\n"),
+        "an extension line": note.replace("=\n\n", "=\nextension\n\n"),
+        "another origin": note.replace("test-net", "best-net"),
+        "the cosignature with another time": _shift_time(note),
+        "no signature": note.split("\n\n", maxsplit=1)[0] + "\n\n",
+        "no line feed at its end": note.rstrip("\n"),
+        "a carriage return": note.replace("\n5\n", "\r\n5\n"),
+    }
+    assert note not in changes.values()
+    return {
+        "genesis": encode(chain.genesis).decode(),
+        "origin": origin,
+        "keys": [
+            {"account": key.account, "key": str(name)}
+            for key, name in [
+                (authority, log_key(origin, authority.account)),
+                (witness, witness_key(witness.account)),
+            ]
+        ],
+        "checkpoints": [
+            {
+                "size": head.size,
+                "root": head.root.hex(),
+                "signed_by": [authority.account],
+                "cosigned_by": [witness.account] if is_cosigned else [],
+                "note": (
+                    build_cosigned(head) if is_cosigned else sign_checkpoint(head, authority)
+                ).decode(),
+            }
+            for head in heads
+            for is_cosigned in (False, True)
+        ],
+        "refused": [{"why": why, "note": text} for why, text in changes.items()],
+        "places": [
+            {"index": index, "width": width, "path": str(TilePlace(index=index, width=width))}
+            for index in TILE_INDEXES
+            for width in (1, 255, 256)
+        ],
+        "entries": encode_entries([t.envelope for t in chain.transactions]).hex(),
+        "tile": b"".join(merkle.hash_leaf(t.envelope) for t in chain.transactions).hex(),
+    }
+
+
 def build_all() -> dict[str, Vectors]:
     """Return every file of this module by its name."""
     return {
@@ -372,6 +462,8 @@ def build_all() -> dict[str, Vectors]:
         "digests": build_digests(),
         "transactions": build_transactions(),
         "blocks": build_blocks(),
+        "authorities": build_authorities(),
         "merkle": build_merkle(),
         "sampling": build_sampling(),
+        "checkpoints": build_checkpoints(),
     }

@@ -21,13 +21,18 @@ GENESIS_TIME_MS = 1_700_000_000_000
 class LiveNode:
     """`python -m node run` on an ephemeral port. Keys are made while it does not run."""
 
+    command = "run"
+
     def __init__(self, root: Path, *arguments: str) -> None:
-        self.data: DataDirectory = create_data_directory(
-            root, network="aitbc-test", name="authority-1", now_ms=GENESIS_TIME_MS
-        )
+        self.data = self._prepare(root)
         self.url = ""
         self._arguments = arguments
         self._process: subprocess.Popen[str] | None = None
+
+    def _prepare(self, root: Path) -> DataDirectory:
+        return create_data_directory(
+            root, network="aitbc-test", name="authority-1", now_ms=GENESIS_TIME_MS
+        )
 
     def create_key(self, role: KeyRole, client: str | None = None) -> str:
         genesis_hash = hash_genesis(self.data.load_genesis())
@@ -46,7 +51,7 @@ class LiveNode:
             store.close()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "node", "run", "--data", str(self.data.root)]
+        command = [sys.executable, "-m", "node", self.command, "--data", str(self.data.root)]
         log = self.data.root / "node.log"
         self._process = subprocess.Popen(
             [*command, "--port", "0", "--log-file", str(log), *self._arguments],
@@ -81,3 +86,18 @@ class LiveNode:
         assert process.stdout is not None
         process.stdout.close()
         return status
+
+
+class LiveFollower(LiveNode):
+    """`python -m node run --follow …`, which makes its own directory."""
+
+    def __init__(self, root: Path, source: LiveNode, *arguments: str) -> None:
+        genesis = str(source.data.genesis)
+        super().__init__(root, "--follow", source.url, "--genesis", genesis, *arguments)
+
+    def _prepare(self, root: Path) -> DataDirectory:
+        return DataDirectory(root)
+
+    def forget_arguments(self) -> None:
+        """From now on it starts with its data directory alone."""
+        self._arguments = ()

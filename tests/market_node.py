@@ -31,6 +31,7 @@ from ledger.store.votes import VoteStore
 from ledger.transaction import Signature, sign_payload
 from ledger.views import LedgerViews
 from node.coordinator import Coordinator, MarketSettings
+from node.mempool import Mempool
 from node.sealer import Sealer
 from tests.builders import CREATED_MS, build_genesis, build_members
 
@@ -47,6 +48,19 @@ ORDER = JobOrder(
     temperature_micros=700_000,
     top_p_micros=900_000,
 )
+
+
+class NoPeers:
+    """A network of one has nobody to talk to."""
+
+    def broadcast(self, message):
+        del message
+
+    def fetch(self, height):
+        raise AssertionError(f"nobody could have decided height {height}")
+
+    def list_silent(self, tip):
+        raise AssertionError("nobody is asked who is silent")
 
 
 class MarketNode:
@@ -82,9 +96,11 @@ class MarketNode:
             clock_ms=lambda: self.now_ms,
             receipt_waiting=self._note_receipt,
         )
+        self.mempool = Mempool(chain=self.chain, market=self.store)
         self.sealer = Sealer(
             chain=self.chain,
-            market=self.store,
+            mempool=self.mempool,
+            peers=NoPeers(),
             votes=self.votes,
             key=self.key,
             clock_ms=lambda: self.now_ms,

@@ -69,7 +69,7 @@ def expect_documented(answer, statuses: set[int]) -> None:
 
 
 def fill(path: str, value: str = "x") -> str:
-    for name in ("job_id", "miner_id", "receipt_id"):
+    for name in ("job_id", "miner_id", "receipt_id", "account"):
         path = path.replace(f"{{{name}}}", value)
     return path
 
@@ -126,7 +126,10 @@ def test_no_body_makes_an_endpoint_fail(client, running, operation, body):
     part=st.text(ASCII, min_size=1, max_size=40),
     query=st.dictionaries(
         st.sampled_from(
-            ["limit", "offset", "before", "status", "miner_id", "client", "owner", "q"]
+            [
+                *("limit", "offset", "before", "status", "miner_id", "client", "owner", "q"),
+                *("from", "to"),
+            ]
         ),
         st.sampled_from(HOSTILE_TEXTS[:-1]).map(lambda text: text[:200]) | st.integers().map(str),
         max_size=4,

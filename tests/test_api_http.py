@@ -39,7 +39,7 @@ def serve(handler, **operation) -> TestClient:
     """One endpoint of ours at `/x`, without a node."""
     resource = Resource(
         {"POST": Operation(handler=handler, **operation)},
-        market=None,
+        keys=None,
         settings=ApiSettings(mode="dev", version="0", default_model="m"),
         make_request_id=lambda: "made",
     )
@@ -386,7 +386,7 @@ def test_a_client_that_hangs_up_in_its_body_gets_no_answer():
         asyncio.run(request.read_body(receive, max_bytes=1024, timeout_ms=60_000))
     resource = Resource(
         {"POST": Operation(handler=echo, max_body_bytes=10)},
-        market=None,
+        keys=None,
         settings=ApiSettings(mode="dev", version="0", default_model="m"),
         make_request_id=lambda: "made",
     )

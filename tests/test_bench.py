@@ -9,6 +9,7 @@ from ledger.store.fsck import verify_chain
 from node.datadir import create_data_directory
 from scripts.bench import PARTS, format_table, measure
 from scripts.bench_figures.measure import Plan, Row, percentile
+from scripts.bench_figures.sync import CORES
 from scripts.generate import generate
 
 CREATED_MS = 1_700_000_000_000
@@ -21,12 +22,20 @@ FIGURES = {
         "complete, 32 at a time",
         "job life cycles per server core",
     ],
-    "finality": ["completed until final, 1 authority"],
+    "finality": [
+        "completed until final, 1 authority",
+        "completed until final, 4 authorities",
+        "completed until final, 7 authorities",
+    ],
     "verify": [
         "receipts validated, blocks of 100",
         "blocks of one receipt validated",
         "receipts verified from disk (fsck)",
         "bundles verified (verify_receipt.py)",
+    ],
+    "sync": [
+        f"receipts synced from a node, {CORES} cores",
+        "receipts served to a syncing node, per core",
     ],
     "pages": [
         "GET /",
@@ -53,7 +62,14 @@ FIGURES = {
 @pytest.fixture
 def plan(tmp_path):
     return Plan(
-        folder=tmp_path, rounds=1, slice_s=0.01, load_s=0.1, receipts=60, visits=1, finals=2
+        folder=tmp_path,
+        rounds=1,
+        slice_s=0.01,
+        load_s=0.1,
+        receipts=60,
+        synced=600,
+        visits=1,
+        finals=2,
     )
 
 

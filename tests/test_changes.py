@@ -100,6 +100,8 @@ def test_nobody_enters_without_a_proof_that_the_key_is_theirs(authorities, coord
         (OLD[0], "coordinator"),
         (JOINING, "coordinator"),
         (COORDINATOR, "authority"),
+        (COORDINATOR, "auditor"),
+        (COORDINATOR, "provider"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -244,6 +246,8 @@ def test_a_draft_tells_whose_signature_it_still_needs():
     assert find_missing([], signers) == missing
     given = change(OLD[:2], [COORDINATOR]).signatures
     assert count_deciding(given, signers) == 2
+    in_other_roles = [sign_payload(payload, OLD[3], role) for role in ("coordinator", "auditor")]
+    assert count_deciding([*given, *in_other_roles], signers) == 2
     assert find_missing(given, signers) == missing[:1]
     assert has_say("authority", JOINING.account, signers)
     assert not has_say("authority", STRANGER.account, signers)

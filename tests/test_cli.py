@@ -477,6 +477,53 @@ def test_files_that_are_no_proof_are_refused_in_one_line(proof, bundle, genesis)
     assert "Error" in result.stderr
 
 
+@pytest.fixture
+def statement(proof):
+    """The file of a statement beside the others."""
+    chain = build_chain(1, blocks=(2, 1))
+    path = proof / "statement.json"
+    path.write_bytes(encode(chain.statement("client-1")))
+    return path
+
+
+def test_a_good_statement_is_verified_and_added_up(proof, statement):
+    result = verify(proof, "statement.json")
+    assert result.exit_code == 0
+    assert "FAILED" not in result.stdout
+    assert "verified       period" in result.stdout
+    assert "statement of client-1 verified: 3 lines, block 2" in result.stdout
+    assert "in all: spent 0.000138 (3 receipts, 138 tokens)" in result.stdout
+    assert "model 'smollm2:135m': spent 0.000138" in result.stdout
+    assert "left out" in result.stdout
+    verdict = json.loads(verify(proof, "statement.json", "genesis.json", "--json").stdout)
+    assert verdict["verified"]
+    assert verdict["totals"]["spent"]["tokens_micros"] == 138_000_000
+
+
+def test_a_changed_line_of_a_statement_is_named_and_nothing_is_added_up(proof, statement):
+    changed = statement.read_bytes().replace(b'"price_micros":46', b'"price_micros":45', 1)
+    statement.write_bytes(changed)
+    result = verify(proof, "statement.json")
+    assert result.exit_code == 1
+    assert "FAILED         provider_signature" in result.stdout
+    assert result.stdout.count("  line rcp_") == 1
+    assert "at leaf 0: provider_signature: " in result.stdout
+    assert "statement of client-1 NOT VERIFIED" in result.stdout
+    assert "in all" not in result.stdout
+
+
+def test_a_statement_that_is_none_or_meets_a_disclosure_is_refused(proof, statement):
+    disclosed = verify(
+        proof, "statement.json", "genesis.json", "--disclosure", proof / "disclosure.json"
+    )
+    assert disclosed.exit_code == 2
+    assert "a disclosure is of one receipt" in disclosed.stderr
+    statement.write_bytes(statement.read_bytes()[:-1])
+    result = verify(proof, "statement.json")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: statement: ")
+
+
 def test_a_genesis_to_trust_is_asked_for(proof):
     result = aitbc("verify", proof / "bundle.json")
     assert result.exit_code == 2

@@ -1,25 +1,14 @@
 """The explorer in Chromium: only our own origin, nothing in the console, nothing too wide."""
 
-import asyncio
-import os
 import re
-import socket
-import threading
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser import Server, launch_browser, open_page
 from tests.fake_views import FakeViews, build_app, build_chain, receipt_id
 
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
-ARGUMENTS = [
-    *("--no-sandbox", "--headless", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync", "--no-first-run"),
-]
-START_S = 20
 HOSTILE = "</bdi><img src=//x.test/i onerror=alert(1)>\u202e" + "W" * 100
 PAGES = {
     "home": "/",
@@ -29,6 +18,7 @@ PAGES = {
     "receipt": f"/receipts/{receipt_id(5)}",
     "pending": f"/receipts/{receipt_id(100)}",
     "hostile": f"/receipts/{receipt_id(90)}",
+    "verify": "/verify",
     "search": "/search?q=abcdef12",
     "missing": "/blocks/99",
 }
@@ -42,40 +32,16 @@ MEASURE = """() => ({
 })"""
 
 
-class Node:
-    """The explorer on a real socket, in a thread of its own."""
+class Node(Server):
+    """The explorer over a chain that tests make grow."""
 
     def __init__(self, views: FakeViews) -> None:
         self.views = views
-        config = uvicorn.Config(build_app(views), log_level="error", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run)
-        self._ready = threading.Event()
+        super().__init__(build_app(views))
 
-    def _run(self) -> None:
-        async def serve():
-            listener = socket.create_server(("127.0.0.1", 0))
-            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            self._ready.set()  # connections queue up until the server accepts them
-            await self._server.serve(sockets=[listener])
-
-        self._loop.run_until_complete(serve())
-        self._loop.close()
-
-    def __enter__(self):
-        self._thread.start()
-        assert self._ready.wait(START_S)
-        return self
-
-    def __exit__(self, *_):
+    def __exit__(self, *exception):
         self.call(self.views.close())
-        self._server.should_exit = True
-        self._thread.join(START_S)
-        assert not self._thread.is_alive(), "an open stream must not hold the shutdown"
-
-    def call(self, coroutine) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(START_S)
+        super().__exit__(*exception)
 
     def seal(self, number: int) -> None:
         async def change():
@@ -102,40 +68,8 @@ def start_node():
 
 @pytest.fixture(scope="module", name="browser")
 def start_browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launch_browser() as browser:
         yield browser
-        browser.close()
-
-
-@contextmanager
-def open_page(browser: Browser, node: Node, path: str, **options):
-    """A page whose complaints and foreign requests fail the test when it is closed."""
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-    context.set_default_timeout(10_000)
-    page = context.new_page()
-    problems: list[str] = []
-
-    def note(message) -> None:
-        is_own_404 = "404" in message.text and message.location["url"] == page.url
-        if message.type in {"error", "warning"} and not is_own_404:
-            problems.append(message.text)
-
-    page.on("console", note)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append("dialog: " + dialog.message))
-    page.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith(node.url + "/")
-            else problems.append("request to " + request.url)
-        ),
-    )
-    page.goto(node.url + path, wait_until="domcontentloaded")
-    yield page
-    context.close()
-    assert problems == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

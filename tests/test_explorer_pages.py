@@ -1,5 +1,6 @@
 """The explorer's answers without a browser: content, headers, caching, hostile text, prefixes."""
 
+import dataclasses
 import re
 import tomllib
 import unicodedata
@@ -14,9 +15,20 @@ from explorer_ui.site import SECURITY_HEADERS
 from ledger.block import hash_header, parse_header
 from ledger.encoding import encode
 from ledger.transaction import Envelope, hash_payload
+from ledger.views import PeerView, SyncView
 from scripts.vendor import VENDOR, find_problems
 from tests.crawler import OF_THE_API, Skeleton, crawl, text_of
-from tests.fake_views import GENESIS, MINER, FakeViews, build_app, build_chain, receipt_id
+from tests.fake_views import (
+    AUTHORITIES,
+    COORDINATOR,
+    GENESIS,
+    JOINING,
+    MINER,
+    FakeViews,
+    build_app,
+    build_chain,
+    receipt_id,
+)
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -49,6 +61,16 @@ def build_views() -> FakeViews:
     return views
 
 
+def build_changed_views() -> FakeViews:
+    """A change of the authorities in block 2, evidence against east in block 3."""
+    views = build_chain(1)
+    views.add_change()
+    views.seal()
+    views.add_evidence(height=2, view=6)
+    views.seal()
+    return views
+
+
 @pytest.fixture(name="client")
 def build_client(views):
     with TestClient(build_app(views), follow_redirects=False) as client:
@@ -69,6 +91,9 @@ def every_address(views: FakeViews) -> list[str]:
         *("/receipts?before=4", "/receipts?model=x&miner=y&client=z", "/receipts?client=demo"),
         *(f"/receipts/{transaction.payload.receipt_id}" for transaction in (final, pending)),
         *(f"/txs/{transaction.id}" for transaction in (final, pending)),
+        "/verify",
+        "/network",
+        *(f"/txs/{transaction.id}" for transaction in views.final if transaction.type != "receipt"),
         *("/search", "/search?q=demo", "/search?q=nothing", "/search?q=77", "/search?q=abcdef12"),
     ]
 
@@ -134,7 +159,7 @@ def test_a_miner_without_a_key_is_said_to_have_none(client, views):
 
 def test_a_block_says_who_signed_and_who_did_not(client, views):
     text = text_of(client.get("/blocks/7"))
-    assert "This block is final: 3 of 4 authorities signed it (3 needed). It holds 2 rec" in text
+    assert "This block is final: 3 of 4 authorities signed it (3 needed). It holds 2 tra" in text
     assert text.count("not in this certificate") == 1
     for vote in views.block(7).votes:
         assert (vote.signature or vote.account) in text
@@ -155,12 +180,202 @@ def test_a_new_network_explains_itself_on_every_list():
         assert "Height 0 is the genesis" in text_of(client.get("/blocks/0"))
 
 
+# --- authorities --------------------------------------------------------------------------------
+
+
+def test_the_network_page_tells_whom_this_node_talks_to():
+    views = FakeViews()
+    hostile = "<b>south</b>\u202e"
+    views.others = (
+        PeerView(account="ait1x", name="east", url="http://e.example", height=12_345, answers=True),
+        PeerView(account="ait1y", name=hostile, url="", height=0, answers=False),
+    )
+    with TestClient(build_app(views)) as client:
+        text, first = text_of(client.get("/network")), client.get("/network")
+        assert "east http://e.example #12,345 answers" in text
+        assert "<b>south" not in first.text
+        assert "states none #0 away" in text
+        assert client.get("/network.json").json()["peers"][0]["height"] == 12_345
+        views.others = ()
+        again = client.get("/network", headers={"If-None-Match": first.headers["etag"]})
+        assert again.status_code == 200
+        assert "Whom this node talks to" not in again.text
+
+
+@pytest.mark.parametrize(
+    ("sync", "sentence"),
+    [
+        (SyncView(state="syncing", target_height=9_000, eta_s=75), "catching up to #9,000, about"),
+        (SyncView(state="syncing", target_height=9_000, eta_s=None), "catching up to #9,000"),
+        (SyncView(state="stalled", target_height=9, eta_s=None), "cut off no other node answers"),
+    ],
+)
+def test_every_page_says_when_the_node_is_behind(sync, sentence):
+    views = FakeViews()
+    with TestClient(build_app(views)) as client:
+        before = client.get("/blocks")
+        views.sync = sync
+        for path in ("/", "/blocks", "/network", "/search?q=nothing"):
+            assert sentence in text_of(client.get(path))
+        behind = client.get("/blocks", headers={"If-None-Match": before.headers["etag"]})
+        assert behind.status_code == 200
+
+
+def test_the_network_page_tells_who_seals_and_how_that_changed():
+    views = build_changed_views()
+    change, evidence = views.final[2], views.final[3]
+    with TestClient(build_app(views)) as client:
+        text = text_of(client.get("/network"))
+        html = client.get("/network").text
+    assert "4 authorities seal the blocks of this network; 3 of them make a block final." in text
+    assert "It goes on while at most 1 of them is down." in text
+    assert "the set of epoch 1, and certify the blocks from #3 on" in text
+    for member in views.authorities().members:
+        assert member.account in text
+    assert "far north" in text
+    assert "<bdi>west</bdi>" not in html
+    assert html.count('<span class="state absent">voted twice</span>') == 1
+    assert COORDINATOR.account in text
+    for transaction in (change, evidence):
+        assert f'href="/txs/{transaction.id}"' in html
+
+
+@pytest.mark.parametrize(
+    ("size", "quorum", "sentence"),
+    [
+        (1, 1, "One authority seals the blocks of this network by itself. If it stops, so does"),
+        (2, 2, "2 authorities seal the blocks of this network; 2 of them make a block final. If"),
+        (7, 5, "It goes on while at most 2 of them are down."),
+    ],
+)
+def test_the_network_page_says_how_many_may_be_down(monkeypatch, size, quorum, sentence):
+    views = FakeViews()
+    shown = views.authorities()
+    shown = dataclasses.replace(
+        shown, members=(shown.members * 2)[:size], quorum=quorum, evidence=()
+    )
+    monkeypatch.setattr(views, "authorities", lambda: shown)
+    with TestClient(build_app(views)) as client:
+        assert sentence in text_of(client.get("/network"))
+
+
+def test_the_twin_of_the_network_page_is_what_the_page_shows():
+    views = build_changed_views()
+    with TestClient(build_app(views)) as client:
+        response = client.get("/network.json")
+        again = client.get("/network.json", headers={"if-none-match": response.headers["etag"]})
+    assert response.content == encode({"authorities": views.authorities(), "peers": []})
+    assert again.status_code == 304
+
+
+def rows_of(response) -> list[str]:
+    """The rows of the only table of a page, without its head."""
+    (body,) = re.findall(r"<tbody>(.*?)</tbody>", response.text, re.DOTALL)
+    return re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
+
+
+def test_a_change_is_shown_beside_the_set_that_it_replaces():
+    views = build_changed_views()
+    change = views.final[2]
+    with TestClient(build_app(views)) as client:
+        response = client.get(f"/txs/{change.id}")
+    text = text_of(response)
+    assert "changes the authorities of this network from block #3 on and is final in" in text
+    assert "3 of the 4 authorities before it signed it (3 needed)" in text
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows_of(response)]
+    rows = [[re.sub(r"<[^>]*>", " ", cell).split() for cell in row] for row in cells]
+    assert [(" ".join(name), *what, *signed) for name, _, _, what, signed in rows] == [
+        ("far north was north", "stays", "yes"),
+        ("east", "stays", "yes"),
+        ("south", "stays", "no"),
+        ("new", "joins", "yes"),
+        ("west", "leaves", "yes"),
+    ]
+    assert [" ".join(url) for _, _, url, _, _ in rows][:2] == [
+        "http://127.0.0.1:8 was not stated",
+        "not stated",
+    ]
+    assert "May issue receipts from then on" in text
+    assert "May no longer issue receipts" not in text
+
+
+def test_a_change_that_waits_does_not_claim_a_block():
+    views = build_chain(1)
+    change = views.add_change()
+    with TestClient(build_app(views)) as client:
+        text = text_of(client.get(f"/txs/{change}"))
+    assert "changes the authorities of this network and is pending" in text
+
+
+def test_a_change_of_a_set_that_is_not_known_here_is_not_compared(monkeypatch):
+    views = build_chain(1)
+    change = views.add_change()
+    monkeypatch.setattr(views, "authority_set", lambda _epoch: None)
+    with TestClient(build_app(views)) as client:
+        assert "a set that has not begun here" in text_of(client.get(f"/txs/{change}"))
+
+
+def test_evidence_is_verified_again_and_told_in_words():
+    views = build_changed_views()
+    evidence = views.final[3]
+    with TestClient(build_app(views)) as client:
+        text = text_of(client.get(f"/txs/{evidence.id}"))
+    assert "proves that the authority east voted twice at height 2 and is final in" in text
+    assert "Both signatures were verified again by this node" in text
+    assert text.count("“notarize, height 2, view 6”") == 2
+    for vote in (evidence.payload.first, evidence.payload.second):
+        assert vote.block_hash in text
+        assert vote.sig in text
+    assert "Nobody signs evidence" in text
+
+
+@pytest.mark.parametrize(
+    ("votes", "sentence"),
+    [
+        ([("finalize", "aa" * 32), ("nullify", "")], "voted to give a view up must never help"),
+        ([("finalize", "aa" * 32), ("finalize", "bb" * 32)], "casts one such vote in a view"),
+    ],
+)
+def test_evidence_names_the_rule_that_was_broken(votes, sentence):
+    views = FakeViews()
+    evidence = views.add_evidence(votes=votes)
+    with TestClient(build_app(views)) as client:
+        text = text_of(client.get(f"/txs/{evidence}"))
+    assert sentence in text
+    assert text.count("for no block") == (votes[1][0] == "nullify")
+
+
+def test_evidence_that_does_not_hold_is_not_called_verified():
+    views = FakeViews()
+    forged = views.add_evidence(accused=JOINING, **{"accused_account": AUTHORITIES[0].account})
+    with TestClient(build_app(views)) as client:
+        text = text_of(client.get(f"/txs/{forged}"))
+    assert "These two do not prove it" in text
+    assert "does not verify" in text
+    assert "verified again" not in text
+
+
+def test_a_block_lists_what_is_no_receipt_too():
+    views = build_changed_views()
+    with TestClient(build_app(views)) as client:
+        second, third = (text_of(client.get(f"/blocks/{height}")) for height in (2, 3))
+    assert "The authorities change to the set of epoch 1" in second
+    assert "Evidence that an authority voted twice" in third
+
+
+def test_a_search_for_an_authority_leads_to_the_network(client):
+    response = client.get("/search", params={"q": AUTHORITIES[0].account})
+    assert (response.status_code, response.headers["location"]) == (303, "/network")
+
+
 # --- hostile text -------------------------------------------------------------------------------
 
 
 def chain_of(name: str) -> FakeViews:
     """A chain in which everything that somebody else chooses is `name`."""
     views = FakeViews(network=name, authority_names=[name] * 4)
+    views.add_change(name=name, url=name)
+    views.add_evidence()
     for number in (1, 2):
         views.add_receipt(
             number, miner_id=name, client=name, provider=name, model=name, sampler=name,

@@ -76,6 +76,15 @@ def test_both_implementations_refuse_what_is_no_bundle(case):
         script.parse_bundle(case["bundle"].encode())
 
 
+@pytest.mark.parametrize("kind", ["authority_set", "evidence"])
+def test_both_implementations_say_that_another_type_has_no_bundle(kind):
+    (case,) = [case for case in VECTORS["cases"] if f'"type":"{kind}"' in case["bundle"]]
+    with pytest.raises(InvalidProofError, match=f"of a receipt, got one of type {kind}"):
+        parse_bundle(case["bundle"].encode())
+    with pytest.raises(script.MalformedError, match=f"expected a receipt, got type '{kind}'"):
+        script.parse_bundle(case["bundle"].encode())
+
+
 def test_the_vectors_hold_every_claim_in_every_state():
     states = {(name, status) for case in JUDGED for name, status in case["claims"]}
     names = [*CLAIMS, "prompt_digest", "result_digest", "tokens_digest"]

@@ -9,14 +9,12 @@ from msgspec.structs import replace
 
 from ledger.errors import InvalidBlockError, StoreError
 from ledger.rules import CLOCK_DRIFT_MS, build_block
-from ledger.store.chain import ChainStore, load_block
+from ledger.store.chain import load_block
 from ledger.store.database import DatabaseBusyError
-from ledger.store.market import open_market
 from ledger.transaction import Transaction, build_transaction
 from ledger.views import ReceiptFilter
 from node import sealer as module
-from node.sealer import Sealer
-from tests.builders import build_chain, build_key, build_payload, build_receipt, sign_receipt
+from tests.builders import build_key, build_payload, build_receipt, sign_receipt
 from tests.market_node import MarketNode
 
 TIMEOUT_S = 30
@@ -72,6 +70,16 @@ def test_what_waits_becomes_final_in_one_block_in_its_order(node):
     assert node.verify() == 3
 
 
+def test_a_place_in_the_mempool_is_never_given_twice(node):
+    """A peer is told of what stands above the last place it was told of."""
+    node.finish()
+    ((first, _),) = node.mempool.list_own(10)
+    node.seal()
+    node.finish()
+    ((second, _),) = node.mempool.list_own(10)
+    assert second > first
+
+
 def test_an_empty_mempool_makes_no_block(node):
     assert node.seal() == 0
     node.finish()
@@ -105,27 +113,6 @@ def test_a_block_holds_as_many_bytes_as_the_genesis_allows(tmp_path):
         node.close()
 
 
-def test_it_refuses_a_network_that_has_other_authorities(tmp_path):
-    chain_of_four = build_chain(4)
-    chain = ChainStore(tmp_path / "ledger.db", chain_of_four.genesis)
-    store = open_market(tmp_path / "node.db", chain_of_four.tip.genesis_hash)
-    try:
-        with pytest.raises(StoreError, match="one authority is this node"):
-            Sealer(
-                chain=chain,
-                market=store,
-                votes=None,
-                key=chain_of_four.members[0],
-                clock_ms=lambda: 0,
-                batch_delay_ms=0,
-                final=lambda _: None,
-                failed=lambda _: None,
-            )
-    finally:
-        store.close()
-        chain.close()
-
-
 # --- crashes ----------------------------------------------------------------------------------
 
 
@@ -139,7 +126,7 @@ def crash(node: MarketNode, monkeypatch, where: str) -> None:
     target, name = {
         "votes": (node.votes, "record"),
         "ledger": (node.chain, "append"),
-        "mempool": (node.sealer, "_forget"),
+        "mempool": (node.mempool, "remove"),
     }[what]
     original = getattr(target, name)
 
@@ -218,7 +205,8 @@ def test_what_a_crash_left_in_the_mempool_is_cleared_however_much_it_is(node, mo
     assert len(node.pending_receipts) == 4
     node.restart()
     fresh = node.finish()
-    assert [t.payload.receipt_id for t in node.sealer._waiting(limit=1)] == [fresh]
+    chosen = node.mempool.choose(node.chain.tip(), limit=1)
+    assert [t.payload.receipt_id for t in chosen] == [fresh]
     assert node.pending_receipts == [fresh]
 
 
@@ -243,9 +231,7 @@ def coordinate_without_being_asked(node: MarketNode) -> Transaction:
     return build_transaction(payload, sign_receipt(payload, coordinator=other))
 
 
-@pytest.mark.parametrize(
-    "build", [sign_with_the_wrong_key, bill_more_than_was_used, coordinate_without_being_asked]
-)
+@pytest.mark.parametrize("build", [sign_with_the_wrong_key, bill_more_than_was_used])
 def test_an_invalid_transaction_is_evicted_and_the_rest_is_sealed(node, caplog, build):
     bad = build(node)
     before = node.finish()
@@ -257,6 +243,17 @@ def test_an_invalid_transaction_is_evicted_and_the_rest_is_sealed(node, caplog, 
     assert node.verify() == 2
     # The log keeps what the mempool gave up.
     assert bad.envelope.decode() in caplog.text
+
+
+def test_a_receipt_of_a_coordinator_that_is_not_listed_waits_and_holds_up_nothing(node):
+    """A change of the set may list it again, and it says what somebody is owed."""
+    waiting = coordinate_without_being_asked(node)
+    place(node, waiting)
+    receipt = node.finish()
+    node.seal()
+    assert final_ids(node) == [receipt]
+    assert node.pending_receipts == [waiting.payload.receipt_id]
+    assert not node.sealer._engine._is_waiting
 
 
 def test_rubbish_in_the_mempool_is_evicted_and_the_rest_is_sealed(node, caplog):

@@ -5,17 +5,22 @@ If one of these fails on purpose, the protocol changed: `make vectors`, and say 
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from blake3 import blake3
 
-from ledger.block import hash_genesis
-from ledger.encoding import decode_base64url, encode
-from ledger.errors import EncodingError
+from ledger.authorities import AuthoritySet, hash_authority_set
+from ledger.block import build_genesis_tip, find_next_set, hash_genesis, parse_genesis
+from ledger.encoding import decode, decode_base64url, encode
+from ledger.errors import EncodingError, InvalidTransactionError
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.jobs import build_registration_message
 from ledger.keys import verify_signature
 from ledger.proof import MAX_BUNDLE_BYTES, NOT_PROVED
+from ledger.rules import verify_transaction
+from ledger.statement import MAX_STATEMENT_BYTES, MAX_STATEMENT_LINES
+from ledger.transaction import parse_transaction
 from miner.models.digest import digest_model
 from scripts import vectors
 from scripts import verify_receipt as script
@@ -59,6 +64,11 @@ def test_the_protocol_names_every_domain_and_bound_of_the_code():
     fields = [name for case in load("bundles")["cases"] for name, _ in case.get("claims", [])]
     assert [name for name in fields if f"| `{name}` |" not in text] == []
     assert list(NOT_PROVED) == script.NOT_PROVED
+    assert f"{MAX_STATEMENT_BYTES:,}" in text
+    assert f"1 … {MAX_STATEMENT_LINES:,} of" in text
+    section = text[text.index("### 11.5 Statements") : text.index("## 12 Storage")]
+    claims = [name for case in load("statements")["cases"] for name, _ in case.get("claims", [])]
+    assert [name for name in claims if f"`{name}`" not in section] == []
 
 
 def test_links_inside_the_protocol_lead_somewhere():
@@ -99,6 +109,27 @@ def test_digest_vectors():
     for case in digests["receipt_ids"]:
         expected = case.pop("receipt_id")
         assert build_receipt_id(**case) == expected == script.receipt_id(**case)
+
+
+@pytest.mark.parametrize("case", load("authorities")["cases"], ids=lambda case: case["why"])
+def test_authority_vectors(case):
+    genesis = parse_genesis(load("authorities")["genesis"].encode())
+    tip = replace(
+        build_genesis_tip(genesis),
+        height=case["height"] - 1,
+        authority_set=decode(case["set"].encode(), AuthoritySet),
+    )
+    transaction = parse_transaction(case["envelope"].encode())
+    assert transaction.id.hex() == case["transaction_id"]
+    assert blake3(case["signed_message"].encode()).hexdigest() == case["transaction_id"]
+    if "next_set_hash" in case:
+        following = find_next_set([transaction])
+        assert hash_authority_set(following).hex() == case["next_set_hash"]
+    if case["verdict"] == "valid":
+        verify_transaction(transaction, tip)
+    else:
+        with pytest.raises(InvalidTransactionError):
+            verify_transaction(transaction, tip)
 
 
 def test_the_registration_vector_is_what_the_job_market_asks_for():

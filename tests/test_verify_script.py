@@ -18,6 +18,7 @@ ALLOWED_PACKAGES = {"bech32", "blake3", "nacl"}
 TIMEOUT_S = 60
 CHAIN = build_chain(1, blocks=[3])
 BUNDLE = encode(CHAIN.bundle(1))
+STATEMENT = encode(CHAIN.statement("client-1")) + b"\n"
 
 
 @pytest.fixture
@@ -28,6 +29,7 @@ def files(tmp_path):
         "genesis.json": encode(CHAIN.genesis) + b"\n",
         "disclosure.json": encode(build_disclosure(2)),
         "other.json": encode(build_genesis(4)),
+        "statement.json": STATEMENT,
     }
     for name, data in contents.items():
         (tmp_path / name).write_bytes(data)
@@ -107,6 +109,64 @@ def test_the_verdict_as_json(files):
     verdict = json.loads(result.stdout)
     assert (result.returncode, result.stderr, verdict["verified"]) == (0, "", True)
     assert verdict["genesis"] == hash_genesis(CHAIN.genesis).hex()
+
+
+def test_a_genuine_statement_is_verified_and_added_up(files):
+    result = run(files, "--genesis", "genesis.json", bundle="statement.json")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert [line.split()[1] for line in lines[:10]] == ["verified"] * 10
+    assert lines[0].split()[0] == "account"
+    assert lines[9].split()[0] == "period"
+    assert "VERIFIED: the statement of client-1 is final at height 1" in result.stdout
+    assert "in all: spent 0.000138 (3 receipts, 138 tokens)" in result.stdout
+    assert "model 'smollm2:135m': spent 0.000138" in result.stdout
+    assert "earned" not in result.stdout
+    assert f"- {script.INCOMPLETE}" in lines
+    verdict = json.loads(
+        run(files, "--genesis", "genesis.json", "--json", bundle="statement.json").stdout
+    )
+    assert (verdict["verified"], verdict["totals"]["spent"]["price_micros"]) == (True, 138)
+
+
+def test_a_changed_line_of_a_statement_is_named_and_nothing_is_added_up(files, capsys):
+    changed = STATEMENT.replace(b'"price_micros":46', b'"price_micros":45', 1)
+    (files / "statement.json").write_bytes(changed)
+    assert run_inside(files, "--genesis", "genesis.json", bundle="statement.json") == 1
+    out = capsys.readouterr().out
+    receipt = CHAIN.transactions[0].payload.receipt_id
+    assert f"line {receipt} at leaf 0: provider_signature: " in out
+    assert out.count("\nline ") == 1
+    assert "NOT VERIFIED: the statement of client-1: failed: provider_signature, " in out
+    assert "in all" not in out
+
+
+def test_a_statement_with_a_hostile_model_cannot_steer_a_terminal(files, capsys):
+    chain = build_chain(1, blocks=[1])
+    chain.append(build_receipt(chain.genesis, 2, model="\u202e\u009b2J😀"))
+    (files / "statement.json").write_bytes(encode(chain.statement("client-1")))
+    assert run_inside(files, "--genesis", "genesis.json", bundle="statement.json") == 0
+    assert capsys.readouterr().out.isascii()
+
+
+@pytest.mark.parametrize("data", [STATEMENT[:-2], b'{"account":', b'{"account":"x","v":1}'])
+def test_what_only_begins_like_a_statement_ends_with_1(files, capsys, data):
+    (files / "statement.json").write_bytes(data)
+    assert run_inside(files, "--genesis", "genesis.json", bundle="statement.json") == 1
+    assert "NOT VERIFIED: this is no bundle" in capsys.readouterr().err
+
+
+def test_a_disclosure_for_a_statement_is_wrong_use(files, capsys):
+    arguments = ["--genesis", "genesis.json", "--disclosure", "disclosure.json"]
+    assert run_inside(files, *arguments, bundle="statement.json") == 2
+    assert "a disclosure is of one receipt" in capsys.readouterr().err
+
+
+def test_a_statement_over_its_bound_is_refused(files, capsys):
+    padded = STATEMENT + b" " * script.MAX_STATEMENT_BYTES
+    (files / "statement.json").write_bytes(padded)
+    assert run_inside(files, "--genesis", "genesis.json", bundle="statement.json") == 1
+    assert "longer than 33554432 bytes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["price_micros", "tree_root", "votes", "sig"])

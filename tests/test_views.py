@@ -1,5 +1,6 @@
 """What both faces are shown: every row exactly once, final before pending, each with its proof."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -7,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import merkle
+from ledger.authorities import hash_authority_set
 from ledger.block import hash_genesis, parse_genesis
 from ledger.encoding import encode
 from ledger.proof import parse_bundle, verify_bundle
+from ledger.store.chain import ChainStore
+from ledger.store.market import open_market
 from ledger.store.mempool import insert_transaction
-from ledger.views import MAX_PAGE, LedgerViews, ReceiptFilter
+from ledger.views import MAX_PAGE, LedgerViews, ReceiptFilter, SearchHit
+from ledger.views import authorities as authority_module
 from ledger.views import reader as module
-from tests.builders import build_evidence, build_key
+from tests.builders import build_chain, build_evidence, build_key, build_members
 from tests.market_node import MINER, MarketNode, sign_report
 
 ALL = ReceiptFilter()
@@ -136,7 +141,7 @@ def test_what_is_final_and_still_in_the_mempool_is_shown_once_as_final(node, mon
     def lose_power(_ids):
         raise RuntimeError
 
-    monkeypatch.setattr(node.sealer, "_forget", lose_power)
+    monkeypatch.setattr(node.mempool, "remove", lose_power)
     with pytest.raises(RuntimeError):
         node.seal()
     assert node.chain.tip().height == 1
@@ -311,6 +316,85 @@ def test_every_leaf_has_a_path_to_its_own_and_every_later_root(ledger):
                     path=[bytes.fromhex(node) for node in shown.path],
                     root=bytes.fromhex(block.tree_root),
                 )
+
+
+# --- authorities ------------------------------------------------------------------------------
+
+
+def test_the_authorities_of_a_new_chain_are_those_of_genesis(node):
+    shown = node.views.authorities()
+    first = node.genesis.authority_set
+    assert (shown.height, shown.epoch, shown.from_height, shown.quorum) == (0, 0, 1, 1)
+    assert [(m.index, m.account, m.name, m.evidence) for m in shown.members] == [
+        (0, node.key.account, "authority 0", 0)
+    ]
+    assert [(e.epoch, e.transaction_id) for e in shown.epochs] == [(0, None)]
+    assert shown.evidence == ()
+    assert node.views.authority_set(0) == first
+    assert node.views.authority_set(1) is None
+    assert node.views.authority_set(-1) is None
+
+
+def build_changed_views(root, changes: int = 2):
+    """A chain whose set changes again and again, with evidence against two of its members."""
+    chain = build_chain(4, blocks=[1])
+    for epoch in range(1, changes + 1):
+        members = build_members(5, epoch=epoch)
+        chain.change_authorities(members, coordinators=[build_key("coordinator")])
+    for key, height in ((chain.members[3], 2), (build_members(4)[0], 1), (chain.members[3], 3)):
+        chain.append(build_evidence(chain.genesis, key, height=height, view=height))
+    store = ChainStore(root / "ledger.db", chain.genesis)
+    for block, certificate in zip(chain.blocks, chain.certificates, strict=True):
+        store.append(block, certificate).result()
+    market = open_market(root / "node.db", hash_genesis(chain.genesis))
+    return chain, store, market
+
+
+def test_authorities_are_told_with_their_history_and_the_evidence_against_them(tmp_path):
+    chain, store, market = build_changed_views(tmp_path)
+    with contextlib.closing(store), contextlib.closing(market):
+        views = LedgerViews(store, market)
+        shown = views.authorities()
+        current = chain.tip.authority_set
+        assert (shown.epoch, shown.from_height, shown.height) == (2, 4, 6)
+        assert shown.set_hash == hash_authority_set(current).hex()
+        assert [m.account for m in shown.members] == [m.account for m in current.members]
+        assert [m.evidence for m in shown.members] == [1, 0, 0, 2, 0]
+        assert shown.coordinators == (build_key("coordinator").account,)
+        changes = [t for t in chain.transactions if t.type == "authority_set"]
+        assert [
+            (e.epoch, e.from_height, e.members, e.quorum, e.transaction_id) for e in shown.epochs
+        ] == [
+            (2, 4, 5, 4, changes[1].id.hex()),
+            (1, 3, 5, 4, changes[0].id.hex()),
+            (0, 1, 4, 3, None),
+        ]
+        assert [(e.block_height, e.height, e.view, e.name) for e in shown.evidence] == [
+            (6, 3, 3, "authority 3"),
+            (5, 1, 1, "authority 0"),
+            (4, 2, 2, "authority 3"),
+        ]
+        assert [views.authority_set(epoch) for epoch in (0, 1, 2)] == [
+            chain.genesis.authority_set,
+            *(epoch.authority_set for epoch in chain.epochs),
+        ]
+        assert views.head().authorities == 5
+        for account in (current.members[1].account, build_key("coordinator").account):
+            assert views.search(account) == SearchHit(kind="authority", key=account)
+        assert views.search(chain.genesis.authority_set.members[3].account) is None
+        block = views.block(2)
+        assert (len(block.votes), block.quorum) == (4, 3)
+        assert (len(views.block(3).votes), views.block(3).set_hash) == (5, block.next_set_hash)
+
+
+def test_a_long_history_of_authorities_is_bounded(tmp_path, monkeypatch):
+    chain, store, market = build_changed_views(tmp_path, changes=4)
+    monkeypatch.setattr(authority_module, "MAX_PAGE", 2)
+    with contextlib.closing(store), contextlib.closing(market):
+        shown = LedgerViews(store, market).authorities()
+    assert [epoch.epoch for epoch in shown.epochs] == [4, 3]
+    assert [found.block_height for found in shown.evidence] == [8, 7]
+    assert shown.epoch == chain.tip.authority_set.epoch
 
 
 # --- head, figures, search --------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """ledger.db: the public chain. Nothing in this file is private; anybody may be handed it.
 
 A block enters with its certificate, its transactions, the tree nodes they complete and the counters
-in one transaction, so every committed state of the file is a whole chain. Tree nodes are numbered
+in one transaction, so every committed state of the file is a whole chain; or one that began at a
+pinned checkpoint, with its history below it growing towards that. Tree nodes are numbered
 in order (leaf i is 2i, inner nodes lie between their leaves): one integer is the key.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -15,34 +17,48 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger import merkle
-from ledger.authorities import AuthoritySet, hash_authority_set
+from ledger.authorities import hash_authority_set
 from ledger.block import (
     Block,
     Certificate,
     Genesis,
     Tip,
-    advance_tip,
-    build_genesis_tip,
+    VerifiedBlock,
     hash_genesis,
     hash_header,
     parse_certificate,
-    parse_genesis,
     parse_header,
     verify_certificate,
 )
-from ledger.encoding import decode, encode
-from ledger.errors import InvalidBlockError, InvalidTransactionError, LedgerError, StoreError
+from ledger.encoding import encode
+from ledger.errors import InvalidBlockError, LedgerError, StoreError
 from ledger.payloads import find_receipt_id
+from ledger.pin import Pin
 from ledger.rules import validate_block
+from ledger.store.appending import adopt_pin, append_block, append_history, append_verified
 from ledger.store.database import Database
-from ledger.store.rows import (
-    block_figures,
-    evidence_rows,
-    receipt_rows,
-    set_rows,
-    transaction_rows,
+from ledger.store.reading import (
+    find_missing,
+    load_authority_set,
+    load_block,
+    load_genesis,
+    load_history_tip,
+    load_tip,
+    locate_node,
+    read_node,
 )
-from ledger.transaction import parse_transaction
+
+__all__ = [
+    "ChainStore",
+    "check_tail",
+    "load_authority_set",
+    "load_block",
+    "load_genesis",
+    "load_tip",
+    "locate_node",
+    "migrations",
+    "read_node",
+]
 
 migrations = Migrations("ledger")
 
@@ -88,9 +104,12 @@ def m002_authorities(db: sqlite_utils.Database) -> None:
         db.execute(statement)
 
 
-def locate_node(level: int, index: int) -> int:
-    """Return the in-order number of a tree node, the key of its row."""
-    return ((2 * index + 1) << level) - 1
+@migrations()
+def m003_pin(db: sqlite_utils.Database) -> None:
+    """Where the chain began, as long as what is below is missing."""
+    db.execute(
+        "CREATE TABLE pin (id INTEGER PRIMARY KEY CHECK (id = 1), document TEXT NOT NULL) STRICT"
+    )
 
 
 class ChainStore:
@@ -121,7 +140,45 @@ class ChainStore:
 
     def append(self, block: Block, certificate: Certificate) -> Future[None]:
         """Store a block that was validated and certified. Resolves when it is durable."""
-        return self.database.write(lambda c: append_block(c, block, certificate))
+        return self.database.write(lambda c: append_block(c, block, certificate, load_tip(c), {}))
+
+    def append_verified(self, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+        """Store blocks of another node, all or none; resolves to the new tip when it is durable.
+
+        Everything that needs the chain is checked in the same transaction, so nothing enters that
+        is not verified. Blocks that are here already are skipped.
+
+        The future raises:
+            InvalidBlockError: one does not extend the chain.
+            InvalidTransactionError: a transaction or its receipt is on the chain already.
+        """
+        return self.database.write(lambda c: append_verified(c, batch))
+
+    def append_history(self, batch: Sequence[VerifiedBlock]) -> Future[Tip]:
+        """Store blocks that follow `history_tip`, as `append_verified` does those after the tip.
+
+        With the pinned block the history is whole, and from then on nothing tells that it was not.
+
+        The future raises as above, and:
+            StoreError: history does not lead to the pinned block.
+        """
+        return self.database.write(lambda c: append_history(c, batch))
+
+    def adopt_pin(self, pin: Pin) -> Future[None]:
+        """Let an empty chain begin after a pinned block. A second time changes nothing.
+
+        The future raises:
+            StoreError: the chain has begun already, or holds another block at that height.
+        """
+        return self.database.write(lambda c: adopt_pin(c, pin))
+
+    def history_tip(self) -> Tip:
+        """Return up to where the chain is whole from genesis."""
+        return load_history_tip(self.database.reader)
+
+    def missing(self) -> range | None:
+        """Return the heights of the blocks below a pinned one that are not here yet."""
+        return find_missing(self.database.reader)
 
     def contains(self, transaction_id: bytes, receipt_id: str | None) -> bool:
         """Tell whether a transaction, or another one with its receipt id, is final."""
@@ -134,6 +191,15 @@ class ChainStore:
             InvalidBlockError, InvalidTransactionError: see `validate_next_block`.
         """
         validate_next_block(self.database.reader, block, tip)
+
+    def is_accused(self, account: str) -> bool:
+        """Tell whether evidence against an account is final since it is in the current set."""
+        row = self.database.reader.execute(
+            "SELECT EXISTS (SELECT 1 FROM evidence WHERE accused = ? AND height >= "
+            "(SELECT from_height FROM authority_sets ORDER BY epoch DESC LIMIT 1))",
+            (account,),
+        ).fetchone()
+        return bool(row[0])
 
     def close(self) -> None:
         """Close the file."""
@@ -190,76 +256,6 @@ def validate_next_block(connection: sqlite3.Connection, block: Block, tip: Tip) 
     validate_block(block, tip, lambda *node: read_node(connection, *node))
 
 
-def read_node(connection: sqlite3.Connection, level: int, index: int) -> bytes:
-    """Return the hash of the full subtree (level, index).
-
-    Raises:
-        StoreError: it is not in the file.
-    """
-    row = connection.execute(
-        "SELECT hash FROM tree_nodes WHERE position = ?", (locate_node(level, index),)
-    ).fetchone()
-    if row is None:
-        raise StoreError(f"ledger.db: tree node ({level}, {index}) is missing; run fsck")
-    return bytes(row[0])
-
-
-def load_genesis(connection: sqlite3.Connection) -> Genesis:
-    """Return the genesis document of the file."""
-    row = connection.execute("SELECT document FROM genesis").fetchone()
-    if row is None:
-        raise StoreError("ledger.db: holds no genesis; it was not made by a node")
-    return parse_genesis(row[0].encode())
-
-
-def load_authority_set(connection: sqlite3.Connection, set_hash: bytes) -> AuthoritySet:
-    """Return the authority set with this hash."""
-    row = connection.execute(
-        "SELECT document FROM authority_sets WHERE hash = ?", (set_hash,)
-    ).fetchone()
-    if row is None:
-        raise StoreError(f"ledger.db: authority set {set_hash.hex()} is missing; run fsck")
-    return decode(row[0].encode(), AuthoritySet)
-
-
-def load_tip(connection: sqlite3.Connection) -> Tip:
-    """Return the state after the newest block."""
-    genesis = load_genesis(connection)
-    row = connection.execute("SELECT header FROM blocks ORDER BY height DESC LIMIT 1").fetchone()
-    if row is None:
-        return build_genesis_tip(genesis)
-    header = parse_header(row[0].encode())
-    return Tip(
-        genesis_hash=bytes.fromhex(header.genesis),
-        height=header.height,
-        hash=hash_header(header),
-        time_ms=header.time_ms,
-        tree_size=header.tree_size,
-        authority_set=load_authority_set(connection, bytes.fromhex(header.next_set_hash)),
-        limits=genesis.limits,
-    )
-
-
-def load_block(connection: sqlite3.Connection, height: int) -> tuple[Block, Certificate] | None:
-    """Return a block with its transactions and certificate, or None above the tip."""
-    row = connection.execute(
-        "SELECT hash, header, certificate, first_leaf, transactions FROM blocks WHERE height = ?",
-        (height,),
-    ).fetchone()
-    if row is None:
-        return None
-    envelopes = connection.execute(
-        "SELECT envelope FROM transactions WHERE leaf >= ? AND leaf < ? ORDER BY leaf",
-        (row[3], row[3] + row[4]),
-    )
-    block = Block(
-        hash=row[0],
-        header=parse_header(row[1].encode()),
-        transactions=tuple(parse_transaction(envelope.encode()) for (envelope,) in envelopes),
-    )
-    return block, parse_certificate(row[2].encode())
-
-
 def check_tail(connection: sqlite3.Connection, path: Path) -> None:
     """Verify the newest block: header hash, certificate and tree root.
 
@@ -283,55 +279,3 @@ def check_tail(connection: sqlite3.Connection, path: Path) -> None:
         raise StoreError(f"{path}: the newest block does not verify: {error}; run fsck") from error
     if hash_header(header) != row[0] or root.hex() != header.tree_root:
         raise StoreError(f"{path}: the newest block does not match its hash or tree; run fsck")
-
-
-def append_block(connection: sqlite3.Connection, block: Block, certificate: Certificate) -> None:
-    """Store a block that was validated and certified, in the caller's transaction.
-
-    Raises:
-        StoreError: it does not extend the stored chain.
-        InvalidTransactionError: a transaction or receipt is stored already.
-    """
-    header, first_leaf = block.header, block.header.tree_size - len(block.transactions)
-    tip = load_tip(connection)
-    if header.height != tip.height + 1 or header.prev_hash != tip.hash.hex():
-        raise StoreError(
-            f"ledger.db: expected block {tip.height + 1} on {tip.hash.hex()}, "
-            f"got block {header.height} on {header.prev_hash}"
-        )
-    following = advance_tip(tip, block).authority_set
-    if hash_authority_set(following).hex() != header.next_set_hash:
-        raise StoreError(
-            f"ledger.db: block {header.height} names next set {header.next_set_hash}, "
-            f"its transactions make {hash_authority_set(following).hex()}"
-        )
-    figures = (*block_figures(block), encode(header).decode(), encode(certificate).decode())
-    leaves = [merkle.hash_leaf(transaction.envelope) for transaction in block.transactions]
-    nodes = merkle.append_leaves(first_leaf, leaves, lambda *node: read_node(connection, *node))
-    receipts = receipt_rows(block, first_leaf)
-    try:
-        connection.execute(
-            "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (header.height, block.hash, *figures),
-        )
-        connection.executemany(
-            "INSERT INTO transactions VALUES (?, ?, ?, ?, ?)", transaction_rows(block, first_leaf)
-        )
-        connection.executemany(
-            "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", receipts
-        )
-        connection.executemany(
-            "INSERT INTO evidence VALUES (?, ?, ?, ?)", evidence_rows(block, first_leaf)
-        )
-        connection.executemany(
-            "INSERT INTO authority_sets VALUES (?, ?, ?, ?, ?)", set_rows(block, first_leaf)
-        )
-    except sqlite3.IntegrityError as error:
-        raise InvalidTransactionError(f"block {header.height}: not unique: {error}") from error
-    connection.executemany(
-        "INSERT INTO tree_nodes VALUES (?, ?)",
-        [(locate_node(*position), node) for position, node in nodes.items()],
-    )
-    connection.execute(
-        "UPDATE counters SET value = value + ? WHERE name = 'receipts'", (len(receipts),)
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from ledger.block import (
 )
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
+from ledger.pin import Pin, parse_pin
 from ledger.rules import validate_block
 from ledger.store.chain import load_block, migrations, read_node
 from ledger.store.database import open_reader
+from ledger.store.reading import load_pin
 from ledger.store.rows import (
     block_figures,
     evidence_rows,
@@ -117,28 +119,58 @@ def _verify_network(connection: sqlite3.Connection, genesis: Genesis) -> None:
 def _verify_chain(
     connection: sqlite3.Connection, genesis: Genesis, progress: Callable[[int, int], None]
 ) -> Tip:
-    tip, totals = build_genesis_tip(genesis), _Totals()
+    pin, totals, first = load_pin(connection), _Totals(), build_genesis_tip(genesis)
     (last,) = connection.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
 
-    def read(level: int, index: int) -> bytes:
-        return read_node(connection, level, index)
+    def verify_up_to(tip: Tip, height: int) -> Tip:
+        while tip.height < height:
+            tip = _verify_block(connection, tip, totals)
+            progress(tip.height, last)
+        return tip
 
-    for height in range(1, last + 1):
-        try:
-            found = load_block(connection, height)
-            if found is None:
-                raise StoreError("it is missing")
-            block, certificate = found
-            validate_block(block, tip, read)
-            verify_certificate(certificate, header=block.header, authority_set=tip.authority_set)
-        except LedgerError as error:
-            raise StoreError(f"ledger.db: block {height}: {error}") from error
-        _verify_rows(connection, block, tip)
-        totals.add(block)
-        tip = advance_tip(tip, block)
-        progress(height, last)
-    _verify_counts(connection, tip, totals)
-    return tip
+    if pin is None:
+        tip = verify_up_to(first, last)
+        _verify_counts(connection, [(first, tip)], totals)
+        return tip
+    _verify_pin(connection, pin, genesis)
+    (below,) = connection.execute(
+        "SELECT coalesce(max(height), 0) FROM blocks WHERE height <= ?", (pin.height,)
+    ).fetchone()
+    history = verify_up_to(first, below)
+    pinned = pin.build_tip(genesis)
+    tip = verify_up_to(pinned, last)
+    _verify_counts(connection, [(first, history), (pinned, tip)], totals, pin)
+    raise StoreError(
+        f"ledger.db: blocks {below + 1} to {pin.height} are missing: they are still being fetched, "
+        "as the chain began at a pinned checkpoint; everything else verifies"
+    )
+
+
+def _verify_pin(connection: sqlite3.Connection, pin: Pin, genesis: Genesis) -> None:
+    try:
+        parse_pin(encode(pin), genesis)
+    except LedgerError as error:
+        raise StoreError(f"ledger.db: {error}") from error
+    for place, node in pin.peak_nodes().items():
+        if read_node(connection, *place) != node:
+            raise StoreError(f"ledger.db: tree node {place} is not that of the pinned checkpoint")
+
+
+def _verify_block(connection: sqlite3.Connection, tip: Tip, totals: _Totals) -> Tip:
+    """Verify the block after `tip` with all its rows; returns the state after it."""
+    height = tip.height + 1
+    try:
+        found = load_block(connection, height)
+        if found is None:
+            raise StoreError("it is missing")
+        block, certificate = found
+        validate_block(block, tip, lambda *place: read_node(connection, *place))
+        verify_certificate(certificate, header=block.header, authority_set=tip.authority_set)
+    except LedgerError as error:
+        raise StoreError(f"ledger.db: block {height}: {error}") from error
+    _verify_rows(connection, block, tip)
+    totals.add(block)
+    return advance_tip(tip, block)
 
 
 def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None:
@@ -167,23 +199,45 @@ def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None
         raise StoreError(f"ledger.db: the figures of block {block.header.height} differ")
 
 
-def _verify_counts(connection: sqlite3.Connection, tip: Tip, totals: _Totals) -> None:
+def _verify_counts(
+    connection: sqlite3.Connection,
+    parts: Sequence[tuple[Tip, Tip]],
+    totals: _Totals,
+    pin: Pin | None = None,
+) -> None:
+    """Check that there is nothing but what the blocks made, from and to each of these states."""
     counters = [tuple(row) for row in connection.execute("SELECT name, value FROM counters")]
     if counters != [("receipts", totals.receipts)]:
         raise StoreError(
             f"ledger.db: counters: expected receipts {totals.receipts}, got {counters}"
         )
     expected = {
-        "blocks": tip.height,
-        "transactions": tip.tree_size,
+        "blocks": sum(end.height - begin.height for begin, end in parts),
+        "transactions": sum(end.tree_size - begin.tree_size for begin, end in parts),
         "receipts": totals.receipts,
         "evidence": totals.evidence,
         # Genesis made the first, and every change makes one.
-        "authority_sets": tip.authority_set.epoch + 1,
-        # A tree of n leaves has 2n - (bits set in n) full subtrees.
-        "tree_nodes": 2 * tip.tree_size - tip.tree_size.bit_count(),
+        "authority_sets": 1
+        + sum(end.authority_set.epoch - begin.authority_set.epoch for begin, end in parts),
+        "tree_nodes": sum(
+            _count_nodes(end.tree_size) - _count_nodes(begin.tree_size) for begin, end in parts
+        )
+        + _count_peaks_above(pin, parts[0][1].tree_size),
+        "pin": int(pin is not None),
     }
     for table, rows in expected.items():
         (found,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
         if found != rows:
             raise StoreError(f"ledger.db: {table}: expected {rows} rows, got {found}")
+
+
+def _count_nodes(size: int) -> int:
+    """A tree of n leaves has 2n - (bits set in n) full subtrees."""
+    return 2 * size - size.bit_count()
+
+
+def _count_peaks_above(pin: Pin | None, size: int) -> int:
+    """Peaks of the pinned tree that a history of `size` leaves has not reached yet."""
+    if pin is None:
+        return 0
+    return sum((index + 1) << level > size for level, index in pin.peak_nodes())

@@ -65,10 +65,13 @@ def m001_market(db: sqlite_utils.Database) -> None:
 
 @migrations()
 def m002_mempool(db: sqlite_utils.Database) -> None:
-    """Let the mempool hold every type of transaction: the columns of receipts may be empty."""
+    """Let the mempool hold every type of transaction: the columns of receipts may be empty.
+
+    A place is never given twice, so whoever remembers one has seen all before it.
+    """
     for statement in (
         "ALTER TABLE mempool RENAME TO mempool_of_receipts",
-        "CREATE TABLE mempool (seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
+        "CREATE TABLE mempool (seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE,"
         " receipt_id TEXT UNIQUE, client TEXT, provider TEXT, model TEXT,"
         " received_at_ms INTEGER NOT NULL, envelope TEXT NOT NULL,"
         " CHECK ((receipt_id IS NULL) = (client IS NULL)"

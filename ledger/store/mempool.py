@@ -32,6 +32,14 @@ def insert_transaction(
     return int(seq)
 
 
+def is_waiting(connection: sqlite3.Connection, transaction_id: bytes) -> bool:
+    """Tell whether a transaction waits for a block."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM mempool WHERE id = ?)", (transaction_id,)
+    ).fetchone()
+    return bool(row[0])
+
+
 def list_mempool(
     connection: sqlite3.Connection, *, limit: int, after: int = 0
 ) -> list[tuple[int, bytes, str | None, bytes]]:
@@ -41,6 +49,14 @@ def list_mempool(
         (after, limit),
     )
     return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
+
+
+def count_besides_receipts(connection: sqlite3.Connection, limit: int) -> int:
+    """Return how many transactions wait that are no receipts, counted up to `limit`."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM mempool WHERE receipt_id IS NULL LIMIT ?)", (limit,)
+    ).fetchone()
+    return int(count)
 
 
 def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:

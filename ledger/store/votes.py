@@ -170,6 +170,19 @@ class VoteStore:
                 write.execute("ROLLBACK")
             raise StoreError(f"{self.path}: votes of height {height} refused: {error}") from error
 
+    @property
+    def forgotten_below(self) -> int:
+        """Lowest height whose votes are remembered.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        try:
+            row = self._connection.execute("SELECT forgotten_below FROM owner").fetchone()
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: cannot be read: {error}") from error
+        return int(row[0])
+
     def load(self, height: int) -> VoteRecord:
         """Return all that is stored of `height`: at a restart, of the one after the tip.
 
@@ -178,7 +191,6 @@ class VoteStore:
         """
         read = self._connection.execute
         try:
-            (forgotten_below,) = read("SELECT forgotten_below FROM owner").fetchone()
             votes = read(
                 "SELECT kind, view, block_hash, member, signature FROM vote WHERE height = ? "
                 "ORDER BY view, kind",
@@ -190,7 +202,7 @@ class VoteStore:
             ).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self.path}: cannot be read: {error}") from error
-        if height < forgotten_below:
+        if height < self.forgotten_below:
             raise StoreError(
                 f"{self.path}: height {height} was decided long ago and its votes are forgotten; "
                 "ledger.db is older than votes.db. Fetch the blocks after it from another node"

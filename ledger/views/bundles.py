@@ -10,6 +10,7 @@ from ledger.block import Header, parse_certificate, parse_header
 from ledger.encoding import encode
 from ledger.proof import Epoch, ProofBundle
 from ledger.store.chain import load_authority_set, read_node
+from ledger.store.reading import load_pin, require_history
 from ledger.transaction import Envelope, parse_transaction
 
 
@@ -30,7 +31,7 @@ def load_bundle(ledger: sqlite3.Connection, receipt_id: str) -> bytes | None:
         path=tuple(build_path(ledger, row["leaf"], header.tree_size)),
         header=header,
         certificate=parse_certificate(certificate),
-        epochs=tuple(_load_epochs(ledger, header.height)),
+        epochs=tuple(load_epochs(ledger, header.height)),
     )
     return encode(bundle)
 
@@ -49,8 +50,15 @@ def build_path(ledger: sqlite3.Connection, leaf: int, size: int) -> list[str]:
     return [node.hex() for node in path]
 
 
-def _load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
-    """Return the set changes that lead from genesis to the set of block `height`."""
+def load_epochs(ledger: sqlite3.Connection, height: int) -> Iterable[Epoch]:
+    """Return the set changes that lead from genesis to the set of block `height`.
+
+    Raises:
+        HistoryMissingError: they are not all here yet.
+    """
+    pin = load_pin(ledger)
+    if pin is not None and pin.height < height and pin.next_authority_set.epoch > 0:
+        require_history(ledger)
     rows = ledger.execute(
         "SELECT hash, from_height FROM authority_sets WHERE epoch > 0 AND from_height <= ?"
         " ORDER BY epoch",

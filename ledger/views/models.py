@@ -9,14 +9,53 @@ first and paged by key: pass the `cursor` of the last row as `before`. No list c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+from ledger.totals import Line, Totals
 from ledger.transaction import Payload, ReceiptPayload, Signature
 
 Finality = Literal["final", "pending"]
 
 MAX_PAGE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SyncView:
+    """How far this node is with catching up."""
+
+    state: Literal["stalled", "syncing"]
+    """stalled: there is more elsewhere, or may be, and no source can be used."""
+    target_height: int
+    """Of the newest block that another node says it has."""
+    eta_s: int | None
+    """Seconds left at the rate of now; None if that cannot be told."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerView:
+    """Another node that this one talks to."""
+
+    account: str
+    """Empty where it is not known."""
+    name: str
+    url: str
+    """As the authority set states it, which need not be the address in use."""
+    height: int
+    """Of its newest final block, as it said last."""
+    answers: bool
+    """Whether it took what was sent to it last."""
+
+
+class NetworkWatch(Protocol):
+    """What a node knows of the others, besides the chain."""
+
+    def sync(self) -> SyncView | None:
+        """Return how far catching up is; None while there is nothing to catch up with."""
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to, in the order of the authority set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +73,10 @@ class HeadView:
     authorities: int
     pending_transactions: int
     """Counted up to 10,000."""
+    missing: range | None = None
+    """Heights of the blocks below a pinned checkpoint that are still being fetched."""
+    sync: SyncView | None = None
+    """None while this node is level with the others, as far as it knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +158,69 @@ class ReceiptView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AuthorityView:
+    """One member of the current authority set."""
+
+    index: int
+    """Its place in the set, by which votes name it."""
+    account: str
+    name: str
+    url: str
+    """Where peers reach it, or empty."""
+    evidence: int
+    """Transactions on the chain that prove it voted twice, counted up to 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochView:
+    """One authority set of the chain's history."""
+
+    epoch: int
+    set_hash: str
+    from_height: int
+    """The first block it certifies."""
+    members: int
+    quorum: int
+    transaction_id: str | None
+    """The change that made it; None at genesis."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceView:
+    """One proof that an authority voted twice."""
+
+    transaction_id: str
+    block_height: int
+    """Where the evidence stands."""
+    accused: str
+    name: str | None
+    """None where the accused is no member any more."""
+    height: int
+    """Of the two votes."""
+    view: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthoritiesView:
+    """Who seals the next block, and how that came about."""
+
+    height: int
+    """Of the newest final block."""
+    epoch: int
+    set_hash: str
+    from_height: int
+    """The first block that this set certifies; it may be the next one."""
+    quorum: int
+    members: tuple[AuthorityView, ...]
+    coordinators: tuple[str, ...]
+    """Accounts that may coordinate besides the members."""
+    epochs: tuple[EpochView, ...]
+    """Newest first, at most 100."""
+    evidence: tuple[EvidenceView, ...]
+    """Newest first, at most 100."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InclusionView:
     """Where a final transaction stands in the tree."""
 
@@ -153,9 +259,37 @@ class ReceiptFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StatementLineView:
+    """One line of a statement, and the block that made it final."""
+
+    line: Line
+    height: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementView:
+    """What an account earned and spent in the blocks of a period, oldest line first."""
+
+    account: str
+    from_ms: int
+    to_ms: int
+    """Exclusive."""
+    first_height: int
+    """Of the first block in the period; one above `last_height` if there is none."""
+    last_height: int
+    first_leaf: int
+    """Tree size before its first block."""
+    end_leaf: int
+    """Tree size after its last block."""
+    lines: tuple[StatementLineView, ...]
+    totals: Totals
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SearchHit:
     """Something a search found exactly."""
 
-    kind: Literal["account", "block", "receipt", "transaction"]
+    kind: Literal["account", "authority", "block", "receipt", "transaction"]
     key: str
-    """What its page's address ends in: height, id or account."""
+    """What its page's address ends in: height, id or account. All authorities share a page."""

@@ -14,25 +14,33 @@ from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
+from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
 from ledger.keys import is_account
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
+from ledger.store.reading import find_missing, load_pin
+from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header
 from ledger.views.models import (
     MAX_PAGE,
+    AuthoritiesView,
     BlockView,
     HeadView,
     InclusionView,
+    NetworkWatch,
+    PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
+    StatementView,
     StatsView,
     TransactionView,
 )
 from ledger.views.rows import PENDING_CURSOR, view_block, view_final, view_waiting
+from ledger.views.statements import load_statement, load_statement_bundle
 
 ACTIVE_MINER_MS = 120_000
 """A miner unheard for longer is not counted as active."""
@@ -51,9 +59,12 @@ _HEIGHT = re.compile(r"#?([0-9]{1,15})")
 class LedgerViews:
     """The public reads of one node."""
 
-    def __init__(self, chain: ChainStore, market: Database) -> None:
+    def __init__(
+        self, chain: ChainStore, market: Database, *, network: NetworkWatch | None = None
+    ) -> None:
         self._chain = chain
         self._market = market
+        self._watch = network
         self._network = chain.genesis.network
 
     @property
@@ -68,11 +79,8 @@ class LedgerViews:
             "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?)", (MAX_COUNTED,)
         ).fetchone()
         with self._chain.database.snapshot() as ledger:
-            tip = load_tip(ledger)
-            row = ledger.execute(
-                "SELECT certificate FROM blocks WHERE height = ?", (tip.height,)
-            ).fetchone()
-        votes = len(parse_certificate(row[0].encode()).votes) if row else 0
+            tip, missing = load_tip(ledger), find_missing(ledger)
+            votes = _count_votes(ledger, tip.height)
         return HeadView(
             network=self._network,
             genesis=tip.genesis_hash.hex(),
@@ -82,7 +90,13 @@ class LedgerViews:
             votes=votes,
             authorities=len(tip.authority_set.members),
             pending_transactions=pending,
+            missing=missing,
+            sync=self._watch.sync() if self._watch else None,
         )
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to."""
+        return self._watch.peers() if self._watch else ()
 
     def blocks(self, *, limit: int, before: int | None = None) -> list[BlockView]:
         """Return blocks below height `before`, newest first."""
@@ -163,6 +177,29 @@ class LedgerViews:
         with self._chain.database.snapshot() as ledger:
             return load_bundle(ledger, receipt_id)
 
+    # --- authorities ----------------------------------------------------------------------------
+
+    def authorities(self) -> AuthoritiesView:
+        """Return who seals the next block, the sets since genesis, and evidence."""
+        with self._chain.database.snapshot() as ledger:
+            return load_authorities(ledger)
+
+    def authority_set(self, epoch: int) -> AuthoritySet | None:
+        """Return the authority set of an epoch that has begun."""
+        return load_epoch(self._ledger, epoch)
+
+    # --- statements: bounded, but not short; read them in a thread of their own -----------------
+
+    def statement(self, account: str, *, from_ms: int, to_ms: int) -> StatementView:
+        """Return what an account earned and spent in blocks of a period, from final receipts."""
+        with self._chain.database.snapshot() as ledger:
+            return load_statement(ledger, account, from_ms=from_ms, to_ms=to_ms)
+
+    def statement_bundle(self, account: str, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical bundle that proves a statement, None if it has no line."""
+        with self._chain.database.snapshot() as ledger:
+            return load_statement_bundle(ledger, account, from_ms=from_ms, to_ms=to_ms)
+
     # --- figures and search ---------------------------------------------------------------------
 
     def stats(self, now_ms: int) -> StatsView:
@@ -186,7 +223,7 @@ class LedgerViews:
             times = _column(
                 ledger, "SELECT time_ms FROM blocks ORDER BY height DESC LIMIT ?", MAX_PAGE
             )
-            (height,) = ledger.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
+            height = load_tip(ledger).height
         gaps = [newer - older for newer, older in pairwise(times)]
         return StatsView(
             total_jobs=total_jobs,
@@ -211,8 +248,13 @@ class LedgerViews:
             return SearchHit(kind="receipt", key=query.lower()) if receipt else None
         if _JOB_ID.fullmatch(query):
             return self._search_job(query)
-        if is_account(query) and self.receipts(ReceiptFilter(provider=query), limit=1):
-            return SearchHit(kind="account", key=query)
+        return self._search_account(query) if is_account(query) else None
+
+    def _search_account(self, account: str) -> SearchHit | None:
+        if self.receipts(ReceiptFilter(provider=account), limit=1):
+            return SearchHit(kind="account", key=account)
+        if self._chain.tip().authority_set.allows_coordinator(account):
+            return SearchHit(kind="authority", key=account)
         return None
 
     def _search_hash(self, hash_hex: str) -> SearchHit | None:
@@ -344,6 +386,14 @@ def _merge(pending: list[TransactionView], final: list[TransactionView]) -> list
     """Pending rows before final ones; what is both is final."""
     seen = {transaction.id for transaction in final}
     return [*(p for p in pending if p.id not in seen), *final]
+
+
+def _count_votes(ledger: sqlite3.Connection, height: int) -> int:
+    """Return how many signed the newest block, 0 at genesis."""
+    if (pin := load_pin(ledger)) and pin.height == height:
+        return len(pin.certificate.votes)
+    row = ledger.execute("SELECT certificate FROM blocks WHERE height = ?", (height,)).fetchone()
+    return len(parse_certificate(row[0].encode()).votes) if row else 0
 
 
 def _bound(limit: int) -> int:

@@ -25,8 +25,10 @@ from scripts.bench_figures.node_process import (
     run_node,
 )
 from scripts.bench_figures.references import Appender, Signatures
+from scripts.local_network import LocalNetwork
 
 CONNECTIONS = (1, 32)
+NETWORK_SIZES = (4, 7)
 WARM_UP_S = 0.5
 FINAL_TIMEOUT_S = 30
 POLL_S = 0.001
@@ -159,6 +161,29 @@ def measure_finality(plan: Plan) -> Iterator[Row]:
         p99=percentile(waits_ms, 0.99),
         reference="fdatasync of 4 kB",
         reference_value=1000 / append,
+    )
+    alone_ms = median(waits_ms)
+    for authorities in NETWORK_SIZES:
+        yield _measure_network_finality(plan, authorities, alone_ms)
+
+
+def _measure_network_finality(plan: Plan, authorities: int, alone_ms: float) -> Row:
+    """The same with several authorities as processes, through the first of them."""
+    network = LocalNetwork(
+        plan.folder / f"network-{authorities}", authorities=authorities, followers=0
+    )
+    with network.run():
+        node = network.nodes["authority-1"]
+        port = int(node.url.rsplit(":", 1)[1])
+        data = DataDirectory(Path(node.data))
+        waits_ms = uvloop.run(_time_finals(port, node.admin_key, data, plan.finals))
+    return Row(
+        figure=f"completed until final, {authorities} authorities",
+        value=median(waits_ms),
+        unit="ms",
+        p99=percentile(waits_ms, 0.99),
+        reference="1 authority",
+        reference_value=alone_ms,
     )
 
 

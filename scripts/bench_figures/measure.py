@@ -33,6 +33,8 @@ class Plan:
     """Length of one turn of the job load."""
     receipts: int
     """Length of the generated chain."""
+    synced: int
+    """Receipts of the chain that is synced."""
     visits: int
     """Requests of each page in one round."""
     finals: int

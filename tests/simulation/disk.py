@@ -17,7 +17,8 @@ from sqlite_utils.migrations import Migrations
 
 from ledger.block import Block, Certificate, Genesis, hash_genesis
 from ledger.store import chain, votes
-from ledger.store.chain import adopt_genesis, append_block, check_tail
+from ledger.store.appending import append_block
+from ledger.store.chain import adopt_genesis, check_tail, load_tip
 from ledger.store.database import apply_schema
 from ledger.store.votes import VoteStore, adopt_owner, check_owner
 
@@ -74,7 +75,7 @@ class Disk:
     def append(self, block: Block, certificate: Certificate) -> None:
         self.ledger.execute("BEGIN IMMEDIATE")
         try:
-            append_block(self.ledger, block, certificate)
+            append_block(self.ledger, block, certificate, load_tip(self.ledger), {})
         except BaseException:
             self.ledger.execute("ROLLBACK")
             raise

@@ -15,7 +15,7 @@ from blake3 import blake3
 from nacl.signing import VerifyKey
 
 import ledger.keys
-import ledger.store.chain
+import ledger.store.reading
 import ledger.transaction
 import ledger.vote
 from consensus.messages import parse_message
@@ -107,7 +107,7 @@ def cheap_repetition() -> Iterator[None]:
     """Let the process verify each signature and parse each document only once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger.keys, "_verify_key", remembering_key)
-        for module in (ledger.vote, ledger.store.chain):
+        for module in (ledger.vote, ledger.store.reading):
             patch.setattr(module, "parse_transaction", parse_transaction_once)
         patch.setattr(ledger.store.chain, "parse_genesis", parse_genesis_once)
         patch.setattr(ledger.keys, "decode_base64url", decode_base64url_once)

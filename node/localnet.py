@@ -1,0 +1,278 @@
+"""`aitbc network`: a whole network of several authorities on this machine.
+
+    DIR/network.json        who there is: role, address, process, data directory, API keys
+    DIR/authority-N/        the data directory of an authority; any of them can be stopped, and
+                            started again alone with `aitbc run --data DIR/authority-N`
+    DIR/follower-N/         that of a follower
+    DIR/miner-N/            key and log of a miner
+
+Every node is a process of its own and talks to the others over HTTP, as on machines apart.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import msgspec
+
+from ledger.errors import StoreError
+from miner.models.embedded import default_cache, prepare_embedded_model
+from node.assembly import read_clock_ms
+from node.children import (
+    INTERRUPTED,
+    Interrupted,
+    check_alive,
+    child,
+    miner_command,
+    raise_on_signals,
+    read_address,
+)
+from node.config import EMBEDDED_MODEL, format_options
+from node.datadir import (
+    DataDirectory,
+    Founder,
+    create_follower_directory,
+    create_network,
+    write_private,
+)
+from node.restclient import RestClient
+from node.up import START_TIMEOUT_S, complete_sample_job, prepare_keys, show_receipt
+
+HOST = "127.0.0.1"
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalNetworkSettings:
+    """What `aitbc network` needs to know."""
+
+    data: Path
+    authorities: int
+    followers: int
+    miners: int
+    base_port: int
+    """0 lets the system choose the ports."""
+    once: bool
+
+
+class NodeEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One node in network.json."""
+
+    name: str
+    role: Literal["authority", "follower"]
+    url: str
+    pid: int
+    data: str
+    client_key: str
+    miner_key: str
+    admin_key: str
+
+
+class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
+    """network.json, readable by its owner alone."""
+
+    genesis: str
+    """Path of the genesis file."""
+    nodes: tuple[NodeEntry, ...]
+
+
+def run_local_network(settings: LocalNetworkSettings) -> int:
+    """Run it all; returns the exit status."""
+    raise_on_signals()
+    try:
+        return _run(settings)
+    except Interrupted:
+        click.echo("Stopped.")
+        return INTERRUPTED if settings.once else 0
+
+
+def _run(settings: LocalNetworkSettings) -> int:
+    if settings.once and not settings.miners:
+        raise StoreError("--once runs a job, which needs a miner: give --miners 1 or more")
+    model = _prepare_model() if settings.miners else None
+    known = _read_network_file(settings.data)
+    directories = _prepare_directories(settings)
+    keys = {d.root.name: prepare_keys(d, known.get(d.root.name, {})) for d in directories}
+    with ExitStack() as stack:
+        running = {
+            directory.root.name: stack.enter_context(child(_node_command(directory), {}))
+            for directory in directories
+        }
+        nodes = tuple(_describe(d, running[d.root.name], keys[d.root.name]) for d in directories)
+        genesis = str(directories[0].genesis.resolve())
+        _write_network_file(settings.data, NetworkFile(genesis=genesis, nodes=nodes))
+        for node in nodes:
+            click.echo(f"{node.name:<14} {node.url}  pid {node.pid}  data in {node.data}")
+        hosts = _choose_hosts(nodes, settings.miners)
+        for number, host in enumerate(hosts, start=1):
+            assert model is not None, "there are miners"
+            command = _miner_command(settings.data / f"miner-{number}", host, number, model)
+            miner = stack.enter_context(child(command, {"AITBC_KEY": host.miner_key}))
+            running[f"miner-{number}"] = miner
+            click.echo(f"miner-{number:<8} of {host.name}  pid {miner.pid}")
+        if settings.once:
+            _run_job(hosts[0], nodes, running, settings.data)
+            return 0
+        click.echo(f"\nExplorer {nodes[0].url}/    {_network_file(settings.data)}    Ctrl-C stops")
+        while True:
+            _note_ended(running)
+            time.sleep(_POLL_S)
+
+
+def _node_command(directory: DataDirectory) -> list[str]:
+    return ["run", "--data", str(directory.root), "--log-file", str(directory.log("node"))]
+
+
+def _prepare_model() -> Path:
+    model = prepare_embedded_model(default_cache(os.environ), lambda line: click.echo(f"  {line}"))
+    return model.path
+
+
+# --- data directories ---------------------------------------------------------------------------
+
+
+def _prepare_directories(settings: LocalNetworkSettings) -> list[DataDirectory]:
+    """Open the nodes' directories, or make them."""
+    authorities = [settings.data / f"authority-{i + 1}" for i in range(settings.authorities)]
+    followers = [settings.data / f"follower-{i + 1}" for i in range(settings.followers)]
+    found = sorted(path.parent.name for path in settings.data.glob("*-*/genesis.json"))
+    wanted = sorted(path.name for path in (*authorities, *followers))
+    if not found:
+        return _create_directories(settings, authorities, followers)
+    if found != wanted:
+        raise StoreError(
+            f"{settings.data}: holds {', '.join(found)}; start it with as many authorities and "
+            "followers as it has, or choose another --data"
+        )
+    return [DataDirectory(root) for root in (*authorities, *followers)]
+
+
+def _create_directories(
+    settings: LocalNetworkSettings, authorities: list[Path], followers: list[Path]
+) -> list[DataDirectory]:
+    ports = _choose_ports(settings.base_port, len(authorities) + len(followers))
+    urls = [f"http://{HOST}:{port}" for port in ports]
+    founders = [
+        Founder(root=root, name=root.name, url=url)
+        for root, url in zip(authorities, urls, strict=False)
+    ]
+    made = create_network(founders, network="aitbc-local", now_ms=read_clock_ms())
+    genesis = made[0].load_genesis()
+    made += [create_follower_directory(root, genesis) for root in followers]
+    for directory, port in zip(made, ports, strict=True):
+        options: dict[str, str | int | list[str]] = {
+            "host": HOST,
+            "port": port,
+            "default_model": EMBEDDED_MODEL,
+        }
+        if directory.root in followers:
+            options["follow"] = urls[: len(authorities)]
+        write_private(directory.options, format_options(options))
+    return made
+
+
+def _choose_ports(base_port: int, count: int) -> list[int]:
+    if base_port:
+        return [base_port + i for i in range(count)]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        return [free.getsockname()[1] for free in sockets]
+
+
+# --- network.json -------------------------------------------------------------------------------
+
+
+def _network_file(root: Path) -> Path:
+    return root / "network.json"
+
+
+def _read_network_file(root: Path) -> dict[str, Mapping[str, Any]]:
+    """Return what is known of the nodes of an earlier run, by name."""
+    try:
+        known = msgspec.json.decode(_network_file(root).read_bytes(), type=NetworkFile)
+    except (OSError, ValueError):
+        return {}
+    return {node.name: msgspec.to_builtins(node) for node in known.nodes}
+
+
+def _write_network_file(root: Path, network: NetworkFile) -> None:
+    write_private(_network_file(root), msgspec.json.format(msgspec.json.encode(network)) + b"\n")
+
+
+def _describe(
+    directory: DataDirectory, process: subprocess.Popen[str], keys: Mapping[str, str]
+) -> NodeEntry:
+    return NodeEntry(
+        name=directory.root.name,
+        role="authority" if directory.authority_key.exists() else "follower",
+        url=read_address(process),
+        pid=process.pid,
+        data=str(directory.root.resolve()),
+        client_key=keys["client_key"],
+        miner_key=keys["miner_key"],
+        admin_key=keys["admin_key"],
+    )
+
+
+# --- miners and the job -------------------------------------------------------------------------
+
+
+def _choose_hosts(nodes: tuple[NodeEntry, ...], miners: int) -> list[NodeEntry]:
+    """Return the authority of each miner, first one that does not propose the next block."""
+    authorities = [node for node in nodes if node.role == "authority"]
+    with RestClient(authorities[0].url) as client:
+        height = int(client.health()["height"])
+    first = (height + 2) % len(authorities)  # member (h + v) mod n proposes height h in view v
+    return [authorities[(first + i) % len(authorities)] for i in range(miners)]
+
+
+def _miner_command(root: Path, host: NodeEntry, number: int, model: Path) -> list[str]:
+    return miner_command(
+        url=host.url,
+        keyfile=root / "miner.json",
+        miner_id=f"miner-{number}",
+        model=model,
+        threads=1,
+        log=root / "miner.log",
+    )
+
+
+def _run_job(
+    host: NodeEntry,
+    nodes: tuple[NodeEntry, ...],
+    running: Mapping[str, subprocess.Popen[str]],
+    root: Path,
+) -> None:
+    """Run a job through one node, and wait until every node shows its receipt as final."""
+
+    def check_all() -> None:
+        for name, process in running.items():
+            check_alive(name, process, root / name)
+
+    click.echo(f"\nThrough  {host.name}, which does not propose the next block")
+    with RestClient(host.url, host.client_key) as client:
+        job = complete_sample_job(client, check_all)
+        show_receipt(client, job, DataDirectory(Path(host.data)))
+    for node in nodes:
+        with RestClient(node.url) as client:
+            receipt = client.wait_for_receipt(
+                job["receipt_id"], timeout_s=START_TIMEOUT_S, may_be_unknown=True
+            )
+        click.echo(f"  final on {node.name} in block {receipt['block_height']}")
+
+
+def _note_ended(running: dict[str, subprocess.Popen[str]]) -> None:
+    """Tell of every process that has ended; the others go on."""
+    for name, process in list(running.items()):
+        if process.poll() is not None:
+            del running[name]
+            click.echo(f"{name} ended (exit {process.returncode}); the others go on")

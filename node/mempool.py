@@ -1,0 +1,162 @@
+"""The mempool: every transaction that this node knows of and no block holds yet.
+
+Our own are durable in node.db: whoever was told "accepted" relies on them. Those of other
+coordinators are kept in memory only, since their coordinator has them on disk and sends them again
+until they are final. They have a bounded share each, so that one coordinator cannot crowd out the
+others.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from ledger.block import Tip
+from ledger.errors import LedgerError
+from ledger.payloads import find_receipt_id
+from ledger.rules import verify_transaction
+from ledger.selection import choose_transactions
+from ledger.store.chain import ChainStore
+from ledger.store.database import Database, DatabaseBusyError
+from ledger.store.mempool import insert_transaction, is_waiting, list_mempool, remove_from_mempool
+from ledger.transaction import Transaction, parse_transaction
+
+MAX_FOREIGN_BYTES = 64 << 20
+"""Of other coordinators' transactions together."""
+_PAGE = 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Mempool:
+    """Any thread may add and read; the sealer alone decides what leaves."""
+
+    def __init__(self, *, chain: ChainStore, market: Database) -> None:
+        self._chain = chain
+        self._market = market
+        self._lock = threading.Lock()
+        self._foreign: dict[bytes, tuple[str, Transaction]] = {}
+        """By id, in order of arrival, with who sent it."""
+        self._shares: Counter[str] = Counter()
+        """Bytes by sender."""
+
+    def add_foreign(self, sender: str, transactions: Iterable[Transaction], *, senders: int) -> int:
+        """Keep verified transactions of another coordinator; returns how many were new.
+
+        `senders` is how many there may be; what exceeds the sender's share is left out: it will
+        send it again.
+        """
+        share = MAX_FOREIGN_BYTES // senders
+        added = 0
+        with self._lock:
+            for transaction in transactions:
+                size_bytes = len(transaction.envelope)
+                if self._shares[sender] + size_bytes > share:
+                    break
+                if bytes(transaction.id) not in self._foreign:
+                    self._foreign[bytes(transaction.id)] = sender, transaction
+                    self._shares[sender] += size_bytes
+                    added += 1
+        return added
+
+    def knows(self, transaction: Transaction) -> bool:
+        """Tell whether a transaction of another coordinator waits here already."""
+        return bytes(transaction.id) in self._foreign
+
+    def list_own(self, limit: int, *, after: int = 0) -> list[tuple[int, bytes]]:
+        """Return our own transactions as (place, envelope), oldest first, above a place."""
+        page = list_mempool(self._market.reader, limit=limit, after=after)
+        return [(seq, envelope) for seq, _, _, envelope in page]
+
+    def add_own(self, transaction: Transaction, *, now_ms: int) -> None:
+        """Keep a transaction of ours, durably, unless it waits already."""
+
+        def add(connection: sqlite3.Connection) -> None:
+            if not is_waiting(connection, transaction.id):
+                insert_transaction(connection, transaction, now_ms=now_ms)
+
+        self._market.write(add).result()
+
+    def choose(self, tip: Tip, *, limit: int | None = None) -> tuple[Transaction, ...]:
+        """Return the oldest transactions that may stand in the block after `tip`, ours first.
+
+        None only if there are none. What can never stand in a block is removed.
+        """
+        leaving: list[bytes] = []
+        selection = choose_transactions(self._iterate(leaving), tip, limit=limit)
+        for transaction, error in selection.invalid:
+            _log_eviction(bytes(transaction.id), transaction.envelope, error)
+            leaving.append(bytes(transaction.id))
+        if leaving:
+            self.remove(leaving)
+        return selection.chosen
+
+    def remove(self, ids: list[bytes]) -> bool:
+        """Forget transactions; what stays is skipped, and removed another time."""
+        with self._lock:
+            for transaction_id in ids:
+                if found := self._foreign.pop(transaction_id, None):
+                    sender, transaction = found
+                    self._shares[sender] -= len(transaction.envelope)
+        try:
+            self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+        except DatabaseBusyError as error:
+            logger.warning("%s: %d transactions stay in the mempool for now", error, len(ids))
+            return False
+        return True
+
+    def evict_invalid(self, tip: Tip) -> bool:
+        """Remove what was chosen for the block after `tip` and is not valid there.
+
+        Returns whether anything left. Only a fault of this node lets such a thing in.
+        """
+        invalid = []
+        for transaction in self.choose(tip):
+            try:
+                verify_transaction(transaction, tip)
+            except LedgerError as error:
+                _log_eviction(bytes(transaction.id), transaction.envelope, error)
+                invalid.append(bytes(transaction.id))
+        return bool(invalid) and self.remove(invalid)
+
+    def _iterate(self, leaving: list[bytes]) -> Iterator[Transaction]:
+        """Yield what is not final yet: ours from disk, then the others'.
+
+        Puts into `leaving` what is final already, and what is no transaction at all.
+        """
+        for transaction_id, receipt_id, found in self._list_rows():
+            if self._chain.contains(transaction_id, receipt_id):
+                leaving.append(transaction_id)  # a crash between two commits left it behind
+                continue
+            try:
+                transaction = parse_transaction(found) if isinstance(found, bytes) else found
+            except LedgerError as error:
+                assert isinstance(found, bytes), "what is in memory was parsed before"
+                _log_eviction(transaction_id, found, error)
+                leaving.append(transaction_id)
+            else:
+                yield transaction
+
+    def _list_rows(self) -> Iterator[tuple[bytes, str | None, bytes | Transaction]]:
+        """Yield (id, receipt id, envelope or transaction)."""
+        seq = 0
+        while page := list_mempool(self._market.reader, limit=_PAGE, after=seq):
+            for seq, transaction_id, receipt_id, envelope in page:  # noqa: B007
+                yield transaction_id, receipt_id, envelope
+        with self._lock:
+            foreign = [transaction for _, transaction in self._foreign.values()]
+        for transaction in foreign:
+            yield bytes(transaction.id), find_receipt_id(transaction.payload), transaction
+
+
+def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:
+    # Envelopes are public, so the log may keep what the mempool gives up.
+    logger.error(
+        "transaction %s can never be final and leaves the mempool: %s: %s",
+        transaction_id.hex(),
+        error,
+        envelope.decode(errors="replace"),
+    )

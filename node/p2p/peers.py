@@ -1,0 +1,167 @@
+"""The other nodes: where they are, what they said last, and the queues of what they are to hear.
+
+A peer is a member of the authority set with an address. Messages to it go one after another, in
+order, from a bounded queue; what does not fit is dropped from the front, since the engine repeats
+what is still needed. A peer that does not answer is tried again after a pause that grows to
+`MAX_BACKOFF_S`, and the log speaks of it twice: when it is lost and when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+
+from ledger.encoding import MAX_INTEGER
+from ledger.errors import LedgerError
+from ledger.keys import KeyPair
+from node.p2p.documents import MAX_STATUS_BYTES, Status, parse_status
+from node.p2p.frames import HEIGHT_HEADER
+from node.p2p.paths import MESSAGES_PATH
+from node.p2p.stamp import build_stamp
+
+MAX_QUEUED_MESSAGES = 64
+MAX_REFUSAL_BYTES = 300
+"""What is kept of a refusal's text."""
+MAX_HEIGHT_DIGITS = 16
+MIN_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 2.0
+CONNECT_TIMEOUT_S = 2.0
+ANSWER_TIMEOUT_S = 15.0
+"""A message is answered once it is dealt with, and a full block takes a moment."""
+
+logger = logging.getLogger(__name__)
+
+
+class PeerFailedError(LedgerError):
+    """A peer cannot be reached or refuses what we send; says which and why."""
+
+
+@dataclass(kw_only=True)
+class Peer:
+    """One other node. Written in the event loop alone; other threads may read."""
+
+    account: str
+    name: str
+    url: str
+    """The address in use."""
+    stated_url: str
+    """That of the authority set."""
+    height: int = 0
+    """Of its newest final block, as it said last."""
+    failure: str | None = None
+    """Why it cannot be reached; None while it can."""
+
+
+class PeerLink:
+    """The way to one peer: its queue, its connection, its pauses."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        key: KeyPair,
+        genesis_hash: bytes,
+        returned: Callable[[], None],
+        heard: Callable[[str, int], None],
+    ) -> None:
+        """`returned()`: the peer answers again; `heard(account, height)`: it says its height."""
+        self.peer = peer
+        self._returned = returned
+        self._heard = heard
+        self._key = key
+        self._genesis_hash = genesis_hash
+        self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)
+        self._filled = asyncio.Event()
+        self._backoff_s = MIN_BACKOFF_S
+        self._client = httpx2.AsyncClient(
+            base_url=peer.url.rstrip("/"),
+            timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            trust_env=False,
+        )
+
+    def put(self, message: bytes) -> None:
+        """Queue a consensus message."""
+        self._queue.append(message)
+        self._filled.set()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.aclose()
+
+    async def deliver(self) -> None:
+        """Send what is queued, for ever."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._queue:
+                if not await self.try_send(MESSAGES_PATH, self._queue.popleft()):
+                    await self.pause()
+
+    async def try_send(self, path: str, body: bytes) -> bool:
+        """Send one body; returns whether the peer took it."""
+        try:
+            status = await self._send(path, body)
+        except PeerFailedError as error:
+            if self.peer.failure is None:
+                logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
+            self.peer.failure = str(error)
+            return False
+        if self.peer.failure is not None:
+            logger.info("peer %s at %s answers again", self.peer.name, self.peer.url)
+            self._returned()
+        self.peer.failure, self._backoff_s = None, MIN_BACKOFF_S
+        self._note_height(status.height)
+        return True
+
+    def _note_height(self, height: int) -> None:
+        self.peer.height = height
+        self._heard(self.peer.account, height)
+
+    async def pause(self) -> None:
+        """Wait before the next attempt."""
+        await asyncio.sleep(self._backoff_s)
+        self._backoff_s = min(2 * self._backoff_s, MAX_BACKOFF_S)
+
+    async def _send(self, path: str, body: bytes) -> Status:
+        headers = build_stamp(
+            self._key,
+            genesis_hash=self._genesis_hash,
+            recipient=self.peer.account,
+            path=path,
+            body=body,
+        )
+        headers["content-type"] = "application/json"
+        try:
+            answer = await self._client.post(path, content=body, headers=headers)
+        except (httpx2.HTTPError, OSError) as error:
+            raise PeerFailedError(f"no answer ({type(error).__name__})") from error
+        if answer.is_error and (height := answer.headers.get(HEIGHT_HEADER, "")).isdecimal():
+            # Who was put out of the set while away learns only from refusals that it is behind.
+            self._note_height(min(int(height[:MAX_HEIGHT_DIGITS]), MAX_INTEGER))
+        return read_status(answer, self._genesis_hash)
+
+
+def read_status(answer: httpx2.Response, genesis_hash: bytes) -> Status:
+    """Return the status that an answer carries.
+
+    Raises:
+        PeerFailedError: a refusal, something else, or a node of another network.
+    """
+    data = answer.content
+    if answer.status_code != httpx2.codes.OK:
+        text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
+        raise PeerFailedError(f"answered {answer.status_code}: {text}")
+    if len(data) > MAX_STATUS_BYTES:
+        raise PeerFailedError("its status is too long")
+    try:
+        status = parse_status(data)
+    except LedgerError as error:
+        raise PeerFailedError(str(error)) from error
+    if status.genesis != genesis_hash.hex():
+        raise PeerFailedError(f"it belongs to another network, {status.genesis[:16]}…")
+    return status

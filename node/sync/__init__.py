@@ -1,0 +1,7 @@
+"""Catching up: final blocks of other nodes, verified here, stored in order."""
+
+from node.sync.progress import SyncProgress
+from node.sync.source import PeerError
+from node.sync.syncer import Syncer
+
+__all__ = ["PeerError", "SyncProgress", "Syncer"]

@@ -1,0 +1,41 @@
+"""What this node tells people about the others: how far it has caught up, and who answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ledger.views import PeerView, SyncView
+from node.p2p.peers import Peer
+from node.sync import SyncProgress
+
+
+class NodeWatch:
+    """Fulfils `ledger.views.NetworkWatch`."""
+
+    def __init__(
+        self, *, progress: Callable[[], SyncProgress], peers: Callable[[], Sequence[Peer]]
+    ) -> None:
+        self._progress = progress
+        self._peers = peers
+
+    def sync(self) -> SyncView | None:
+        """Return how far catching up is; None while there is nothing to catch up with."""
+        progress = self._progress()
+        if progress.state == "idle":
+            return None
+        return SyncView(
+            state=progress.state, target_height=progress.target_height, eta_s=progress.eta_s
+        )
+
+    def peers(self) -> Sequence[PeerView]:
+        """Return the nodes that this one talks to, in the order of the authority set."""
+        return [
+            PeerView(
+                account=peer.account,
+                name=peer.name,
+                url=peer.stated_url,
+                height=peer.height,
+                answers=peer.failure is None,
+            )
+            for peer in self._peers()
+        ]

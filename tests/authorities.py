@@ -1,0 +1,128 @@
+"""Authorities of one network in this process, each with its own files, sockets and threads.
+
+A test runs as many of them as it likes and plays the others itself: it has their keys.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from ledger.block import Block, Certificate, Tip, hash_genesis
+from ledger.jobs import KeyRole
+from ledger.keys import KeyPair
+from ledger.rules import build_block
+from ledger.store.market import open_market
+from ledger.transaction import Transaction
+from node.apikeys import create_key
+from node.assembly import Node, open_node
+from node.config import NodeSettings
+from node.datadir import DataDirectory, Founder, create_network, load_key
+from node.httphead import BoundedHeadProtocol
+from tests.builders import CREATED_MS, build_certificate
+
+HOST = "127.0.0.1"
+STOP_TIMEOUT_S = 30
+
+
+class Authorities:
+    """The directories and keys of a network, and addresses that stay over restarts."""
+
+    def __init__(self, root: Path, count: int) -> None:
+        sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
+        self.urls = [f"http://{HOST}:{s.getsockname()[1]}" for s in sockets]
+        for free in sockets:
+            free.close()
+        founders = [
+            Founder(root=root / f"authority-{i}", name=f"authority {i}", url=url)
+            for i, url in enumerate(self.urls)
+        ]
+        self.directories = create_network(founders, network="test-net", now_ms=CREATED_MS)
+        self.genesis = self.directories[0].load_genesis()
+        self.genesis_hash = hash_genesis(self.genesis)
+        self.keys: list[KeyPair] = [load_key(d.authority_key)[0] for d in self.directories]
+
+    def create_key(self, index: int, role: KeyRole) -> str:
+        """Make an API key of a node that does not run."""
+        store = open_market(self.directories[index].market, self.genesis_hash)
+        try:
+            return store.write(
+                lambda c: create_key(
+                    c, genesis_hash=self.genesis_hash, role=role, client=None, now_ms=CREATED_MS
+                )
+            ).result()
+        finally:
+            store.close()
+
+    @contextlib.contextmanager
+    def run(self, index: int, **settings: Any) -> Iterator[Node]:
+        """Run one authority at its address."""
+        with serve_node(self.directories[index], self.urls[index], **settings) as node:
+            yield node
+
+    def certify(self, block: Block, voters: range | None = None, view: int = 0) -> Certificate:
+        """Return a finality certificate by the genesis' members."""
+        return build_certificate(block.header, self.keys, voters=voters, view=view)
+
+    def propose(
+        self, node: Node, tip: Tip, *transactions: Transaction, proposer: KeyPair, time_ms: int
+    ) -> Block:
+        """Build a block on the chain of a running node."""
+        return build_block(
+            tip,
+            transactions,
+            time_ms=time_ms,
+            proposer=proposer.account,
+            read=node.chain.read_node,
+        )
+
+
+@contextlib.contextmanager
+def serve_node(data: DataDirectory, url: str, **settings: Any) -> Iterator[Node]:
+    """Run a node of this directory with its real lifespan, in a thread."""
+    host, port = url.removeprefix("http://").split(":")
+    defaults: dict[str, Any] = {
+        "data": data.root,
+        "host": host,
+        "port": int(port),
+        "mode": "dev",
+        "default_model": "llama3.2",
+        "price_token_micros": 2,
+        "price_gpu_second_micros": 500,
+        "batch_delay_ms": 0,
+        "max_pending_per_key": 10_000,
+    }
+    servers: list[uvicorn.Server] = []
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    with contextlib.ExitStack() as stack:
+        node = stack.enter_context(open_node(NodeSettings(**defaults | settings), stop=stop))
+        listening = stack.enter_context(socket.create_server((host, int(port))))
+        config = uvicorn.Config(
+            node.app,
+            http=BoundedHeadProtocol,
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+        server = uvicorn.Server(config)
+        servers.append(server)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield node
+        finally:
+            node.begin_shutdown()
+            server.should_exit = True
+            thread.join(STOP_TIMEOUT_S)
+            assert not thread.is_alive()
+            assert node.failure is None, node.failure

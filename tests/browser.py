@@ -1,0 +1,101 @@
+"""Chromium and a real socket for tests: whatever a page complains of fails the test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from playwright.sync_api import Browser, Page, sync_playwright
+from starlette.applications import Starlette
+
+CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+ARGUMENTS = [
+    *("--no-sandbox", "--headless", "--disable-gpu", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--no-first-run"),
+]
+START_S = 20
+ACTION_MS = 10_000
+
+
+class Server:
+    """An application on an ephemeral port of the loopback, in a thread of its own."""
+
+    def __init__(self, app: Starlette) -> None:
+        config = uvicorn.Config(app, log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run)
+        self._ready = threading.Event()
+
+    def _run(self) -> None:
+        async def serve() -> None:
+            listener = socket.create_server(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self._ready.set()  # connections queue up until the server accepts them
+            await self._server.serve(sockets=[listener])
+
+        self._loop.run_until_complete(serve())
+        self._loop.close()
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._ready.wait(START_S)
+        return self
+
+    def __exit__(self, *_):
+        self._server.should_exit = True
+        self._thread.join(START_S)
+        assert not self._thread.is_alive(), "an open stream must not hold the shutdown"
+
+    def call(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(START_S)
+
+
+@contextmanager
+def launch_browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def open_page(
+    browser: Browser, server: Server, path: str, *, expected: str | None = None, **options: Any
+) -> Iterator[Page]:
+    """A page whose complaints and foreign requests fail the test when it is closed.
+
+    `expected` is a part of the one complaint that the test provokes.
+    """
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.set_default_timeout(ACTION_MS)
+    page = context.new_page()
+    problems: list[str] = []
+
+    def note(message) -> None:
+        is_own_404 = "404" in message.text and message.location["url"] == page.url
+        is_expected = expected is not None and expected in message.text
+        if message.type in {"error", "warning"} and not is_own_404 and not is_expected:
+            problems.append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", lambda dialog: problems.append("dialog: " + dialog.message))
+    page.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith(server.url + "/")
+            else problems.append("request to " + request.url)
+        ),
+    )
+    page.goto(server.url + path, wait_until="domcontentloaded")
+    yield page
+    context.close()
+    assert problems == []

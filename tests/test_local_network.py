@@ -1,0 +1,91 @@
+"""`aitbc network` as its users run it, and what must hold whatever happens to its nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ledger.errors import StoreError
+from ledger.store.fsck import verify_chain
+from node.datadir import DataDirectory
+from node.localnet import LocalNetworkSettings, run_local_network
+from scripts.local_network import RehearsalError, require
+from scripts.rehearse import rehearse
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT_S = 180
+
+
+def settings(data: Path, **changes) -> LocalNetworkSettings:
+    fields = {
+        "data": data,
+        "authorities": 2,
+        "followers": 1,
+        "miners": 0,
+        "base_port": 0,
+        "once": False,
+    }
+    return LocalNetworkSettings(**fields | changes)
+
+
+def verify(data: str) -> tuple[int, str]:
+    directory = DataDirectory(Path(data))
+    tip = verify_chain(directory.ledger, directory.load_genesis(), lambda _height, _last: None)
+    return tip.tree_size, tip.hash.hex()
+
+
+def test_once_runs_a_job_that_every_node_shows_as_final(tmp_path, embedded_model):
+    del embedded_model  # in the cache, so that nothing is downloaded here
+    root = tmp_path / "network"
+    command = [sys.executable, "-m", "node", "network", "--data", str(root), "--base-port", "0"]
+    done = subprocess.run(
+        [*command, "--authorities", "4", "--followers", "1", "--miners", "1", "--once"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    nodes = json.loads((root / "network.json").read_text())["nodes"]
+    assert [node["role"] for node in nodes] == ["authority"] * 4 + ["follower"]
+    for node in nodes:
+        assert f"final on {node['name']} in block 1" in done.stdout
+        assert all(node[key].startswith("aik_") for key in ("client_key", "miner_key", "admin_key"))
+    assert "does not propose the next block" in done.stdout
+    assert "3 of 4 authorities signed" in done.stdout or "4 of 4 authorities signed" in done.stdout
+    assert len({verify(node["data"]) for node in nodes}) == 1
+    # The file holds keys.
+    assert stat.S_IMODE((root / "network.json").stat().st_mode) == 0o600
+
+
+def test_a_network_keeps_its_promises_whatever_happens_to_its_nodes(tmp_path):
+    """SIGKILL, a lost quorum, restarts, under load: `rehearse` raises where a promise breaks."""
+    figures = rehearse(tmp_path / "network", phase_s=2)
+    assert figures["ledgers verified and identical"].startswith("5: ")
+    assert "each in the chain once" in figures["acknowledged receipts"]
+    assert not figures["accepted as pending meanwhile"].startswith("0")
+
+
+def test_a_broken_promise_is_noticed():
+    with pytest.raises(RehearsalError, match="lost"):
+        require(set(), "lost")
+
+
+def test_a_network_is_started_with_as_many_nodes_as_it_has(tmp_path):
+    root = tmp_path / "network"
+    (root / "authority-1").mkdir(parents=True)
+    (root / "authority-1" / "genesis.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"holds authority-1; start it with as many"):
+        run_local_network(settings(root))
+
+
+def test_a_job_needs_a_miner(tmp_path):
+    with pytest.raises(StoreError, match="--miners 1 or more"):
+        run_local_network(settings(tmp_path / "network", once=True))
+    assert not (tmp_path / "network").exists()

@@ -1,0 +1,68 @@
+"""A node with final receipts behind its pages, and what a reader does on the verifying ones."""
+
+from playwright.sync_api import Page
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from explorer_ui import ClosingError, build_explorer
+from ledger.encoding import encode
+from ledger.proof import ProofBundle
+from tests.api_node import ApiNode, run_job
+from tests.browser import Server
+from tests.builders import Chain, build_chain, build_members, build_receipt
+
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+class NobodyWaits:
+    async def wait(self, height: int) -> int:
+        raise ClosingError
+
+
+class Market(Server):
+    """A node on a socket, with two final receipts."""
+
+    def __init__(self, node: ApiNode) -> None:
+        pages = build_explorer(
+            node.views, clock_ms=node.clock_ms, head_changed=NobodyWaits(), release="0.1.0"
+        )
+        app = Starlette(routes=[*node.app().routes, *pages])
+        with TestClient(app) as client:
+            self.receipt, self.other = (run_job(client, node)[1]["receipt_id"] for _ in range(2))
+            node.start_sealing()
+            node.wait_final(1)
+        self.genesis = encode(node.genesis)
+        super().__init__(app)
+
+
+def build_changed_chain() -> Chain:
+    """Four authorities, then five, then six, who seal receipt 4."""
+    chain = build_chain(4, blocks=[1])
+    chain.change_authorities(build_members(5, epoch=1), build_receipt(chain.genesis, 2))
+    chain.change_authorities(build_members(6, epoch=2), build_receipt(chain.genesis, 3))
+    chain.append(build_receipt(chain.genesis, 4))
+    return chain
+
+
+def last_bundle(chain: Chain) -> ProofBundle:
+    """The proof of the newest receipt."""
+    return chain.bundle(len(chain.transactions) - 1)
+
+
+def choose(page: Page, kind: str, data: bytes) -> None:
+    file = {"name": f"{kind}.json", "mimeType": "application/json", "buffer": data}
+    page.set_input_files(f"#file-{kind}", files=[file])
+
+
+def verify(page: Page) -> None:
+    page.get_by_role("button", name="Verify", exact=True).click()
+
+
+def verdict(page: Page):
+    return page.locator("main .verdict")
+
+
+def claims(page: Page) -> list[tuple[str, str]]:
+    """(name, status in words) of each claim that is shown."""
+    names = page.locator(".claims summary code").all_inner_texts()
+    return list(zip(names, page.locator(".claims .state").all_inner_texts(), strict=True))
