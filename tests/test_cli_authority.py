@@ -339,9 +339,17 @@ def test_a_founder_may_say_where_others_will_reach_it(tmp_path):
     assert not (tmp_path / "bad").exists()
 
 
-@pytest.mark.parametrize("option", ["--network", "--name", "--url"])
-def test_joining_takes_no_word_about_the_network_or_its_set(data, tmp_path, option):
-    result = aitbc("init", "--data", tmp_path / "x", "--genesis", data.genesis, option, "other")
+def test_joining_prints_how_it_is_proposed(data, tmp_path):
+    options = ["--name", "beta", "--url", "https://beta.example"]
+    text = done("init", "--data", tmp_path / "beta", "--genesis", data.genesis, *options)
+    account = load_key(DataDirectory(tmp_path / "beta").authority_key)[0].account
+    assert f"--add beta={account}=https://beta.example\n" in text
+
+
+def test_joining_takes_no_name_of_a_new_network(data, tmp_path):
+    result = aitbc(
+        "init", "--data", tmp_path / "x", "--genesis", data.genesis, "--network", "other"
+    )
     assert result.exit_code == 2
     assert not (tmp_path / "x").exists()
 
