@@ -35,13 +35,14 @@ class Output:
         if height.member is None:
             return self.others
         effects: list[Effect] = []
-        record = VoteRecord(
-            height=height.height,
-            votes=tuple(self.votes),
-            blocks=tuple(self.blocks),
-            certificates=tuple(c for c in self.certificates if c.kind != "finalize"),
-        )
-        if record != VoteRecord(height=height.height):
+        certificates = tuple(c for c in self.certificates if c.kind != "finalize")
+        if self.votes or self.blocks or certificates:
+            record = VoteRecord(
+                height=height.height,
+                votes=tuple(self.votes),
+                blocks=tuple(self.blocks),
+                certificates=certificates,
+            )
             effects.append(Persist(record=record))
         if self.is_resend:
             effects.append(Send(message=_build_everything(height)))

@@ -87,6 +87,8 @@ class VoteStore:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        self._forgotten_below = -1
+        """What the file says at least; not known before the first record."""
 
     @classmethod
     def create(cls, path: Path, *, instance: str, account: str, genesis_hash: bytes) -> VoteStore:
@@ -158,8 +160,11 @@ class VoteStore:
             )
             write.executemany("INSERT OR IGNORE INTO block VALUES (?, ?, ?)", blocks)
             write.executemany("INSERT OR IGNORE INTO certificate VALUES (?, ?, ?, ?)", certificates)
-            self._forget_below(height - KEEP_HEIGHTS)
+            # Once per height: a height has many records, and each is waited for.
+            if height - KEEP_HEIGHTS > self._forgotten_below:
+                self._forget_below(height - KEEP_HEIGHTS)
             write.execute("COMMIT")
+            self._forgotten_below = max(self._forgotten_below, height - KEEP_HEIGHTS)
         except sqlite3.Error as error:
             if write.in_transaction:
                 write.execute("ROLLBACK")

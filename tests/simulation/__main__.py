@@ -26,12 +26,19 @@ def main() -> int:
 def simulate(seeds: range) -> int:
     """Run the histories and print what came of them."""
     started = time.monotonic()
-    report = run_many(seeds, lambda done: print(f"\r{done} of {len(seeds)}", end="", flush=True))
-    print("\r" + "\n".join(report.list_lines()))
+    report = run_many(seeds, lambda done: show(f"{done:,} of {len(seeds):,} histories"))
+    show("")
+    print("\n".join(report.list_lines()))
     missed = [mutant.name for mutant in MUTANTS if not mutant.catch()]
     print(f"mutants caught: {len(MUTANTS) - len(missed)} of {len(MUTANTS)}", *missed)
     print(f"{time.monotonic() - started:.0f} s")
     return 1 if report.failures or missed else 0
+
+
+def show(progress: str) -> None:
+    """Write over the line before, where somebody watches."""
+    if sys.stdout.isatty():
+        print(f"\r{progress:<40}\r", end="", flush=True)
 
 
 def replay(seed: int) -> int:

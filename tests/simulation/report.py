@@ -16,8 +16,8 @@ CHUNK = 20
 MAX_SHOWN = 10
 """Failures told in full."""
 
-RULES_OF_ZERO = ("fork", "stuck", "lost final")
-"""Failures that are always counted, 0 too."""
+TOLD = {"fork": "forks", "stuck": "stuck", "lost final": "lost finals"}
+"""Failures that are counted by themselves, 0 of them too."""
 
 
 @dataclass
@@ -50,13 +50,13 @@ class Report:
     def list_lines(self) -> list[str]:
         """Return what happened, in lines for a terminal."""
         c = self.counts
-        others = len(self.failures) - sum(map(self.count_failures, RULES_OF_ZERO))
+        others = len(self.failures) - sum(map(self.count_failures, TOLD))
         lines = [
             f"{self.histories:,} histories, {c.events:,} events, {self.heights:,} heights",
             f"{c.crashes:,} crashes, {c.partitions:,} partitions, {c.set_changes:,} set changes, "
             f"{c.evidence:,} pieces of evidence",
             f"{c.forged:,} forged certificates sent, {c.refused:,} messages and blocks refused",
-            ", ".join(f"{self.count_failures(rule)} {rule}" for rule in RULES_OF_ZERO)
+            ", ".join(f"{self.count_failures(rule)} {name}" for rule, name in TOLD.items())
             + f", {others} other failures",
             self._describe_heal(),
         ]

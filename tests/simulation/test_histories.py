@@ -85,7 +85,7 @@ def test_a_failure_is_told_with_its_seed_and_how_to_replay_it():
     report = Report()
     report.add(replace(run_history(draw_plan(1)), failure="fork: at height 3", rule="fork"))
     lines = report.list_lines()
-    assert "1 fork, 0 stuck, 0 lost final, 0 other failures" in lines
+    assert "1 forks, 0 stuck, 0 lost finals, 0 other failures" in lines
     assert lines[-2:] == [
         "seed 1: fork: at height 3",
         "    replay it with: make simulate SEED=1",
