@@ -24,10 +24,9 @@ from ledger.vote import (
     build_block_document,
     build_finality_certificate,
     cast_vote,
-    encode_block,
 )
 from tests.simulation.forgery import Forger
-from tests.simulation.machine import Machine
+from tests.simulation.machine import Machine, build_frame
 from tests.simulation.material import (
     KEY_OF,
     KEYS,
@@ -309,8 +308,8 @@ class Adversary:
         )
         for _, certificate in self._pick(list(forgeries)):
             self.network.counts.forged += 1
-            proof = encode(build_finality_certificate(certificate))
-            self._deliver(victim, "receive_blocks", [(encode_block(block), proof)])
+            frame = build_frame(block, build_finality_certificate(certificate))
+            self._deliver(victim, "receive_blocks", [frame])
 
     def _split_heard(self, height: int) -> tuple[list[Vote], list[Vote]]:
         """Return the votes of a height, and those of the heights below."""

@@ -34,7 +34,7 @@ from consensus.interface import (
 from consensus.messages import Message, compute_max_message_bytes
 from consensus.presence import Presence
 from ledger import rules
-from ledger.block import Block, Certificate, Tip, parse_certificate
+from ledger.block import Block, Certificate, Tip
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
@@ -45,10 +45,11 @@ from ledger.store import chain
 from ledger.store.chain import load_block, load_tip, read_node
 from ledger.store.votes import VoteStore
 from ledger.transaction import Transaction
-from ledger.vote import Vote, VoteRecord, build_evidence, encode_block
+from ledger.vote import Vote, VoteRecord, build_evidence
+from node.sync.verify import verify_frames
 from tests.builders import CREATED_MS
 from tests.simulation.disk import Disk, Moment, PowerCutError
-from tests.simulation.material import parse_block_once, parse_message_once
+from tests.simulation.material import parse_frame_once, parse_message_once
 
 if TYPE_CHECKING:
     from tests.simulation.network import Network
@@ -93,7 +94,7 @@ class Machine:
         self._presence = Presence()
         self._silent: frozenset[int] = frozenset()
         self._accused: set[str] = set()
-        self._served: dict[int, tuple[bytes, bytes]] = {}
+        self._served: dict[int, bytes] = {}
         self.engine = Engine(key=self.key, validator=self)
         self._note_stored()
         self.open()
@@ -206,9 +207,10 @@ class Machine:
             case FetchBlocks():
                 if sender is not None:
                     self._ask(sender)
-            case OfferBlock(height=height):
+            case OfferBlock():
                 if sender is not None:
-                    self._offer(sender, height, 1)
+                    # In production the answer to any message tells this.
+                    self.network.send(self.index, sender, "receive_height", self.tip.height)
             case BlockRefused(error=error):
                 if sender is None:
                     self.network.fail("an honest proposal is refused", str(error))
@@ -302,6 +304,9 @@ class Machine:
             self.disk.append(block, certificate)
         except LedgerError as error:
             self.network.fail("the ledger refuses a final block", f"node {self.index}: {error}")
+        self._move_on(block, certificate)
+
+    def _move_on(self, block: Block, certificate: Certificate) -> None:
         for transaction in block.transactions:
             self.mempool.pop(transaction.id, None)
         self.network.note_final(self, block, certificate)
@@ -337,32 +342,41 @@ class Machine:
 
     def receive_fetch(self, sender: int, from_height: int) -> None:
         if self.engine is not None:
-            self._offer(sender, from_height, BATCH_BLOCKS)
+            self._offer(sender, from_height)
 
-    def receive_blocks(self, sender: int, items: list[tuple[bytes, bytes]]) -> None:
-        """Verify blocks that are said to be final, and apply them one by one."""
+    def receive_blocks(self, sender: int, frames: list[bytes]) -> None:
+        """Verify blocks that are said to be final, as a sync does, and append them one by one."""
         if self.engine is None:
             return
         life, height = self.life, self.tip.height
         try:
-            for document, proof in items:
-                block, certificate = parse_block_once(document), parse_certificate(proof)
-                if block.header.height == self.tip.height + 1:
-                    self._apply(block, certificate)
+            for frame in frames:
+                self._adopt(frame)
+        except StoreError as error:
+            self.network.fail("the ledger refuses a final block", f"node {self.index}: {error}")
         except LedgerError as error:
             self.network.note_refused(self, error)
         except PowerCutError as cut:
             self.power_off(str(cut))
             self.network.plan_restart(self)
-        if life == self.life and len(items) == BATCH_BLOCKS and self.tip.height > height:
+        if life == self.life and len(frames) == BATCH_BLOCKS and self.tip.height > height:
             self._ask(sender)
 
-    def _apply(self, block: Block, certificate: Certificate) -> None:
-        chain.validate_next_block(self.disk.ledger, block, self.tip)
-        chain.verify_certificate(
-            certificate, header=block.header, authority_set=self.tip.authority_set
-        )
-        self._append(block, certificate)
+    def _adopt(self, frame: bytes) -> None:
+        if parse_frame_once(frame, self.tip.limits).header.height != self.tip.height + 1:
+            return
+        verdict = verify_frames([frame], self.tip)
+        if verdict.error is not None:
+            raise verdict.error
+        (verified,) = verdict.blocks
+        self.disk.ledger.cut = self._draw_cut()
+        self.disk.append_verified(verified)
+        self._move_on(verified.block, verified.certificate)
+
+    def receive_height(self, sender: int, height: int) -> None:
+        """Hear from somebody to whom we spoke how far its chain goes."""
+        if self.engine is not None and height > self.tip.height:
+            self._ask(sender)
 
     def poll(self) -> None:
         """A node that is no member hears nothing by itself, so it asks."""
@@ -374,16 +388,22 @@ class Machine:
     def _ask(self, other: int) -> None:
         self.network.send(self.index, other, "receive_fetch", self.tip.height + 1)
 
-    def _offer(self, other: int, height: int, limit: int) -> None:
-        last = min(self.tip.height, height + limit - 1)
-        items = [self._serve(wanted) for wanted in range(height, last + 1)]
-        if items:
-            self.network.send(self.index, other, "receive_blocks", items)
+    def _offer(self, other: int, height: int) -> None:
+        last = min(self.tip.height, height + BATCH_BLOCKS - 1)
+        frames = [self._serve(wanted) for wanted in range(height, last + 1)]
+        if frames:
+            self.network.send(self.index, other, "receive_blocks", frames)
 
-    def _serve(self, height: int) -> tuple[bytes, bytes]:
-        """Return a final block and its certificate. They never change, so one reading will do."""
+    def _serve(self, height: int) -> bytes:
+        """Return the frame of a final block. It never changes, so one reading will do."""
         if height not in self._served:
             found = load_block(self.disk.ledger, height)
             assert found is not None
-            self._served[height] = encode_block(found[0]), encode(found[1])
+            self._served[height] = build_frame(*found)
         return self._served[height]
+
+
+def build_frame(block: Block, certificate: Certificate) -> bytes:
+    """Return a block as the block stream carries it, without its length."""
+    envelopes = [transaction.envelope for transaction in block.transactions]
+    return b"\n".join([encode(block.header), encode(certificate), *envelopes])

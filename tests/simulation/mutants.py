@@ -20,6 +20,7 @@ import ledger.changes
 import ledger.rules
 import ledger.store.chain
 import ledger.vote
+import node.sync.verify
 from consensus import engine as engine_module
 from consensus.engine import Engine
 from consensus.height import OpenHeight
@@ -41,6 +42,7 @@ from tests.simulation.schedules import (
     divide_in_halves,
     fall_far_behind,
     jump_over_views,
+    lack_a_proposer,
     live_with_a_dead_member,
     propose_an_old_block_again,
     propose_over_a_final_block,
@@ -259,13 +261,13 @@ def stay_in_view(patch: Patch) -> None:
     patch.setattr(OpenHeight, "add_certificate", add_and_stay)
 
 
-def drop_effect(kind: type) -> Callable[[Patch], None]:
+def drop_effect(*kinds: type) -> Callable[[Patch], None]:
     def mutate(patch: Patch) -> None:
         step = Engine.step
         patch.setattr(
             Engine,
             "step",
-            lambda self, event: [e for e in step(self, event) if not isinstance(e, kind)],
+            lambda self, event: [e for e in step(self, event) if not isinstance(e, kinds)],
         )
 
     return mutate
@@ -377,7 +379,7 @@ def accept_first_set(patch: Patch) -> None:
                 )
                 verify(certificate, header=header, authority_set=first)
 
-    patch.setattr(ledger.store.chain, "verify_certificate", verify_either)
+    patch.setattr(node.sync.verify, "verify_certificate", verify_either)
 
 
 def change_late(patch: Patch) -> None:
@@ -422,18 +424,19 @@ MUTANTS = [
     # Progress
     Mutant("rebroadcast", never("REBROADCAST_MS"), CRASHES),
     Mutant("tip-heartbeat", never("HEARTBEAT_MS"), scheduled(return_to_an_idle_network)),
-    Mutant("view-timeout", never_time_views, CRASHES),
+    Mutant("view-timeout", never_time_views, scheduled(lack_a_proposer)),
     Mutant("no-time-for-the-silent", wait_for_the_silent, scheduled(live_with_a_dead_member)),
     Mutant(
         "a-later-certificate-moves-on", stay_in_view, scheduled(jump_over_views, to_the_end=False)
     ),
     Mutant("sync-from-higher-heights", drop_effect(FetchBlocks), scheduled(fall_far_behind)),
+    Mutant("sync-at-all", drop_effect(FetchBlocks, OfferBlock), CRASHES),
     Mutant("answer-to-lower-heights", drop_effect(OfferBlock), CHANGES),
     Mutant("old-blocks-have-old-times", always_fresh, scheduled(propose_an_old_block_again)),
     # Certificates
     Mutant("votes-verified", skip_check(ledger.vote, "verify_signature"), LIARS),
     Mutant("certificates-verified", skip_check(consensus.height, "verify_quorum"), LIARS),
-    Mutant("finality-verified", skip_check(ledger.store.chain, "verify_certificate"), LIARS),
+    Mutant("finality-verified", skip_check(node.sync.verify, "verify_certificate"), LIARS),
     Mutant("enough-voters", accept_voters(demand_distinct), LIARS),
     Mutant("distinct-voters", accept_voters(demand_many), LIARS),
     Mutant("votes-name-their-chain", sign_without("genesis_hash", bytes(32)), LIARS),

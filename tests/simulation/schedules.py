@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from consensus.engine import HEARTBEAT_MS
 from consensus.messages import Message, build_message
 from ledger.block import Block, VoteKind
 from ledger.encoding import encode
@@ -17,11 +18,10 @@ from ledger.vote import (
     build_block_document,
     build_finality_certificate,
     cast_vote,
-    encode_block,
 )
 from tests.builders import build_change_payload, sign_change
 from tests.simulation.judge import judge
-from tests.simulation.machine import Machine
+from tests.simulation.machine import Machine, build_frame
 from tests.simulation.material import (
     KEY_OF,
     KEYS,
@@ -317,7 +317,7 @@ def certify_with_a_stale_set(stage: Stage) -> None:
         for i in range(4)
     ]
     certificate = build_finality_certificate(state("finalize", 0, rival, votes))
-    victim.receive_blocks(1, [(encode_block(rival), encode(certificate))])
+    victim.receive_blocks(1, [build_frame(rival, certificate)])
 
 
 # Liveness
@@ -335,13 +335,24 @@ def return_to_an_idle_network(stage: Stage) -> None:
 
 
 def fall_far_behind(stage: Stage) -> None:
-    """Node 3 was away for twenty heights, and must not need a heartbeat for each."""
+    """Node 3 was away for twenty heights, and catches up at the first word of any other.
+
+    That word is a heartbeat, which comes sooner than its own first one.
+    """
     stage.network.start(0, 1, 2)
     for height in range(1, 21):
         stage.submit(0, 1, 2)
         stage.reach(height, 0, 1, 2)
+    stage.run(HEARTBEAT_MS - stage.network.now_ms % HEARTBEAT_MS - 100)
     stage.network.start(3)
-    stage.reach(20, within_ms=SOON_MS)
+    stage.reach(20, within_ms=HEARTBEAT_MS // 2)
+
+
+def lack_a_proposer(stage: Stage) -> None:
+    """Member 1, whose turn it is, is dead."""
+    stage.network.start(0, 2, 3)
+    stage.submit(0, 2, 3)
+    stage.reach(1, 0, 2, 3, within_ms=SOON_MS)
 
 
 def live_with_a_dead_member(stage: Stage) -> None:
