@@ -35,6 +35,9 @@ Hex32 = Annotated[str, msgspec.Meta(pattern=_HEX64_PATTERN)]
 OptionalHex32 = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?\Z")]
 """As Hex32, or empty where the value is unknown."""
 
+# Base64url in the alphabet of plain base64; what only that one has becomes no digit at all.
+_TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/!!!")
+
 _encoder = msgspec.json.Encoder(order="sorted")
 
 
@@ -82,10 +85,11 @@ def decode_base64url(text: str, *, size_bytes: int) -> bytes:
         EncodingError: wrong alphabet, length or trailing bits.
     """
     try:
-        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        standard = text.encode("ascii").translate(_TO_STANDARD) + b"=" * (-len(text) % 4)
+        data = binascii.a2b_base64(standard, strict_mode=True)
     except (ValueError, binascii.Error) as error:
         raise EncodingError("text is not base64url without padding") from error
-    if len(data) != size_bytes or encode_base64url(data) != text:
+    if len(data) != size_bytes or binascii.b2a_base64(data, newline=False) != standard:
         raise EncodingError(f"expected {size_bytes} bytes as canonical base64url")
     return data
 

@@ -11,7 +11,6 @@ needs, and what its fields may say together, is decided in `rules.py`.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal, NewType
@@ -133,7 +132,7 @@ def parse_transaction(envelope: bytes) -> Transaction:
     except EncodingError as error:
         raise InvalidTransactionError(f"envelope: {error}") from error
     order = [_signature_order(signature) for signature in parsed.signatures]
-    if any(earlier >= later for earlier, later in itertools.pairwise(order)):
+    if order != sorted(set(order)):
         raise InvalidTransactionError("signatures: expected distinct ones, sorted by role, key_id")
     return Transaction(
         id=hash_payload(parsed.payload),

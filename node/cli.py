@@ -174,7 +174,7 @@ def _join(data: Path, genesis: Path, *, name: str, url: str) -> None:
     click.echo(
         "It has no vote yet. An authority proposes it, a quorum signs, and so does this key:\n"
         f"  ./aitbc authority propose --add {name}={account}={url or 'URL'}\n"
-        f"  ./aitbc authority sign change.json --data {data}"
+        f"  ./aitbc authority sign change.json --data {data} --url URL"
     )
 
 

@@ -213,8 +213,6 @@ def create_data_directory(
 ) -> DataDirectory:
     """Make the data directory of the one authority of a new network.
 
-    `url` is where others will reach it, if there will be others.
-
     Raises:
         StoreError: there is something already, or the disk refuses.
     """

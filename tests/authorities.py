@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import uvicorn
 
 from ledger.block import Block, Certificate, Tip, hash_genesis
@@ -25,6 +26,7 @@ from node.assembly import Node, open_node
 from node.config import NodeSettings
 from node.datadir import DataDirectory, Founder, create_network, load_key
 from node.httphead import BoundedHeadProtocol
+from node.p2p.stamp import build_stamp
 from tests.builders import CREATED_MS, build_certificate
 
 HOST = "127.0.0.1"
@@ -50,15 +52,22 @@ class Authorities:
 
     def create_key(self, index: int, role: KeyRole) -> str:
         """Make an API key of a node that does not run."""
-        store = open_market(self.directories[index].market, self.genesis_hash)
-        try:
-            return store.write(
-                lambda c: create_key(
-                    c, genesis_hash=self.genesis_hash, role=role, client=None, now_ms=CREATED_MS
-                )
-            ).result()
-        finally:
-            store.close()
+        return create_api_key(self.directories[index], role)
+
+    def stamp_and_post(
+        self, index: int, path: str, body: bytes, key: KeyPair, **changes: Any
+    ) -> httpx2.Response:
+        """Post a body to one authority under the stamp of `key`."""
+        stamped: dict[str, Any] = {
+            "genesis_hash": self.genesis_hash,
+            "recipient": self.keys[index].account,
+            "path": path,
+            "body": body,
+        }
+        headers = build_stamp(key, **stamped | changes)
+        return httpx2.post(
+            self.urls[index] + path, content=body, headers=headers, timeout=30, trust_env=False
+        )
 
     @contextlib.contextmanager
     def run(self, index: int, **settings: Any) -> Iterator[Node]:
@@ -81,6 +90,20 @@ class Authorities:
             proposer=proposer.account,
             read=node.chain.read_node,
         )
+
+
+def create_api_key(data: DataDirectory, role: KeyRole) -> str:
+    """Make an API key of a node that does not run."""
+    genesis_hash = hash_genesis(data.load_genesis())
+    store = open_market(data.market, genesis_hash)
+    try:
+        return store.write(
+            lambda c: create_key(
+                c, genesis_hash=genesis_hash, role=role, client=None, now_ms=CREATED_MS
+            )
+        ).result()
+    finally:
+        store.close()
 
 
 @contextlib.contextmanager

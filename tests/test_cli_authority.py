@@ -330,13 +330,6 @@ def test_joining_makes_a_key_and_its_votes_but_no_network(data, tmp_path):
     assert joined.authority_key.stat().st_mode & 0o077 == 0
 
 
-def test_joining_prints_how_it_is_proposed(data, tmp_path):
-    options = ["--name", "beta", "--url", "https://beta.example"]
-    text = done("init", "--data", tmp_path / "beta", "--genesis", data.genesis, *options)
-    account = load_key(DataDirectory(tmp_path / "beta").authority_key)[0].account
-    assert f"--add beta={account}=https://beta.example\n" in text
-
-
 def test_a_founder_may_say_where_others_will_reach_it(tmp_path):
     done("init", "--data", tmp_path / "alpha", "--url", "https://alpha.example")
     genesis = DataDirectory(tmp_path / "alpha").load_genesis()
@@ -344,6 +337,13 @@ def test_a_founder_may_say_where_others_will_reach_it(tmp_path):
     text = refused("init", "--data", tmp_path / "bad", "--url", "no address")
     assert "genesis" in text
     assert not (tmp_path / "bad").exists()
+
+
+def test_joining_prints_how_it_is_proposed(data, tmp_path):
+    options = ["--name", "beta", "--url", "https://beta.example"]
+    text = done("init", "--data", tmp_path / "beta", "--genesis", data.genesis, *options)
+    account = load_key(DataDirectory(tmp_path / "beta").authority_key)[0].account
+    assert f"--add beta={account}=https://beta.example\n" in text
 
 
 def test_joining_takes_no_name_of_a_new_network(data, tmp_path):

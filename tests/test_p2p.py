@@ -333,3 +333,15 @@ def test_a_transaction_of_another_coordinator_is_proposed_when_it_is_our_turn(fr
     (proposed,) = fresh.node.sealer._engine._height.blocks.values()
     assert [t.id for t in proposed.transactions] == [receipt.id]
     assert ("notarize", 3) in fresh.said()
+
+
+def test_two_votes_that_contradict_each_other_become_evidence_once(fresh):
+    one, other = fresh.block(fresh.receipt(1)), fresh.block(fresh.receipt(2))
+    for block in (one, other, one, other):
+        message = build_message(fresh.tip, votes=[fresh.vote(2, "notarize", block)])
+        assert fresh.say(message).status_code == 200
+    (waiting,) = fresh.client.get("/explorer/transactions").json()
+    assert (waiting["type"], waiting["status"]) == ("evidence", "pending")
+    page = fresh.client.get(f"/txs/{waiting['transaction_id']}.json").json()
+    assert page["envelope"]["payload"]["accused"] == fresh.keys[2].account
+    assert page["envelope"]["payload"]["height"] == 1

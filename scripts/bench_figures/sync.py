@@ -51,7 +51,7 @@ def measure_sync(plan: Plan) -> Iterator[Row]:
         unit="/s",
         reference=f"{SIGNATURES_PER_RECEIPT} libsodium verifications, {CORES} cores",
         reference_value=median(limits),
-        goal="ratio >= 0.70",
+        goal="ratio >= 0.75",
         cpu_micros=median(costs),
     )
     yield Row(
