@@ -132,7 +132,7 @@ class Shell:
         self._durable = record
         self._bound = compute_max_message_bytes(self.tip)
         self.step(HeightOpened(tip=self.tip, record=record))
-        if self.mempool:
+        if self._choose(self.tip):
             self.step(TransactionsWaiting())
 
     def submit(self, transaction: Transaction) -> None:
@@ -194,6 +194,8 @@ class Shell:
                 if block := self.fill_block(tip):
                     delay_ms = self.network.random.randint(0, 5)
                     self.later(delay_ms, self._take_built, block)
+                else:
+                    self.open()
             case SetTimer(timer=timer, delay_ms=delay_ms):
                 if timer.kind is TimerKind.HEARTBEAT:
                     self._note_silent()
@@ -264,17 +266,22 @@ class Shell:
         if vote.kind == "finalize" and ("notarize", vote.view, vote.block_hash) not in proofs:
             self.network.fail("finalized what is not notarized", f"node {self.index}: {vote}")
 
-    def fill_block(self, tip: Tip) -> Block | None:
+    def _choose(self, tip: Tip) -> tuple[Transaction, ...]:
+        """Return what may stand in the next block; forget what no block may hold."""
         # A power cut between a block's commit and this leaves final transactions behind.
         waiting = [t for t in self.mempool.values() if not self._is_final(t)]
         selection = choose_transactions(waiting, tip)
         invalid = {transaction.id for transaction, _ in selection.invalid}
         self.mempool = {t.id: t for t in waiting if t.id not in invalid}
-        if not selection.chosen:
+        return selection.chosen
+
+    def fill_block(self, tip: Tip) -> Block | None:
+        chosen = self._choose(tip)
+        if not chosen:
             return None
         return build_block(
             tip,
-            selection.chosen,
+            chosen,
             time_ms=self.clock_ms,
             proposer=self.account,
             read=self.read_node,
