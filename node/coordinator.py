@@ -117,6 +117,7 @@ class Coordinator:
 
     async def submit(self, caller: Caller, order: JobOrder) -> Job:
         """Store a pending job; it is durable when this returns."""
+        self._check_standing()
         now_ms = self._clock_ms()
         job = Job(
             id=build_job_id(now_ms=now_ms, entropy=secrets.token_bytes(10)),
@@ -272,6 +273,7 @@ class Coordinator:
 
     async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
         """Give the job to this miner, under a lease. The same miner again gets the same lease."""
+        self._check_standing()
         miner = await self._seen(self._miner(caller, miner_id))
 
         def claim(connection: sqlite3.Connection) -> Job:
@@ -337,6 +339,7 @@ class Coordinator:
         if job.state == "completed" and job.miner_id == report.miner_id:
             return self._repeated(job, report)
         check_completable(job, report.miner_id)
+        self._check_standing()
         now_ms = self._clock_ms()
         transaction = self._issuer.issue(job, report, now_ms=now_ms)
 
@@ -430,6 +433,17 @@ class Coordinator:
         if now_ms - miner.last_seen_at_ms >= TOUCH_INTERVAL_MS:
             await self._write(lambda c: registry.touch_miner(c, miner.miner_id, now_ms))
         return miner
+
+    def _check_standing(self) -> None:
+        """Refuse work whose receipts no block could hold."""
+        authority_set = self._chain.tip().authority_set
+        if not authority_set.allows_coordinator(self._issuer.account):
+            others = [member.url for member in authority_set.members if member.url]
+            raise MarketError(
+                "NODE_IS_FOLLOWER",
+                "this node's key is not in the authority set, so its receipts would not count; ask "
+                + (others[0] if others else "an authority"),
+            )
 
     def _check_registration(self, registration: Registration) -> None:
         if registration.miner_id.startswith(ACCOUNT_PREFIX + "1"):

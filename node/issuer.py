@@ -20,6 +20,7 @@ class ReceiptIssuer:
         self._chain = chain
         self._key = key
         self._genesis_hash = chain.tip().genesis_hash
+        self.account = key.account
 
     def build_terms(self, job: Job) -> dict[str, object]:
         """Return the receipt fields that are fixed by the claim of `job`."""

@@ -81,7 +81,7 @@ def test_a_network_of_one_grows_to_four_that_decide_together(tmp_path):
     joining = [create_joining_directory(tmp_path / str(i), genesis) for i in (1, 2, 3)]
     directories = [founder, *joining]
     keys = [load_key(directory.authority_key)[0] for directory in directories]
-    secret = create_api_key(founder, "admin")
+    secret, other_secret = (create_api_key(d, "admin") for d in directories[:2])
     with contextlib.ExitStack() as stack:
         alpha = stack.enter_context(serve_node(founder, urls[0]))
         first = run_job(urls[0], secret)
@@ -90,8 +90,12 @@ def test_a_network_of_one_grows_to_four_that_decide_together(tmp_path):
             stack.enter_context(serve_node(directory, url, peers=(urls[0],)))
             for directory, url in zip(joining, urls[1:], strict=True)
         ]
-        # Without a vote they follow, and verify what the founder sealed.
+        # Without a vote they follow, and verify what the founder sealed. They take no jobs.
         wait_until(lambda: is_final(nodes, first))
+        with Caller(urls[1], other_secret) as caller:
+            refused = caller.post("/v1/jobs", prompt="Why is the sky blue?")
+            assert (refused.status_code, refused.json()["error_code"]) == (421, "NODE_IS_FOLLOWER")
+            assert urls[0] in refused.json()["detail"]
         added = [
             Authority(account=key.account, name=f"member {i}", url=url)
             for i, (key, url) in enumerate(zip(keys[1:], urls[1:], strict=True), start=1)

@@ -345,3 +345,14 @@ def test_two_votes_that_contradict_each_other_become_evidence_once(fresh):
     page = fresh.client.get(f"/txs/{waiting['transaction_id']}.json").json()
     assert page["envelope"]["payload"]["accused"] == fresh.keys[2].account
     assert page["envelope"]["payload"]["height"] == 1
+
+
+def test_a_transaction_that_is_not_valid_holds_up_none_beside_it(fresh):
+    """A peer is told of all that waits; one that cannot be final must not hide the others."""
+    one, two, three = (fresh.receipt(number) for number in (1, 2, 3))
+    bare = build_transaction(two.payload, [])
+    envelopes = [one.envelope, bare.envelope, three.envelope]
+    body = build_gossip(fresh.network.genesis_hash, envelopes)
+    refused(fresh.post(TRANSACTIONS_PATH, body), 400, "InvalidSignatureError", "signers: expected")
+    waiting = fresh.node.sealer._mempool.choose(fresh.tip)
+    assert [t.id for t in waiting] == [one.id, three.id]

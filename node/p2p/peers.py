@@ -38,7 +38,11 @@ logger = logging.getLogger(__name__)
 
 
 class PeerFailedError(LedgerError):
-    """A peer cannot be reached or refuses what we send; says which and why."""
+    """A peer cannot be reached, or takes nothing from us; says why."""
+
+
+class PeerRefusedError(PeerFailedError):
+    """A peer judged what we sent and refused it. It will not do better a second time."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +82,8 @@ class PeerLink:
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)
         self._filled = asyncio.Event()
         self._backoff_s = MIN_BACKOFF_S
+        self._refusal = ""
+        """The last one, which the log knows already."""
         self._client = httpx2.AsyncClient(
             base_url=peer.url.rstrip("/"),
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
@@ -103,9 +109,14 @@ class PeerLink:
                     await self.pause()
 
     async def try_send(self, path: str, body: bytes) -> bool:
-        """Send one body; returns whether the peer took it."""
+        """Send one body; returns whether the peer has dealt with it."""
         try:
             status = await self._send(path, body)
+        except PeerRefusedError as error:
+            if self._refusal != str(error):
+                logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
+            self._refusal = str(error)
+            return True
         except PeerFailedError as error:
             if self.peer.failure is None:
                 logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
@@ -150,12 +161,15 @@ def read_status(answer: httpx2.Response, genesis_hash: bytes) -> Status:
     """Return the status that an answer carries.
 
     Raises:
-        PeerFailedError: a refusal, something else, or a node of another network.
+        PeerRefusedError: the node judged what it got and refused it.
+        PeerFailedError: it takes nothing, is something else, or is of another network.
     """
     data = answer.content
     if answer.status_code != httpx2.codes.OK:
         text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
-        raise PeerFailedError(f"answered {answer.status_code}: {text}")
+        is_judged = answer.status_code == httpx2.codes.BAD_REQUEST
+        kind = PeerRefusedError if is_judged else PeerFailedError
+        raise kind(f"answered {answer.status_code}: {text}")
     if len(data) > MAX_STATUS_BYTES:
         raise PeerFailedError("its status is too long")
     try:

@@ -29,6 +29,7 @@ from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
 from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
+from ledger.transaction import Transaction
 from node.mempool import Mempool
 from node.p2p.documents import MAX_GOSSIP_BYTES, Status, parse_gossip
 from node.p2p.frames import HEIGHT_HEADER
@@ -155,17 +156,24 @@ class PeerEndpoints:
                 del self._open[sender]
 
     def _take_transactions(self, sender: str, body: bytes) -> None:
+        """Keep every valid transaction; then say what is wrong with the first that is not."""
         tip = self._chain.tip()
-        fresh = []
+        fresh: list[Transaction] = []
+        refusal: LedgerError | None = None
         for transaction in parse_gossip(body, genesis_hash=self._genesis_hash):
             receipt_id = find_receipt_id(transaction.payload)
             if self._mempool.knows(transaction) or self._chain.contains(transaction.id, receipt_id):
                 continue
-            verify_transaction(transaction, tip)
-            fresh.append(transaction)
-        authority_set = tip.authority_set
-        senders = len(authority_set.members) + len(authority_set.coordinators)
+            try:
+                verify_transaction(transaction, tip)
+            except LedgerError as error:
+                refusal = refusal or error
+            else:
+                fresh.append(transaction)
+        senders = len(tip.authority_set.members) + len(tip.authority_set.coordinators)
         self._mempool.add_foreign(sender, fresh, senders=senders)
+        if refusal is not None:
+            raise refusal
 
     def _refuse(self, status: int, code: str, detail: str) -> Response:
         answer = _answer(status, {"detail": detail, "error_code": code})
