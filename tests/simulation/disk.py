@@ -8,6 +8,7 @@ before it, and nothing of the transaction is left, or after it, and all of it is
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from enum import Enum
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import Any
 
 from sqlite_utils.migrations import Migrations
 
-from ledger.block import Block, Certificate, Genesis, hash_genesis
+from ledger.block import Block, Certificate, Genesis, VerifiedBlock, hash_genesis
 from ledger.store import chain, votes
-from ledger.store.appending import append_block
+from ledger.store.appending import append_block, append_verified
 from ledger.store.chain import adopt_genesis, check_tail, load_tip
 from ledger.store.database import apply_schema
 from ledger.store.votes import VoteStore, adopt_owner, check_owner
@@ -73,9 +74,17 @@ class Disk:
         return VoteStore(VOTES, self.votes)
 
     def append(self, block: Block, certificate: Certificate) -> None:
+        """Do what `ChainStore.append` does."""
+        self._write(lambda c: append_block(c, block, certificate, load_tip(c), {}))
+
+    def append_verified(self, block: VerifiedBlock) -> None:
+        """Do what `ChainStore.append_verified` does."""
+        self._write(lambda c: append_verified(c, [block]))
+
+    def _write(self, work: Callable[[Connection], object]) -> None:
         self.ledger.execute("BEGIN IMMEDIATE")
         try:
-            append_block(self.ledger, block, certificate, load_tip(self.ledger), {})
+            work(self.ledger)
         except BaseException:
             self.ledger.execute("ROLLBACK")
             raise

@@ -18,6 +18,7 @@ import ledger.keys
 import ledger.store.reading
 import ledger.transaction
 import ledger.vote
+import node.p2p.frames
 from consensus.messages import parse_message
 from ledger.authorities import Authority, AuthoritySet
 from ledger.block import Genesis, Limits
@@ -76,7 +77,7 @@ def list_simulated(genesis: Genesis) -> frozenset[bytes]:
 
 # Parsing is a pure function, and all nodes parse the same bytes.
 parse_message_once = lru_cache(maxsize=MAX_REMEMBERED)(parse_message)
-parse_block_once = lru_cache(maxsize=MAX_REMEMBERED)(ledger.vote.parse_block)
+parse_frame_once = lru_cache(maxsize=MAX_REMEMBERED)(node.p2p.frames.parse_frame)
 parse_genesis_once = lru_cache(maxsize=MAX_REMEMBERED)(ledger.block.parse_genesis)
 decode_base64url_once = lru_cache(maxsize=MAX_REMEMBERED)(ledger.encoding.decode_base64url)
 parse_transaction_once = lru_cache(maxsize=MAX_REMEMBERED)(ledger.transaction.parse_transaction)
@@ -107,8 +108,8 @@ def cheap_repetition() -> Iterator[None]:
     """Let the process verify each signature and parse each document only once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ledger.keys, "_verify_key", remembering_key)
-        for module in (ledger.vote, ledger.store.reading):
+        for module in (ledger.vote, ledger.store.reading, node.p2p.frames):
             patch.setattr(module, "parse_transaction", parse_transaction_once)
-        patch.setattr(ledger.store.chain, "parse_genesis", parse_genesis_once)
+        patch.setattr(ledger.store.reading, "parse_genesis", parse_genesis_once)
         patch.setattr(ledger.keys, "decode_base64url", decode_base64url_once)
         yield

@@ -5,7 +5,7 @@ import pytest
 from consensus.engine import compute_view_ms
 from ledger.payloads import EvidencePayload
 from tests.simulation.material import KEYS, cheap_repetition
-from tests.simulation.schedules import SOON_MS, Stage
+from tests.simulation.stage import SOON_MS, Stage
 
 
 @pytest.fixture(autouse=True)
