@@ -46,15 +46,19 @@ class SyncSource:
         self.url = parse_url(url)
         self.retry_at_s = 0.0
         """Not asked before this moment of the loop's clock."""
+        self.is_known = False
+        """Whether it has answered well since it was last at fault."""
         self._faults = 0
 
     def note_fault(self, now_s: float) -> None:
         """Leave it alone for a while."""
+        self.is_known = False
         self.retry_at_s = now_s + min(FIRST_PAUSE_S * 2**self._faults, MAX_PAUSE_S)
         self._faults = min(self._faults + 1, 16)
 
     def note_success(self) -> None:
         """Forget its faults."""
+        self.is_known = True
         self._faults = 0
 
 

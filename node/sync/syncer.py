@@ -214,7 +214,7 @@ class Syncer:
     async def _visit(self, client: httpx2.AsyncClient, source: SyncSource) -> None:
         """Fetch what a source has; leave it first in the list only if that was something."""
         now, before = asyncio.get_running_loop().time, self._read_tip()
-        began = now()
+        began, was_known = now(), source.is_known
         self._meter.restart(began, before.height, before.tree_size)
         try:
             await self._fetch(client, source, before)
@@ -230,6 +230,8 @@ class Syncer:
         if self._read_tip().height > before.height:
             self._fruitless = 0
             return
+        if self._follow() and not was_known:
+            return  # now that it is, it is asked to wait
         self._fruitless += 1
         self._put_last(source)
         if self._follow():
@@ -241,7 +243,8 @@ class Syncer:
             client,
             source,
             first=tip.height + 1,
-            wait_ms=POLL_WAIT_MS if self._follow() else 0,
+            # A stranger is not waited for: what is wrong with it shows in its first answer.
+            wait_ms=POLL_WAIT_MS if self._follow() and source.is_known else 0,
             limit=MAX_BLOCKS if self._follow() else min(self._wanted - tip.height, MAX_BLOCKS),
             genesis_hash=tip.genesis_hash,
             limits=tip.limits,
