@@ -105,7 +105,7 @@ def _load_tip_below(connection: sqlite3.Connection, height: int) -> Tip:
 
 def load_pin(connection: sqlite3.Connection) -> Pin | None:
     """Return the pinned checkpoint that the chain began at, None once its history is whole."""
-    row = connection.execute("SELECT document FROM pin").fetchone()
+    row = connection.execute("SELECT document FROM pin WHERE id = 1").fetchone()
     if row is None:
         return None
     try:
