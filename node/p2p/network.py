@@ -2,8 +2,8 @@
 
 The links follow the authority set: a block that changes it starts and ends links. Addresses come
 from the set; `--peer URL` gives others, whose account their status tells. Transactions that this
-coordinator accepted go to every member, each at its own pace, and again every `RESEND_S` until
-they are final, since a peer keeps them in memory only.
+coordinator accepted go to every member, each at its own pace; those that stay are repeated, since a
+peer keeps them in memory only.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from node.p2p.peers import (
 from node.signal import Signal
 
 RESEND_S = 5.0
+"""The oldest transactions that wait are told again this often."""
 GRACE_S = 0.25
 """A block that others have is fetched if it is still missing after this long."""
 IDENTIFY_S = 5.0
@@ -242,20 +243,31 @@ class PeerNetwork:
         self._others_height = 0
 
     async def _gossip(self, link: PeerLink) -> None:
-        """Tell a peer of every transaction that waits here, again and again, for ever."""
-        seq, again_at = 0, monotonic() + RESEND_S
+        """Tell a peer of every transaction that waits here, and of the oldest ones again.
+
+        From the start once it was away: it keeps them in memory. Otherwise only the oldest are
+        repeated, however many wait: they become final first.
+        """
+        seq, returns, again_at = 0, link.returns, monotonic() + RESEND_S
         while True:
-            page = list(self._page(seq))
-            if page:
-                body = build_gossip(self._genesis_hash, [envelope for _, envelope in page])
-                if await link.try_send(TRANSACTIONS_PATH, body):
-                    seq = page[-1][0]
-                else:
-                    await asyncio.sleep(MAX_BACKOFF_S)
-                continue
-            await self._waiting.wait(max(again_at - monotonic(), 0))
+            if link.returns != returns:
+                seq, returns = 0, link.returns
             if monotonic() >= again_at:
-                seq, again_at = 0, monotonic() + RESEND_S
+                again_at = monotonic() + RESEND_S
+                await self._tell(link, list(self._page(0)))
+            page = list(self._page(seq))
+            if not page:
+                await self._waiting.wait(max(again_at - monotonic(), 0))
+            elif await self._tell(link, page):
+                seq = page[-1][0]
+            else:
+                await asyncio.sleep(MAX_BACKOFF_S)
+
+    async def _tell(self, link: PeerLink, page: Sequence[tuple[int, bytes]]) -> bool:
+        if not page:
+            return True
+        body = build_gossip(self._genesis_hash, [envelope for _, envelope in page])
+        return await link.try_send(TRANSACTIONS_PATH, body)
 
     def _page(self, after: int) -> Iterator[tuple[int, bytes]]:
         size_bytes = 0

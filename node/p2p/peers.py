@@ -82,6 +82,8 @@ class PeerLink:
         self._queue: deque[bytes] = deque(maxlen=MAX_QUEUED_MESSAGES)
         self._filled = asyncio.Event()
         self._backoff_s = MIN_BACKOFF_S
+        self.returns = 0
+        """How often the peer answered again after it had not."""
         self._refusal = ""
         """The last one, which the log knows already."""
         self._client = httpx2.AsyncClient(
@@ -124,6 +126,7 @@ class PeerLink:
             return False
         if self.peer.failure is not None:
             logger.info("peer %s at %s answers again", self.peer.name, self.peer.url)
+            self.returns += 1
             self._returned()
         self.peer.failure, self._backoff_s = None, MIN_BACKOFF_S
         self._note_height(status.height)
