@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import secrets
 import shutil
 import tempfile
@@ -37,9 +36,8 @@ from ledger.errors import LedgerError, StoreError
 from ledger.keys import SEED_BYTES, KeyPair
 from ledger.store.database import sync_directory
 from ledger.store.votes import VoteStore
+from node.files import write_private, write_public
 
-_PRIVATE_FILE = 0o600
-_PUBLIC_FILE = 0o644
 _PRIVATE_DIRECTORY = 0o700
 _INSTANCE_BYTES = 16
 
@@ -195,19 +193,6 @@ def create_key(path: Path, *, instance: str = "") -> KeyPair:
     return key
 
 
-def write_private(path: Path, data: bytes, *, mode: int = _PRIVATE_FILE) -> None:
-    """Write a file, by default of mode 0600, durably; it appears whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    draft.replace(path)
-    sync_directory(path.parent)
-
-
 def create_data_directory(
     root: Path, *, network: str, name: str, url: str = "", now_ms: int
 ) -> DataDirectory:
@@ -271,7 +256,7 @@ def create_follower_directory(root: Path, genesis: Genesis) -> DataDirectory:
         StoreError: there is something already, or the disk refuses.
     """
     with _draft(root) as draft:
-        write_private(draft.genesis, encode(genesis) + b"\n", mode=_PUBLIC_FILE)
+        write_public(draft.genesis, encode(genesis) + b"\n")
     return DataDirectory(root)
 
 
@@ -310,4 +295,4 @@ def _found(draft: DataDirectory, genesis: Genesis, *, key: KeyPair, instance: st
     ).close()
     document = encode(genesis) + b"\n"
     parse_genesis(document)  # names that no reader accepts are refused before anything is made
-    write_private(draft.genesis, document, mode=_PUBLIC_FILE)
+    write_public(draft.genesis, document)

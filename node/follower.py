@@ -23,18 +23,19 @@ from api.errors import RequestError
 from api.nomarket import NoMarket
 from api.resource import ApiSettings
 from explorer_ui import build_explorer
-from ledger.block import Genesis, Tip, VerifiedBlock, hash_genesis, parse_genesis
+from ledger.block import Tip, VerifiedBlock, hash_genesis, parse_genesis
 from ledger.encoding import encode
-from ledger.errors import LedgerError, StoreError
+from ledger.errors import StoreError
 from ledger.keys import self_test
-from ledger.pin import Pin, parse_pin
+from ledger.pin import MAX_PIN_BYTES, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.views import LedgerViews, TreeViews
 from node.application import build_application
 from node.assembly import CLOSING, RELEASE, HeadWatch, make_request_id, read_clock_ms
 from node.config import NodeSettings, choose_mode, format_options
-from node.datadir import DataDirectory, create_follower_directory, write_private
+from node.datadir import DataDirectory, create_follower_directory
+from node.files import load_document, write_private
 from node.p2p.blocks import build_block_route
 from node.p2p.routes import build_status_route
 from node.sync import Syncer
@@ -79,7 +80,7 @@ def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Pa
     for source in sources:
         parse_url(source)
     if genesis is not None:
-        given = _read_genesis(genesis)
+        given = load_document(genesis, parse_genesis)
         if not data.genesis.exists():
             create_follower_directory(data.root, given)
         elif (known := data.load_genesis()) != given:
@@ -94,24 +95,6 @@ def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Pa
         )
     if not data.options.exists():
         write_private(data.options, format_options({"follow": list(sources)}))
-
-
-def _read_pin(path: Path, genesis: Genesis) -> Pin:
-    try:
-        return parse_pin(path.read_bytes(), genesis)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except LedgerError as error:
-        raise StoreError(f"{path}: {error}") from error
-
-
-def _read_genesis(path: Path) -> Genesis:
-    try:
-        return parse_genesis(path.read_bytes())
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    except LedgerError as error:
-        raise StoreError(f"{path}: {error}") from error
 
 
 @contextlib.contextmanager
@@ -141,7 +124,10 @@ def open_follower(
         market = open_market(data.market, hash_genesis(genesis))
         stack.callback(market.close)
         if settings.checkpoint is not None:
-            chain.adopt_pin(_read_pin(settings.checkpoint, genesis)).result()
+            pin = load_document(
+                settings.checkpoint, lambda data: parse_pin(data, genesis), MAX_PIN_BYTES
+            )
+            chain.adopt_pin(pin).result()
         head = HeadWatch(chain.tip().height)
 
         def note_failure(error: BaseException) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from ledger.errors import LedgerError
-from node.localnet import NetworkFile, NodeEntry
+from node.local.network import NetworkFile, NodeEntry
 from scripts.bench_figures.node_process import ROOT
 
 STOP_TIMEOUT_S = 60.0

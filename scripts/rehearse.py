@@ -29,7 +29,7 @@ from ledger.errors import LedgerError
 from ledger.store.database import open_reader
 from ledger.store.fsck import verify_chain
 from node.datadir import DataDirectory, load_key
-from node.localnet import NodeEntry
+from node.local.network import NodeEntry
 from scripts.bench_figures.connection import Connection
 from scripts.bench_figures.load import Party
 from scripts.bench_figures.node_process import ROOT

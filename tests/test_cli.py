@@ -297,9 +297,9 @@ def test_a_node_that_does_not_answer_is_told_in_one_line(tmp_path):
 
 
 def test_without_a_connection_file_submit_says_what_it_needs(tmp_path):
-    assert "give --url and --key" in refusal(aitbc("submit", "p", "--data", tmp_path))
+    assert "give its address with --url" in refusal(aitbc("submit", "p", "--data", tmp_path))
     (tmp_path / "connection.json").write_text("{}")
-    assert "give --url and --key" in refusal(aitbc("submit", "p", "--data", tmp_path))
+    assert "give its address with --url" in refusal(aitbc("submit", "p", "--data", tmp_path))
 
 
 def test_a_second_node_on_the_same_directory_is_refused(node):

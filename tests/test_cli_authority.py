@@ -242,12 +242,19 @@ def test_nobody_signs_what_can_never_be_valid(data, draft, changes, message):
     assert draft.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff" * 70_000, b"no draft\n"])
-def test_what_is_no_draft_is_refused(data, draft, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a draft"),
+        (b"{}", "is not a draft"),
+        (b"no draft\n", "is not a draft"),
+        (b"\xff" * 70_000, "expected at most 65536 bytes"),
+    ],
+)
+def test_what_is_no_draft_is_refused(data, draft, content, message):
     draft.write_bytes(content)
     for command in ("sign", "show", "submit"):
-        text = refused("authority", command, draft, "--data", data.root)
-        assert "is not a draft" in text
+        assert message in refused("authority", command, draft, "--data", data.root)
 
 
 def test_another_transaction_is_no_draft(data, draft):

@@ -17,8 +17,8 @@ from node.datadir import (
     create_data_directory,
     create_key,
     load_key,
-    write_private,
 )
+from node.files import write_private
 from tests.builders import CREATED_MS, build_key
 
 

@@ -14,7 +14,7 @@ import pytest
 from ledger.errors import StoreError
 from ledger.store.fsck import verify_chain
 from node.datadir import DataDirectory
-from node.localnet import LocalNetworkSettings, run_local_network
+from node.local.network import LocalNetworkSettings, run_local_network
 from scripts.local_network import RehearsalError, require
 from scripts.rehearse import rehearse
 

@@ -21,8 +21,8 @@ from ledger.store.chain import load_block
 from ledger.transaction import build_transaction, sign_payload
 from ledger.vote import QuorumCertificate, cast_vote
 from node.assembly import Node
+from node.cli.setchange import Edits, apply_edits, build_payload
 from node.datadir import create_data_directory, create_joining_directory, load_key
-from node.setchange import Edits, apply_edits, build_payload
 from tests.authorities import HOST, Authorities, create_api_key, serve_node
 from tests.builders import CREATED_MS
 from tests.caller import Caller

@@ -10,7 +10,7 @@ from ledger.changes import list_change_signers
 from ledger.errors import LedgerError
 from ledger.rules import verify_transaction
 from ledger.transaction import MAX_ENVELOPE_BYTES, sign_payload
-from node.setchange import (
+from node.cli.setchange import (
     ChangeRefusedError,
     Edits,
     apply_edits,

@@ -24,28 +24,26 @@ from ledger.checkpoint import (
     witness_key,
 )
 from ledger.consistency import parse_consistency, verify_extension, verify_head
-from ledger.errors import InvalidNoteError, InvalidProofError, LedgerError, StoreError
+from ledger.errors import InvalidNoteError, InvalidProofError, LedgerError
 from ledger.note import NoteKey
-from node.config import DEFAULT_PORT
-from node.options import option
+from node.cli.options import default_url_option, file_type, option
+from node.files import load_document, write_public
 from node.treeclient import TreeClient
 
-MAX_FILE_BYTES = 1 << 20
 _REFUSED, _OWN_FILE = 1, 2
-_file_type = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@option("--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="Address of the node.")
+@default_url_option
 @option(
     "--genesis",
-    type=_file_type,
+    type=file_type,
     default=None,
     show_default=False,
     help="Your own copy of the network's genesis file; without it the node's own is believed.",
 )
-@click.option("--since", type=_file_type, help="A checkpoint that you kept; it must be extended.")
-@click.option("--save", type=_file_type, help="Keep the checkpoint there, for --since.")
+@click.option("--since", type=file_type, help="A checkpoint that you kept; it must be extended.")
+@click.option("--save", type=file_type, help="Keep the checkpoint there, for --since.")
 @click.option(
     "--key",
     "accounts",
@@ -70,8 +68,8 @@ def checkpoint(
     your own files is missing or malformed.
     """
     with _ends_with(_OWN_FILE):
-        trusted = parse_genesis(_read_file(genesis)) if genesis else None
-        kept = read_checkpoint(_read_file(since)) if since else None
+        trusted = load_document(genesis, parse_genesis) if genesis else None
+        kept = load_document(since, read_checkpoint) if since else None
         required = [witness_key(account) for account in witnesses]
         for key in required:
             str(key)  # refuses what is no account before anybody is asked
@@ -83,7 +81,7 @@ def checkpoint(
     _tell(signed, network, kept, is_trusted=trusted is not None)
     if save:
         with _ends_with(_OWN_FILE):
-            _save(save, signed.encode())
+            write_public(save, signed.encode())
 
 
 def _verify(
@@ -164,24 +162,3 @@ def _ends_with(status: int) -> Iterator[None]:
     except LedgerError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(status)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise StoreError(f"{path}: is larger than any checkpoint or genesis file")
-    return data
-
-
-def _save(path: Path, data: bytes) -> None:
-    # Beside its place first: a full disk must not cost the checkpoint that was kept there.
-    draft = path.with_name(path.name + ".draft")
-    try:
-        draft.write_bytes(data)
-        draft.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}") from error

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from explorer_ui.format import visible
 from ledger.authorities import Authority
@@ -30,10 +29,8 @@ from ledger.transaction import (
     parse_transaction,
     sign_payload,
 )
-from node.datadir import DataDirectory, load_key, write_private
-from node.options import data_option, url_option
-from node.restclient import NOT_FOUND, POLL_S, RequestFailedError, RestClient
-from node.setchange import (
+from node.cli.options import data_option, file_type, read_connection, url_option
+from node.cli.setchange import (
     ChangeRefusedError,
     Edits,
     apply_edits,
@@ -42,20 +39,16 @@ from node.setchange import (
     describe_signatures,
     list_warnings,
 )
-from node.standing import fetch_tip, read_local_tip
+from node.cli.standing import fetch_tip, read_local_tip
+from node.datadir import DataDirectory, load_key
+from node.files import read_bounded, write_public
+from node.restclient import NOT_FOUND, POLL_S, RequestFailedError, RestClient
 
 DEFAULT_EXPIRES_IN = 1_000
 MAX_EXPIRES_IN = 1_000_000_000
-_PUBLIC_FILE = 0o644
 _ROLES: tuple[Role, ...] = ("authority", "coordinator")
 
-draft_argument = click.argument("draft", type=click.Path(path_type=Path, dir_okay=False))
-
-
-class _Url(msgspec.Struct):
-    """What is needed of connection.json."""
-
-    url: str
+draft_argument = click.argument("draft", type=file_type)
 
 
 @click.group()
@@ -82,7 +75,7 @@ def authority() -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=file_type,
     default=Path("change.json"),
     show_default=True,
     help="Where the draft is written; it must not exist.",
@@ -125,7 +118,7 @@ def propose(
 @url_option
 @click.option(
     "--keyfile",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=file_type,
     help="The key that signs; by default the authority's key of --data.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -145,7 +138,7 @@ def sign(*, draft: Path, data: Path, url: str | None, keyfile: Path | None, yes:
 
 
 @authority.command()
-@click.argument("drafts", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("drafts", nargs=-1, required=True, type=file_type)
 @data_option
 @url_option
 @click.option("--wait", is_flag=True, help="Wait until the change is final.")
@@ -158,7 +151,7 @@ def submit(
     """Hand a signed draft to a node. Copies that were signed apart are put together."""
     read = [_read_draft(path) for path in drafts]
     transaction, payload = _merge([t for t, _ in read]), read[0][1]
-    with RestClient(url or _find_url(data)) as client:
+    with RestClient(url or read_connection(data).url) as client:
         tip = fetch_tip(client, genesis=_find_genesis(data))
         known = _find_known(client, transaction)
         if known is None:
@@ -175,7 +168,7 @@ def submit(
 
 
 @authority.command()
-@click.argument("draft", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.argument("draft", type=file_type, required=False)
 @data_option
 @url_option
 def show(*, draft: Path | None, data: Path, url: str | None) -> None:
@@ -210,14 +203,6 @@ def _find_genesis(data: Path) -> Genesis | None:
     return directory.load_genesis() if directory.genesis.exists() else None
 
 
-def _find_url(data: Path) -> str:
-    path = DataDirectory(data).connection
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_Url).url
-    except (OSError, msgspec.MsgspecError) as error:
-        raise StoreError(f"{path}: names no running node; give its address with --url") from error
-
-
 def _parse_member(text: str) -> Authority:
     name, _, rest = text.partition("=")
     account, _, url = rest.partition("=")
@@ -234,11 +219,7 @@ def _parse_pair(text: str, hint: str) -> tuple[str, str]:
 
 
 def _read_draft(path: Path) -> tuple[Transaction, AuthoritySetPayload]:
-    try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_ENVELOPE_BYTES + 2)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_bounded(path, MAX_ENVELOPE_BYTES + 1)
     try:
         transaction = parse_transaction(data.removesuffix(b"\n"))
     except LedgerError as error:
@@ -249,7 +230,7 @@ def _read_draft(path: Path) -> tuple[Transaction, AuthoritySetPayload]:
 
 
 def _write_draft(path: Path, draft: Transaction) -> None:
-    write_private(path, draft.envelope + b"\n", mode=_PUBLIC_FILE)
+    write_public(path, draft.envelope + b"\n")
 
 
 def _find_roles(key: KeyPair, payload: AuthoritySetPayload, tip: Tip) -> list[Role]:

@@ -27,7 +27,15 @@ import msgspec
 from ledger.errors import StoreError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.assembly import read_clock_ms
-from node.children import (
+from node.config import EMBEDDED_MODEL, format_options
+from node.datadir import (
+    DataDirectory,
+    Founder,
+    create_follower_directory,
+    create_network,
+)
+from node.files import write_private
+from node.local.children import (
     INTERRUPTED,
     Interrupted,
     check_alive,
@@ -36,16 +44,8 @@ from node.children import (
     raise_on_signals,
     read_address,
 )
-from node.config import EMBEDDED_MODEL, format_options
-from node.datadir import (
-    DataDirectory,
-    Founder,
-    create_follower_directory,
-    create_network,
-    write_private,
-)
+from node.local.up import START_TIMEOUT_S, complete_sample_job, prepare_keys, show_receipt
 from node.restclient import RestClient
-from node.up import START_TIMEOUT_S, complete_sample_job, prepare_keys, show_receipt
 
 HOST = "127.0.0.1"
 _POLL_S = 0.2

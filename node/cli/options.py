@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import msgspec
 from click.core import ParameterSource
 
 from ledger.errors import StoreError
-from node.config import DEFAULT_DATA, read_config_file
+from node.config import DEFAULT_DATA, DEFAULT_PORT, read_config_file
+from node.datadir import DataDirectory
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+file_type = click.Path(path_type=Path, dir_okay=False)
 
 
 def option(name: str, *names: str, **attributes: Any) -> Callable[[F], F]:
@@ -31,6 +35,16 @@ data_option = option(
 
 
 url_option = option("--url", help="Address of the node; by default that of --data's running node.")
+default_url_option = option(
+    "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="Address of the node."
+)
+host_option = option("--host", default="127.0.0.1", help="Address to listen on.")
+port_option = option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    help="Port to listen on; 0 lets the system choose.",
+)
 
 
 def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
@@ -50,3 +64,25 @@ def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
         for name, value in values.items()
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT
     }
+
+
+class Connection(msgspec.Struct):
+    """What commands need of connection.json."""
+
+    url: str
+    client_key: str
+
+
+def read_connection(data: Path) -> Connection:
+    """Return how to reach the running `aitbc up` of a data directory.
+
+    Raises:
+        StoreError: there is none.
+    """
+    path = DataDirectory(data).connection
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Connection)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path}: names no running node; give its address with --url, and a --key"
+        ) from error

@@ -26,7 +26,10 @@ from ledger.store.market import open_market
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key
 from node.assembly import read_clock_ms
-from node.children import (
+from node.config import EMBEDDED_MODEL
+from node.datadir import DataDirectory, create_data_directory
+from node.files import write_private
+from node.local.children import (
     INTERRUPTED,
     Interrupted,
     check_alive,
@@ -35,8 +38,6 @@ from node.children import (
     raise_on_signals,
     read_address,
 )
-from node.config import EMBEDDED_MODEL
-from node.datadir import DataDirectory, create_data_directory, write_private
 from node.report import print_verdict
 from node.restclient import RequestFailedError, RestClient
 

@@ -1,0 +1,97 @@
+"""The `aitbc` command: every option is a flag, an `AITBC_*` variable, or a key of a TOML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.errors import LedgerError, StoreError
+from miner.errors import MinerError
+from node.assembly import RELEASE
+from node.cli.authority import authority
+from node.cli.chain import fsck, pin
+from node.cli.checkpoint import checkpoint
+from node.cli.init import init
+from node.cli.keys import keys
+from node.cli.local import network, up
+from node.cli.options import file_type, option
+from node.cli.run import miner, run, witness
+from node.cli.submit import submit
+from node.cli.verify import verify
+from node.config import read_config_file
+
+
+class _Commands(click.Group):
+    """Turns our errors into one line and an exit status, whatever the command."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (LedgerError, MinerError) as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{place}{error.strerror or error}") from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(RELEASE, message="aitbc %(version)s")
+@option(
+    "--config",
+    type=file_type,
+    default=None,
+    show_default=False,
+    help="TOML file with option names as keys, such as port = 8001.",
+)
+@click.pass_context
+def cli(ctx: click.Context, config: Path | None) -> None:
+    """Run a ledger of AI compute: jobs, miners, signed receipts, proofs.
+
+    Options come from flags, then AITBC_* variables, then the --config file.
+    """
+    if config is None:
+        return
+    values = read_config_file(config)
+    if unknown := sorted(values.keys() - _list_option_names(cli)):
+        raise StoreError(f"{config}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
+    ctx.default_map = _spread(cli, values)
+
+
+def _list_option_names(command: click.Command) -> set[str]:
+    names = {str(p.name) for p in command.params if isinstance(p, click.Option)}
+    if isinstance(command, click.Group):
+        names = set().union(*map(_list_option_names, command.commands.values()))
+    return names
+
+
+def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:
+    """Offer the values to every command; each takes those that it knows."""
+    return {
+        name: _spread(command, values) if isinstance(command, click.Group) else values
+        for name, command in group.commands.items()
+    }
+
+
+for _command in (
+    init,
+    run,
+    witness,
+    miner,
+    submit,
+    verify,
+    checkpoint,
+    fsck,
+    pin,
+    keys,
+    authority,
+    up,
+    network,
+):
+    cli.add_command(_command)
+
+
+def main() -> None:
+    """Entry point of `./aitbc`."""
+    cli(prog_name="aitbc")

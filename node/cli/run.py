@@ -1,0 +1,244 @@
+"""`aitbc run`, `aitbc witness` and `aitbc miner`: processes that serve until they are stopped."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ledger.checkpoint import witness_key
+from ledger.errors import StoreError
+from miner.models.embedded import default_cache, prepare_embedded_model
+from miner.service import MinerSettings, run_miner
+from node.assembly import RELEASE, open_node
+from node.cli.options import (
+    data_option,
+    default_url_option,
+    file_type,
+    host_option,
+    option,
+    port_option,
+    read_stored_options,
+)
+from node.config import NodeSettings, watch_parent
+from node.datadir import DataDirectory, create_key, load_key
+from node.follower import open_follower, prepare_follower
+from node.server import serve
+from node.witness import open_identity
+
+LOG_BYTES = 10 << 20
+LOG_FILES = 3
+
+
+log_option = option(
+    "--log-file",
+    type=file_type,
+    default=None,
+    show_default=False,
+    help="Write the log there, rotated; by default to standard error.",
+)
+stdin_option = click.option("--until-stdin-closes", is_flag=True, hidden=True)
+
+
+@click.command()
+@data_option
+@host_option
+@port_option
+@option(
+    "--mode",
+    type=click.Choice(["auto", "dev", "strict"]),
+    default="auto",
+    help="dev leaves open what the API reference leaves open; auto: dev on loopback only.",
+)
+@option("--default-model", default="llama3.2", help="Model of jobs that name none.")
+@option("--price-token-micros", type=click.IntRange(0, 10**9), default=10, help="Price of a token.")
+@option(
+    "--price-gpu-second-micros",
+    type=click.IntRange(0, 10**12),
+    default=1000,
+    help="Price of a second, for miners that count no tokens.",
+)
+@option(
+    "--batch-delay-ms",
+    type=click.IntRange(0, 60_000),
+    default=20,
+    help="How long a receipt waits for company before its block is sealed.",
+)
+@option(
+    "--max-pending-per-key",
+    type=click.IntRange(1, 1_000_000),
+    default=100,
+    help="Pending jobs that one API key may have.",
+)
+@option(
+    "--peer",
+    "peers",
+    multiple=True,
+    show_default=False,
+    help="Address of another node, such as http://10.0.0.2:8001, besides those in the authority "
+    "set; repeatable.",
+)
+@option(
+    "--follow",
+    multiple=True,
+    show_default=False,
+    help="Address of a node to follow, without a key or a vote; repeatable.",
+)
+@option(
+    "--genesis",
+    type=file_type,
+    default=None,
+    show_default=False,
+    help="A new follower's copy of the network's genesis file: all that it trusts.",
+)
+@option(
+    "--checkpoint",
+    type=file_type,
+    default=None,
+    show_default=False,
+    help="A checkpoint file (./aitbc pin) that a new follower begins at; history follows behind.",
+)
+@log_option
+@stdin_option
+@click.pass_context
+def run(
+    ctx: click.Context,
+    /,
+    *,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+    genesis: Path | None,
+    **settings: Any,
+) -> None:
+    """Run a node: REST API, explorer, and its part in sealing blocks; or a follower (--follow).
+
+    A node.toml in the data directory may set these options too; it counts least.
+    """
+    data = DataDirectory(settings["data"])
+    node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    if node.checkpoint is not None and not node.follow:
+        raise StoreError("--checkpoint is for followers: give --follow URL too")
+    if node.follow:
+        prepare_follower(data, sources=node.follow, genesis=genesis)
+    if ctx.command is witness:
+        _prepare_witness(data, sources=node.follow)
+    _configure_logging(log_file)
+    _follow_parent(enabled=until_stdin_closes)
+    serve(
+        partial(open_follower if node.follow else open_node, node),
+        host=node.host,
+        port=node.port,
+        ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
+    )
+
+
+witness = click.Command(
+    "witness",
+    params=run.params,
+    callback=run.callback,
+    help="Follow a node (--follow) and co-sign its checkpoints once they are verified here.\n\n"
+    "The first start makes the witness' key, keys/witness.json, and its memory, witness.db, which "
+    "is never copied, backed up or restored. Later ./aitbc run --data DIR does the same.",
+)
+
+
+@click.command()
+@default_url_option
+@option("--key", default="", show_default=False, help="API key of role miner.")
+@option(
+    "--keyfile",
+    type=file_type,
+    required=True,
+    help="The miner's signing key; it is made if missing.",
+)
+@option("--miner-id", default="miner-1", help="This miner's name on the node.")
+@option(
+    "--model",
+    "models",
+    multiple=True,
+    help="NAME=DIR of a model to serve; repeatable. Without one the embedded model is served.",
+)
+@option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
+@log_option
+@stdin_option
+def miner(
+    *,
+    url: str,
+    key: str,
+    keyfile: Path,
+    miner_id: str,
+    models: tuple[str, ...],
+    threads: int,
+    log_file: Path | None,
+    until_stdin_closes: bool,
+) -> None:
+    """Run jobs of a node on ONNX Runtime, and sign their receipts."""
+    _configure_logging(log_file)
+    _follow_parent(enabled=until_stdin_closes)
+    signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key(keyfile)
+    cache = default_cache(os.environ)
+    served = dict(_parse_model(model) for model in models)
+    if not served:
+        embedded = prepare_embedded_model(cache, lambda line: click.echo(line, err=True))
+        served = {embedded.name: embedded.path}
+    settings = MinerSettings(
+        url=url,
+        api_key=key,
+        miner_id=miner_id,
+        key=signing_key,
+        models=served,
+        cache=cache,
+        threads=threads or os.cpu_count() or 1,
+    )
+    sys.exit(run_miner(settings))
+
+
+def _prepare_witness(data: DataDirectory, *, sources: Sequence[str]) -> None:
+    """Make the witness' key and memory, or check those that are there, and say whose they are.
+
+    Raises:
+        StoreError: there is nothing to follow, or key and memory do not belong together.
+    """
+    if not sources:
+        raise StoreError(
+            "a witness follows a network: give --follow URL, and --genesis FILE at its first start"
+        )
+    key, store = open_identity(data)
+    store.close()
+    click.echo(f"witness {key.account}", err=True)
+    click.echo(f"its key for other tools: {witness_key(key.account)}", err=True)
+
+
+def _parse_model(text: str) -> tuple[str, Path]:
+    name, separator, directory = text.partition("=")
+    if not (name and separator and directory):
+        raise click.BadParameter(f"expected NAME=DIR, got {text}", param_hint="--model")
+    return name, Path(directory)
+
+
+def _configure_logging(path: Path | None) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES
+        )
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
+    )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request
+
+
+def _follow_parent(*, enabled: bool) -> None:
+    if enabled:
+        threading.Thread(target=watch_parent, name="parent", daemon=True).start()

@@ -1,0 +1,1 @@
+"""Whole networks on one machine, of one node or of many, as processes of our own."""
