@@ -5,19 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from starlette.applications import Starlette
 
-from api.app import build_api
-from api.errors import RequestError
-from api.resource import ApiSettings
-from explorer_ui import ClosingError, build_explorer
 from ledger.block import VerifiedBlock, hash_genesis
-from ledger.encoding import encode
 from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
@@ -25,58 +18,23 @@ from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
 from ledger.views import LedgerViews, TreeViews
-from node.application import build_application
+from node.application import RELEASE, build_application
 from node.checkpoints import CheckpointSigner
-from node.config import NodeSettings, choose_mode
+from node.clock import read_clock_ms
+from node.config import NodeSettings
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
+from node.head import HeadWatch
 from node.mempool import Mempool
-from node.p2p.blocks import build_block_route
 from node.p2p.network import PeerNetwork
 from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
-from node.signal import Signal
 from node.sync import Syncer
 from node.watch import NodeWatch
 
-RELEASE = "0.1.0"
 SWEEP_INTERVAL_S = 1.0
-CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
 
 logger = logging.getLogger(__name__)
-
-
-def read_clock_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
-class HeadWatch:
-    """Tells the explorer about new blocks, and about the end (`explorer_ui.HeadWatch`)."""
-
-    def __init__(self, height: int) -> None:
-        self.height = height
-        self.signal = Signal()
-        self.is_closing = False
-
-    def note(self, height: int) -> None:
-        """Say that the block at `height` is final, from any thread."""
-        self.height = height
-        self.signal.fire()
-
-    def close(self) -> None:
-        """Let everybody go who waits, now and later."""
-        self.is_closing = True
-        self.signal.fire()
-
-    async def wait(self, height: int) -> int:
-        """Return the head's height once it is above `height`."""
-        while True:
-            if self.is_closing:
-                raise ClosingError
-            if self.height > height:
-                return self.height
-            await self.signal.wait()
 
 
 @dataclass(kw_only=True)
@@ -113,7 +71,6 @@ def open_node(
         StoreError: the directory is missing, foreign, held by another node, or lacks votes.db.
     """
     self_test()
-    mode = choose_mode(settings)
     data = DataDirectory(settings.data)
     genesis = data.load_genesis()
     key, instance = load_key(data.authority_key)
@@ -167,7 +124,7 @@ def open_node(
         stack.callback(sealer.stop)
         syncer = Syncer(
             tip=chain.tip,
-            apply=lambda batch: sealer.adopt(lambda: adopt_batch(chain, batch)),
+            apply=lambda batch: sealer.adopt(lambda: _store_batch(chain, batch)),
             sources=network.list_sources,
             follow=lambda: not network.is_member(),
             failed=note_failure,
@@ -196,19 +153,26 @@ def open_node(
             release=RELEASE,
             note_heard=network.note_heard,
         )
-        app = _build_app(
-            coordinator,
-            views,
-            head,
-            sealer,
-            chain,
-            network,
-            syncer,
-            endpoints,
+
+        async def lifespan(_: Starlette) -> AsyncIterator[None]:
+            head.signal.bind()
+            coordinator.job_waiting.bind()
+            sealer.start()
+            syncer.start()
+            async with _sweeping(coordinator), network.run():
+                yield
+
+        app = build_application(
+            settings,
+            market=coordinator,
+            views=views,
+            chain=chain,
+            head=head,
+            syncer=syncer,
             checkpoint=CheckpointSigner(TreeViews(chain), genesis, key).newest,
-            host=settings.host,
-            api=ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
             clock_ms=clock_ms,
+            routes=endpoints.routes(),
+            lifespan=lifespan,
         )
         node = Node(
             app=app, chain=chain, coordinator=coordinator, views=views, sealer=sealer, head=head
@@ -223,65 +187,20 @@ def _market_settings(settings: NodeSettings) -> MarketSettings:
     return MarketSettings(prices=prices, max_pending_per_key=settings.max_pending_per_key)
 
 
-def _build_app(
-    coordinator: Coordinator,
-    views: LedgerViews,
-    head: HeadWatch,
-    sealer: Sealer,
-    chain: ChainStore,
-    network: PeerNetwork,
-    syncer: Syncer,
-    endpoints: PeerEndpoints,
-    *,
-    checkpoint: Callable[[], bytes | None],
-    host: str,
-    api: ApiSettings,
-    clock_ms: Callable[[], int],
-) -> Starlette:
-    """The API answers first; what it does not claim belongs to the explorer."""
-
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        head.signal.bind()
-        coordinator.job_waiting.bind()
-        sealer.start()
-        syncer.start()
-        sweeping = asyncio.create_task(_sweep(coordinator))
-        async with network.run():
-            yield
-        sweeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
-
-    routes = [
-        *endpoints.routes(),
-        build_block_route(chain, head),
-        *build_api(
-            coordinator,
-            views,
-            api,
-            tree=TreeViews(chain),
-            checkpoint=checkpoint,
-            genesis=encode(chain.genesis),
-            clock_ms=clock_ms,
-            make_request_id=make_request_id,
-            find_obstacle=lambda: CLOSING if head.is_closing else None,
-            find_sync=lambda: syncer.progress,
-        ),
-        *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
-    ]
-    return build_application(
-        routes, views, host=host, mode=api.mode, release=RELEASE, lifespan=lifespan
-    )
-
-
-def adopt_batch(chain: ChainStore, batch: Sequence[VerifiedBlock]) -> None:
+def _store_batch(chain: ChainStore, batch: Sequence[VerifiedBlock]) -> None:
     """Store what a sync has verified. Returns when it is durable."""
     chain.append_verified(batch).result()
 
 
-def make_request_id() -> str:
-    """Draw the id of a request that came without one."""
-    return secrets.token_hex(8)
+@contextlib.asynccontextmanager
+async def _sweeping(coordinator: Coordinator) -> AsyncIterator[None]:
+    task = asyncio.create_task(_sweep(coordinator))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def _sweep(coordinator: Coordinator) -> None:

@@ -18,25 +18,21 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 
-from api.app import build_api
 from api.errors import RequestError
 from api.nomarket import NoMarket
-from api.resource import ApiSettings
-from explorer_ui import build_explorer
 from ledger.block import Tip, VerifiedBlock, hash_genesis, parse_genesis
-from ledger.encoding import encode
 from ledger.errors import StoreError
 from ledger.keys import self_test
 from ledger.pin import MAX_PIN_BYTES, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
-from ledger.views import LedgerViews, TreeViews
-from node.application import build_application
-from node.assembly import CLOSING, RELEASE, HeadWatch, make_request_id, read_clock_ms
-from node.config import NodeSettings, choose_mode, format_options
+from ledger.views import LedgerViews
+from node.application import RELEASE, build_application
+from node.clock import read_clock_ms
+from node.config import NodeSettings, format_options
 from node.datadir import DataDirectory, create_follower_directory
 from node.files import load_document, write_private
-from node.p2p.blocks import build_block_route
+from node.head import HeadWatch
 from node.p2p.routes import build_status_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
@@ -114,7 +110,6 @@ def open_follower(
         StoreError: the directory is missing, foreign, or held by another node.
     """
     self_test()
-    mode = choose_mode(settings)
     data = DataDirectory(settings.data)
     genesis = data.load_genesis()
     with contextlib.ExitStack() as stack:
@@ -165,25 +160,17 @@ def open_follower(
                 rounds.start()
             yield
 
-        routes = [
-            build_status_route(chain, account="", release=RELEASE),
-            build_block_route(chain, head),
-            *build_api(
-                NoMarket(_refuse(chain, settings.follow)),
-                views,
-                ApiSettings(mode=mode, version=RELEASE, default_model=settings.default_model),
-                tree=TreeViews(chain),
-                checkpoint=checkpoint,
-                genesis=encode(genesis),
-                clock_ms=clock_ms,
-                make_request_id=make_request_id,
-                find_obstacle=lambda: CLOSING if head.is_closing else None,
-                find_sync=lambda: syncer.progress,
-            ),
-            *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
-        ]
         app = build_application(
-            routes, views, host=settings.host, mode=mode, release=RELEASE, lifespan=lifespan
+            settings,
+            market=NoMarket(_refuse(chain, settings.follow)),
+            views=views,
+            chain=chain,
+            head=head,
+            syncer=syncer,
+            checkpoint=checkpoint,
+            clock_ms=clock_ms,
+            routes=[build_status_route(chain, account="", release=RELEASE)],
+            lifespan=lifespan,
         )
         follower = Follower(app=app, views=views, syncer=syncer, head=head)
         yield follower

@@ -9,7 +9,7 @@ import click
 
 from ledger.errors import LedgerError, StoreError
 from miner.errors import MinerError
-from node.assembly import RELEASE
+from node.application import RELEASE
 from node.cli.authority import authority
 from node.cli.chain import fsck, pin
 from node.cli.checkpoint import checkpoint

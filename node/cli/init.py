@@ -8,8 +8,8 @@ import click
 from click.core import ParameterSource
 
 from ledger.block import hash_genesis, parse_genesis
-from node.assembly import read_clock_ms
 from node.cli.options import data_option, file_type, option
+from node.clock import read_clock_ms
 from node.datadir import create_data_directory, create_joining_directory, load_key
 from node.files import load_document
 

@@ -13,8 +13,8 @@ from ledger.jobs import KeyRole
 from ledger.store.market import open_market
 from ledger.store.registry import list_keys, revoke_key
 from node.apikeys import create_key
-from node.assembly import read_clock_ms
 from node.cli.options import data_option
+from node.clock import read_clock_ms
 from node.datadir import DataDirectory
 
 

@@ -18,7 +18,8 @@ from ledger.checkpoint import witness_key
 from ledger.errors import StoreError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.service import MinerSettings, run_miner
-from node.assembly import RELEASE, open_node
+from node.application import RELEASE
+from node.assembly import open_node
 from node.cli.options import (
     data_option,
     default_url_option,

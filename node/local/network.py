@@ -26,7 +26,7 @@ import msgspec
 
 from ledger.errors import StoreError
 from miner.models.embedded import default_cache, prepare_embedded_model
-from node.assembly import read_clock_ms
+from node.clock import read_clock_ms
 from node.config import EMBEDDED_MODEL, format_options
 from node.datadir import (
     DataDirectory,

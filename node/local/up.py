@@ -25,7 +25,7 @@ from ledger.store.database import Database
 from ledger.store.market import open_market
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key
-from node.assembly import read_clock_ms
+from node.clock import read_clock_ms
 from node.config import EMBEDDED_MODEL
 from node.datadir import DataDirectory, create_data_directory
 from node.files import write_private

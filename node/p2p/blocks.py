@@ -14,14 +14,13 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 from starlette.datastructures import QueryParams
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from explorer_ui import ClosingError
+from explorer_ui import ClosingError, HeadWatch
 from ledger.block import hash_genesis
 from ledger.errors import InvalidMessageError
 from ledger.store.chain import ChainStore
@@ -50,14 +49,6 @@ RETRY_AFTER_S = 2
 _UNAVAILABLE = 503
 
 _NUMBER = re.compile(r"[0-9]{1,15}")
-
-
-class HeadWatch(Protocol):
-    """Tells when there is a newer head (`node.assembly.HeadWatch`)."""
-
-    async def wait(self, height: int) -> int:
-        """Return the head's height once it is above `height`. Raises ClosingError at the end."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
