@@ -33,10 +33,10 @@ from node.config import NodeSettings, format_options
 from node.datadir import DataDirectory, create_follower_directory
 from node.files import load_document, write_private
 from node.head import HeadWatch
+from node.p2p.address import parse_url
 from node.p2p.routes import build_status_route
 from node.sync import Syncer
 from node.sync.progress import SyncProgress
-from node.sync.source import parse_url
 from node.watch import NodeWatch
 from node.witness import WitnessThread, open_witness
 

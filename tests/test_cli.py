@@ -308,6 +308,11 @@ def test_a_second_node_on_the_same_directory_is_refused(node):
     assert httpx2.get(node.url + "/health", trust_env=False).status_code == 200
 
 
+def test_a_peer_that_is_no_address_is_refused(data):
+    line = one_line(run_node("--data", data.root, "--port", 0, "--peer", "10.0.0.2:8001"))
+    assert "expected http(s)://host:port, got '10.0.0.2:8001'" in line
+
+
 def test_a_port_in_use_is_told_with_a_way_out(data, node):
     port = node.url.rsplit(":", 1)[1]
     line = one_line(run_node("--data", data.root, "--port", port))

@@ -14,8 +14,8 @@ from ledger.keys import KeyPair
 from ledger.store.database import open_reader
 from ledger.transaction import Transaction, build_transaction
 from ledger.vote import QuorumCertificate, Vote, build_block_document, cast_vote
+from node.p2p.address import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.documents import MAX_GOSSIP_BYTES, build_gossip
-from node.p2p.paths import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.stamp import build_stamp
 from tests.authorities import Authorities
 from tests.builders import build_key, build_payload, sign_receipt

@@ -17,9 +17,10 @@ from ledger.store.database import DatabaseBusyError
 from ledger.store.fsck import verify_chain
 from ledger.transaction import build_transaction, sign_payload
 from node.p2p import frames as frame_module
+from node.p2p.address import PeerError, parse_url
 from node.p2p.frames import GENESIS_HEADER, HEIGHT_HEADER, LENGTH_BYTES
-from node.sync import PeerError, Syncer, pipeline, source
-from node.sync.source import SyncSource, parse_url
+from node.sync import Syncer, pipeline, source
+from node.sync.source import SyncSource
 from tests.builders import (
     Chain,
     build_certificate,

@@ -25,6 +25,7 @@ from ledger.block import hash_genesis
 from ledger.errors import InvalidMessageError
 from ledger.store.chain import ChainStore
 from ledger.store.reading import find_missing
+from node.p2p.address import BLOCKS_PATH
 from node.p2p.frames import (
     GENESIS_HEADER,
     HEIGHT_HEADER,
@@ -33,7 +34,6 @@ from node.p2p.frames import (
     frame_timeout_s,
 )
 
-PATH = "/p2p/blocks"
 MAX_WAIT_MS = 30_000
 MAX_REQUESTS = 256
 """Answers under way and callers that wait, together; one more is refused with 503."""
@@ -62,7 +62,7 @@ class BlockRequest:
 
 def build_block_route(chain: ChainStore, head: HeadWatch) -> Route:
     """Return the route of the block stream."""
-    return Route(PATH, BlockStream(chain, head), methods=["GET"])
+    return Route(BLOCKS_PATH, BlockStream(chain, head), methods=["GET"])
 
 
 def parse_block_request(query: QueryParams) -> BlockRequest:

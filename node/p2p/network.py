@@ -25,14 +25,13 @@ from ledger.encoding import encode
 from ledger.keys import KeyPair
 from ledger.store.chain import ChainStore
 from node.mempool import Mempool
+from node.p2p.address import STATUS_PATH, TRANSACTIONS_PATH, PeerError, parse_url
 from node.p2p.documents import MAX_GOSSIP_BYTES, MAX_GOSSIP_TRANSACTIONS, build_gossip
-from node.p2p.paths import STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.peers import (
     ANSWER_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
     MAX_BACKOFF_S,
     Peer,
-    PeerFailedError,
     PeerLink,
     read_status,
 )
@@ -70,14 +69,14 @@ class PeerNetwork:
             chain: whose tip names the members.
             mempool: whose own transactions are told to all.
             key: this node's.
-            urls: addresses that an operator gave.
+            urls: addresses that an operator gave. Raises PeerError if one is none.
             fetch: told up to which height others have blocks, from any thread.
             returned: told that a member answers which did not.
         """
         self._chain = chain
         self._mempool = mempool
         self._key = key
-        self._urls = urls
+        self._urls = [parse_url(url) for url in urls]
         self._fetch = fetch
         self._returned = returned
         self._genesis_hash = chain.tip().genesis_hash
@@ -171,9 +170,11 @@ class PeerNetwork:
         wanted = {}
         if authority_set.allows_coordinator(self._key.account):
             for member in authority_set.members:
-                url = self._given.get(member.account) or member.url
-                if url and member.account != self._key.account:
-                    wanted[member.account] = member, url
+                if member.account != self._key.account:
+                    # One that is no address is told of by the syncer, which is given it too.
+                    with contextlib.suppress(PeerError):
+                        url = parse_url(self._given.get(member.account) or member.url)
+                        wanted[member.account] = member, url
         for account, link in list(self._links.items()):
             if account not in wanted or wanted[account][1] != link.peer.url:
                 await self._unlink(account)
@@ -208,9 +209,9 @@ class PeerNetwork:
             said = ""
             while True:
                 try:
-                    answer = await client.get(url.rstrip("/") + STATUS_PATH)
+                    answer = await client.get(url + STATUS_PATH)
                     status = read_status(answer, self._genesis_hash)
-                except (httpx2.HTTPError, OSError, PeerFailedError) as error:
+                except (httpx2.HTTPError, OSError, PeerError) as error:
                     if said != str(error):
                         logger.warning("peer at %s: %s", url, error or type(error).__name__)
                     said = str(error)

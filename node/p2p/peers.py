@@ -19,9 +19,9 @@ import httpx2
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import LedgerError
 from ledger.keys import KeyPair
+from node.p2p.address import MESSAGES_PATH, PeerError
 from node.p2p.documents import MAX_STATUS_BYTES, Status, parse_status
 from node.p2p.frames import HEIGHT_HEADER
-from node.p2p.paths import MESSAGES_PATH
 from node.p2p.stamp import build_stamp
 
 MAX_QUEUED_MESSAGES = 64
@@ -37,11 +37,7 @@ ANSWER_TIMEOUT_S = 15.0
 logger = logging.getLogger(__name__)
 
 
-class PeerFailedError(LedgerError):
-    """A peer cannot be reached, or takes nothing from us; says why."""
-
-
-class PeerRefusedError(PeerFailedError):
+class PeerRefusedError(PeerError):
     """A peer judged what we sent and refused it. It will not do better a second time."""
 
 
@@ -87,7 +83,7 @@ class PeerLink:
         self._refusal = ""
         """The last one, which the log knows already."""
         self._client = httpx2.AsyncClient(
-            base_url=peer.url.rstrip("/"),
+            base_url=peer.url,
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             trust_env=False,
         )
@@ -119,7 +115,7 @@ class PeerLink:
                 logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
             self._refusal = str(error)
             return True
-        except PeerFailedError as error:
+        except PeerError as error:
             if self.peer.failure is None:
                 logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
             self.peer.failure = str(error)
@@ -153,7 +149,7 @@ class PeerLink:
         try:
             answer = await self._client.post(path, content=body, headers=headers)
         except (httpx2.HTTPError, OSError) as error:
-            raise PeerFailedError(f"no answer ({type(error).__name__})") from error
+            raise PeerError(f"no answer ({type(error).__name__})") from error
         if answer.is_error and (height := answer.headers.get(HEIGHT_HEADER, "")).isdecimal():
             # Who was put out of the set while away learns only from refusals that it is behind.
             self._note_height(min(int(height[:MAX_HEIGHT_DIGITS]), MAX_INTEGER))
@@ -165,20 +161,20 @@ def read_status(answer: httpx2.Response, genesis_hash: bytes) -> Status:
 
     Raises:
         PeerRefusedError: the node judged what it got and refused it.
-        PeerFailedError: it takes nothing, is something else, or is of another network.
+        PeerError: it takes nothing, is something else, or is of another network.
     """
     data = answer.content
     if answer.status_code != httpx2.codes.OK:
         text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
         is_judged = answer.status_code == httpx2.codes.BAD_REQUEST
-        kind = PeerRefusedError if is_judged else PeerFailedError
+        kind = PeerRefusedError if is_judged else PeerError
         raise kind(f"answered {answer.status_code}: {text}")
     if len(data) > MAX_STATUS_BYTES:
-        raise PeerFailedError("its status is too long")
+        raise PeerError("its status is too long")
     try:
         status = parse_status(data)
     except LedgerError as error:
-        raise PeerFailedError(str(error)) from error
+        raise PeerError(str(error)) from error
     if status.genesis != genesis_hash.hex():
-        raise PeerFailedError(f"it belongs to another network, {status.genesis[:16]}…")
+        raise PeerError(f"it belongs to another network, {status.genesis[:16]}…")
     return status

@@ -31,9 +31,9 @@ from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
 from ledger.transaction import Transaction
 from node.mempool import Mempool
+from node.p2p.address import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.documents import MAX_GOSSIP_BYTES, Status, parse_gossip
 from node.p2p.frames import HEIGHT_HEADER
-from node.p2p.paths import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.stamp import UnknownPeerError, is_body, verify_stamp
 from node.sealer import Sealer
 

@@ -10,13 +10,11 @@ import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 import httpx2
 
 from ledger.block import Limits
-from ledger.errors import LedgerError
-from node.p2p.blocks import PATH
+from node.p2p.address import BLOCKS_PATH, PeerError, parse_url
 from node.p2p.frames import (
     GENESIS_HEADER,
     HEIGHT_HEADER,
@@ -29,14 +27,9 @@ HEAD_TIMEOUT_S = 10.0
 """What the head of an answer may take, on top of the time it was asked to wait."""
 FIRST_PAUSE_S = 1.0
 MAX_PAUSE_S = 60.0
-MAX_URL_LENGTH = 256
 MAX_ERROR_LENGTH = 300
 
 _HEIGHT = re.compile(r"[0-9]{1,15}")
-
-
-class PeerError(LedgerError):
-    """The other node is at fault: it answers wrongly, slowly or not at all."""
 
 
 class SyncSource:
@@ -60,26 +53,6 @@ class SyncSource:
         """Forget its faults."""
         self.is_known = True
         self._faults = 0
-
-
-def parse_url(text: str) -> str:
-    """Return the address of a node without its last slash.
-
-    Raises:
-        PeerError: not `http://host` or `https://host`, with a port and a path perhaps.
-    """
-    try:
-        parts = urlsplit(text)
-        plain = parts.scheme in {"http", "https"} and bool(parts.hostname)
-        plain = plain and (parts.port is None or parts.port > 0)
-    except ValueError:
-        plain = False
-    # What stands before an @ is a password, which would end up in logs and on pages.
-    if not plain or "@" in parts.netloc or parts.query or parts.fragment or not text.isascii():
-        raise PeerError(f"address of a node: expected http(s)://host:port, got {text[:80]!r}")
-    if len(text) > MAX_URL_LENGTH or not text.isprintable():
-        raise PeerError(f"address of a node: expected at most {MAX_URL_LENGTH} characters")
-    return text.rstrip("/")
 
 
 class BlockAnswer:
@@ -135,7 +108,7 @@ async def ask_for_blocks(
         PeerError: it cannot be reached, refuses, or has another chain.
     """
     query = {"from": str(first), "wait_ms": str(wait_ms), "limit": str(limit)}
-    request = client.build_request("GET", source.url + PATH, params=query)
+    request = client.build_request("GET", source.url + BLOCKS_PATH, params=query)
     try:
         async with asyncio.timeout(wait_ms / 1000 + HEAD_TIMEOUT_S):
             response = await client.send(request, stream=True)

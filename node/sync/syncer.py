@@ -23,12 +23,12 @@ import httpx2
 from ledger.block import Tip
 from ledger.errors import LedgerError, StoreError
 from ledger.store.database import DatabaseBusyError
+from node.p2p.address import PeerError
 from node.p2p.blocks import MAX_BLOCKS
 from node.sync.pipeline import Apply, Pipeline
 from node.sync.progress import RateMeter, SyncProgress, SyncState
 from node.sync.source import (
     MAX_ERROR_LENGTH,
-    PeerError,
     SyncSource,
     ask_for_blocks,
 )
