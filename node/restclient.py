@@ -1,4 +1,8 @@
-"""The node's REST API as the command line uses it: submit a job, wait, fetch the proof."""
+"""A node's REST API as other processes use it: submit a job, wait, fetch proofs and checkpoints.
+
+The node need not be trusted: every answer is bounded in size and time, however it drips, and is
+taken as bytes that are compressed by nobody.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,23 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx2
+import msgspec
 
+from explorer_ui.format import visible
+from ledger.consistency import MAX_CONSISTENCY_BYTES
 from ledger.errors import LedgerError
+from ledger.note import MAX_NOTE_BYTES
 
 POLL_S = 0.2
 NOT_FOUND = 404
+MAX_ANSWER_BYTES = 32 << 20
+"""Of most answers; a proof bundle, the longest, takes half of it."""
+MAX_GENESIS_BYTES = 1 << 20
+MAX_ANSWER_S = 60.0
+"""Most time for one answer."""
 _TIMEOUT_S = 30.0
+_SHOWN_CHARS = 200
+_GOOD = frozenset({200, 201, 202})
 _FINISHED = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -31,11 +46,10 @@ class RestClient:
     def __init__(self, url: str, key: str | None = None) -> None:
         if not (key or "").isascii():
             raise RequestFailedError("the API key holds a character that no key has")
-        headers = {"X-Api-Key": key} if key else {}
-        self._http = httpx2.Client(
-            base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S, trust_env=False
-        )
-        self.url = url
+        # Compressed bytes could be a thousand times as many once they are taken apart.
+        headers = {"Accept-Encoding": "identity"} | ({"X-Api-Key": key} if key else {})
+        self._http = httpx2.Client(headers=headers, timeout=_TIMEOUT_S, trust_env=False)
+        self.url = url.rstrip("/")
 
     def __enter__(self) -> RestClient:
         return self
@@ -45,18 +59,18 @@ class RestClient:
 
     def health(self) -> dict[str, Any]:
         """Return the node's health."""
-        return dict(self._call("GET", "/health").json())
+        return self._ask("GET", "/health")
 
     def submit(self, prompt: str, *, model: str | None, params: dict[str, Any]) -> dict[str, Any]:
         """Submit a job and return it."""
         body: dict[str, Any] = {"prompt": prompt, "params": params}
         if model is not None:
             body["model"] = model
-        return dict(self._call("POST", "/v1/jobs", json=body).json())
+        return self._ask("POST", "/v1/jobs", json=body)
 
     def job(self, job_id: str) -> dict[str, Any]:
         """Return a job."""
-        return dict(self._call("GET", f"/v1/jobs/{job_id}").json())
+        return self._ask("GET", f"/v1/jobs/{job_id}")
 
     def wait_for_job(
         self, job_id: str, *, timeout_s: float, progress: Callable[[dict[str, Any]], None]
@@ -85,7 +99,7 @@ class RestClient:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                receipt = dict(self._call("GET", f"/v1/receipts/{receipt_id}").json())
+                receipt = self._ask("GET", f"/v1/receipts/{receipt_id}")
             except RequestFailedError as error:
                 if not (may_be_unknown and error.status == NOT_FOUND):
                     raise
@@ -97,43 +111,77 @@ class RestClient:
             time.sleep(POLL_S)
 
     def fetch(self, path: str) -> bytes:
-        """Return the bytes at a path."""
-        return bytes(self._call("GET", path).content)
+        """Return the bytes at a path, whatever they are."""
+        return self._call("GET", path)
+
+    def checkpoint(self) -> bytes:
+        """Return the newest checkpoint, whatever it holds."""
+        return self._call("GET", "/checkpoint", max_bytes=MAX_NOTE_BYTES)
+
+    def consistency(self, from_size: int, to_size: int) -> bytes:
+        """Return a consistency document, whatever it holds."""
+        path = f"/v1/consistency?from={from_size}&to={to_size}"
+        return self._call("GET", path, max_bytes=MAX_CONSISTENCY_BYTES)
+
+    def genesis(self) -> bytes:
+        """Return the genesis document that the node names."""
+        return self._call("GET", "/v1/genesis", max_bytes=MAX_GENESIS_BYTES)
 
     def submit_transaction(self, envelope: bytes) -> dict[str, Any]:
         """Hand in a transaction that proves itself, and return how it stands."""
         headers = {"Content-Type": "application/json"}
-        answer = self._call("POST", "/v1/transactions", content=envelope, headers=headers)
-        return dict(answer.json())
+        return self._ask("POST", "/v1/transactions", content=envelope, headers=headers)
 
     def transaction(self, transaction_id: str) -> dict[str, Any]:
         """Return how a transaction stands."""
-        return dict(self._call("GET", f"/v1/transactions/{transaction_id}").json())
+        return self._ask("GET", f"/v1/transactions/{transaction_id}")
 
     def proof(self, receipt_id: str) -> bytes:
         """Return the proof bundle of a final receipt."""
-        return bytes(self._call("GET", f"/v1/receipts/{receipt_id}/proof").content)
+        return self._call("GET", f"/v1/receipts/{receipt_id}/proof")
 
-    def _call(self, method: str, path: str, **request: Any) -> httpx2.Response:
+    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+        data = self._call(method, path, **request)
         try:
-            answer = self._http.request(method, path, **request)
-        except httpx2.HTTPError as error:
+            return msgspec.json.decode(data, type=dict[str, Any])
+        except (ValueError, RecursionError) as error:
+            raise RequestFailedError(f"{self.url}{path}: expected a JSON object") from error
+
+    def _call(
+        self, method: str, path: str, *, max_bytes: int = MAX_ANSWER_BYTES, **request: Any
+    ) -> bytes:
+        deadline = time.monotonic() + MAX_ANSWER_S
+        data = bytearray()
+        try:
+            with self._http.stream(method, self.url + path, **request) as answer:
+                for chunk in answer.iter_raw():
+                    data += chunk
+                    if len(data) > max_bytes:
+                        raise RequestFailedError(
+                            f"{self.url}{path}: expected at most {max_bytes} bytes"
+                        )
+                    if time.monotonic() > deadline:
+                        raise RequestFailedError(
+                            f"{self.url}{path}: the answer took over {MAX_ANSWER_S:.0f} s"
+                        )
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise RequestFailedError(
                 f"{self.url}: no answer ({type(error).__name__}); is the node running there?"
             ) from error
         except ValueError as error:  # a number that is none, text that is not Unicode
             raise RequestFailedError(f"this cannot be sent: {error}") from error
-        if answer.is_error:
+        if answer.status_code not in _GOOD:
             raise RequestFailedError(
-                f"{method} {path}: {answer.status_code}: {_detail(answer)}",
+                f"{method} {path}: {answer.status_code}: {_describe(bytes(data))}",
                 status=answer.status_code,
             )
-        return answer
+        return bytes(data)
 
 
-def _detail(answer: httpx2.Response) -> str:
+def _describe(refusal: bytes) -> str:
     try:
-        body = answer.json()
-        return f"{body['detail']} ({body.get('error_code', 'no code')})"
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200]
+        body = msgspec.json.decode(refusal)
+        text = f"{body['detail']} ({body.get('error_code', 'no code')})"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        text = refusal[:_SHOWN_CHARS].decode(errors="replace")
+    return visible(text)

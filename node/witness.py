@@ -49,8 +49,7 @@ from ledger.store.witness import Cosigned, Evidence, WitnessStore
 from ledger.views.bundles import load_header
 from ledger.views.tree import find_block
 from node.datadir import DataDirectory, create_key, load_key
-from node.restclient import RequestFailedError
-from node.treeclient import TreeClient
+from node.restclient import RequestFailedError, RestClient
 
 INTERVAL_S = 10.0
 _INSTANCE_BYTES = 16
@@ -58,7 +57,7 @@ _JOIN_TIMEOUT_S = 120
 
 
 class Log(Protocol):
-    """Where checkpoints come from (`node.treeclient.TreeClient`)."""
+    """Where checkpoints come from (`node.restclient.RestClient`)."""
 
     def checkpoint(self) -> bytes:
         """Return the newest checkpoint of the log, whatever it holds."""
@@ -332,7 +331,7 @@ def open_witness(
     with contextlib.ExitStack() as stack:
         key, store = open_identity(data)
         stack.callback(store.close)
-        logs = [stack.enter_context(TreeClient(url)) for url in urls]
+        logs = [stack.enter_context(RestClient(url)) for url in urls]
         yield Witness(chain=chain, store=store, key=key, log=FirstToAnswer(logs), clock_ms=clock_ms)
 
 

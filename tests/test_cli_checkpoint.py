@@ -29,14 +29,13 @@ from ledger.note import MAX_NOTE_BYTES
 from ledger.store.chain import ChainStore
 from ledger.views import TreeViews
 from node import follower as follower_module
-from node import treeclient
+from node import restclient
 from node.checkpoints import CheckpointSigner
 from node.cli import cli
 from node.config import NodeSettings
 from node.datadir import DataDirectory, load_key
 from node.follower import open_follower, prepare_follower
-from node.restclient import RequestFailedError
-from node.treeclient import TreeClient
+from node.restclient import RequestFailedError, RestClient
 from node.witness import WitnessThread, open_identity
 from tests.api_server import serve
 from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
@@ -276,7 +275,7 @@ def hostile(answer):
 
     with (
         serve(Starlette(routes=[Route("/checkpoint", show)])) as port,
-        TreeClient(f"http://127.0.0.1:{port}/") as client,
+        RestClient(f"http://127.0.0.1:{port}/") as client,
     ):
         yield client
 
@@ -293,7 +292,7 @@ def test_an_answer_that_is_too_long_or_too_slow_is_left(monkeypatch):
         pytest.raises(RequestFailedError, match="at most"),
     ):
         client.checkpoint()
-    monkeypatch.setattr(treeclient, "MAX_ANSWER_S", -1.0)
+    monkeypatch.setattr(restclient, "MAX_ANSWER_S", -1.0)
     with (
         hostile(lambda: StreamingResponse(drip())) as client,
         pytest.raises(RequestFailedError, match="took over"),
@@ -411,7 +410,7 @@ class LiveWitness(LiveFollower):
 
 
 def wait_for_cosignature(witness: LiveWitness, *, size: int) -> None:
-    with TreeClient(witness.url) as client:
+    with RestClient(witness.url) as client:
         wait_for_size(client.checkpoint, size=size)
 
 
@@ -438,7 +437,7 @@ def test_a_follower_that_is_no_witness_has_no_checkpoint(tmp_path):
     follower = LiveFollower(tmp_path / "follower", node)
     try:
         follower.start()
-        with TreeClient(follower.url) as client, pytest.raises(RequestFailedError, match="404"):
+        with RestClient(follower.url) as client, pytest.raises(RequestFailedError, match="404"):
             client.checkpoint()
     finally:
         follower.kill()

@@ -260,6 +260,28 @@ def make_private(path: Path) -> None:
     path.touch(_PRIVATE_FILE)
 
 
+@contextlib.contextmanager
+def create_private(path: Path, migrations: Migrations) -> Iterator[sqlite3.Connection]:
+    """Make a file that belongs to a new key; fill it in the context. It appears whole or not at all.
+
+    Raises:
+        StoreError: there is one already, or the disk refuses.
+    """
+    if path.exists():
+        raise StoreError(f"{path}: exists already; a new key needs a {path.name} of its own")
+    draft = path.with_name(path.name + ".draft")
+    try:
+        for end in ("", "-wal", "-shm"):  # what a creation that was cut off has left
+            draft.with_name(draft.name + end).unlink(missing_ok=True)
+        make_private(draft)
+        with contextlib.closing(open_writer(draft, migrations)) as connection:
+            yield connection
+        draft.rename(path)
+        sync_directory(path.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: cannot be created: {error}") from error
+
+
 def sync_directory(path: Path) -> None:
     """Make renames and new files in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -10,7 +10,6 @@ and any change or early loss of a vote.
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from sqlite_utils.migrations import Migrations
 from ledger.encoding import decode, decode_base64url, encode, encode_base64url
 from ledger.errors import LedgerError, StoreError
 from ledger.keys import SIGNATURE_BYTES
-from ledger.store.database import make_private, open_writer, sync_directory
+from ledger.store.database import create_private, open_writer
 from ledger.vote import QuorumCertificate, Vote, VoteRecord, encode_block, parse_block
 
 KEEP_HEIGHTS = 16
@@ -99,21 +98,8 @@ class VoteStore:
         Raises:
             StoreError: there is one already, or the disk refuses.
         """
-        if path.exists():
-            raise StoreError(f"{path}: exists already; a new key needs a votes.db of its own")
-        draft = path.with_name(path.name + ".draft")
-        try:
-            for end in ("", "-wal", "-shm"):  # what a creation that was cut off has left
-                draft.with_name(draft.name + end).unlink(missing_ok=True)
-            make_private(draft)
-            with contextlib.closing(open_writer(draft, migrations)) as connection:
-                adopt_owner(
-                    connection, instance=instance, account=account, genesis_hash=genesis_hash
-                )
-            draft.rename(path)
-            sync_directory(path.parent)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path}: cannot be created: {error}") from error
+        with create_private(path, migrations) as connection:
+            adopt_owner(connection, instance=instance, account=account, genesis_hash=genesis_hash)
         return cls.open(path, instance=instance, account=account, genesis_hash=genesis_hash)
 
     @classmethod

@@ -18,7 +18,7 @@ from sqlite_utils.migrations import Migrations
 
 from ledger.checkpoint import Checkpoint, read_checkpoint
 from ledger.errors import InvalidNoteError, StoreError
-from ledger.store.database import make_private, open_writer, sync_directory
+from ledger.store.database import create_private, open_writer
 
 MAX_EVIDENCE = 1000
 """Contradictions kept; one is enough, and a hostile log must not fill the disk."""
@@ -107,19 +107,8 @@ class WitnessStore:
         Raises:
             StoreError: there is one already, or the disk refuses.
         """
-        if path.exists():
-            raise StoreError(f"{path}: exists already; a new key needs a witness.db of its own")
-        draft = path.with_name(path.name + ".draft")
-        try:
-            for end in ("", "-wal", "-shm"):  # what a creation that was cut off has left
-                draft.with_name(draft.name + end).unlink(missing_ok=True)
-            make_private(draft)
-            with contextlib.closing(open_writer(draft, migrations)) as connection:
-                connection.execute("INSERT INTO owner VALUES (1, ?, ?)", (instance, account))
-            draft.rename(path)
-            sync_directory(path.parent)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path}: cannot be created: {error}") from error
+        with create_private(path, migrations) as connection:
+            connection.execute("INSERT INTO owner VALUES (1, ?, ?)", (instance, account))
 
     @classmethod
     def discard_unused(cls, path: Path) -> None:

@@ -28,7 +28,7 @@ from ledger.errors import InvalidNoteError, InvalidProofError, LedgerError
 from ledger.note import NoteKey
 from node.cli.options import default_url_option, file_type, option
 from node.files import load_document, write_public
-from node.treeclient import TreeClient
+from node.restclient import RestClient
 
 _REFUSED, _OWN_FILE = 1, 2
 
@@ -73,7 +73,7 @@ def checkpoint(
         required = [witness_key(account) for account in witnesses]
         for key in required:
             str(key)  # refuses what is no account before anybody is asked
-    with _ends_with(_REFUSED), TreeClient(url) as node:
+    with _ends_with(_REFUSED), RestClient(url) as node:
         network = trusted or parse_genesis(node.genesis())
         data = node.checkpoint()
         old = kept or _empty_tree(network)
@@ -85,7 +85,7 @@ def checkpoint(
 
 
 def _verify(
-    node: TreeClient,
+    node: RestClient,
     genesis: Genesis,
     data: bytes,
     *,

@@ -75,7 +75,7 @@ def fetch_tip(client: RestClient, *, genesis: Genesis | None) -> Tip:
             than `genesis`.
     """
     try:
-        theirs = parse_genesis(client.fetch("/v1/genesis"))
+        theirs = parse_genesis(client.genesis())
         tip = _fetch_newest(client, theirs)
     except RequestFailedError:
         raise
