@@ -7,21 +7,46 @@ genesis hash, so a key of one network opens nothing on another.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hmac
 import secrets
 import sqlite3
+from collections.abc import Iterator
 
 import msgspec
 from blake3 import blake3
 
+from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import Caller, KeyRole
+from ledger.store.database import Database
+from ledger.store.market import open_market
 from ledger.store.registry import ApiKey, find_key, insert_key
 from ledger.transaction import Identifier
+from node.datadir import DataDirectory
 
 _PREFIX_BYTES = 5
 _SECRET_BYTES = 32
 _MAX_KEY_LENGTH = 100
+
+
+@contextlib.contextmanager
+def open_keys(data: DataDirectory) -> Iterator[Database]:
+    """Open where a data directory keeps its keys, whether its node runs or not."""
+    store = open_market(data.market, hash_genesis(data.load_genesis()))
+    with contextlib.closing(store):
+        yield store
+
+
+def issue_key(data: DataDirectory, role: KeyRole, *, client: str | None = None, now_ms: int) -> str:
+    """Make a key of a data directory, as `create_key` does. A running node takes it at once."""
+    genesis_hash = hash_genesis(data.load_genesis())
+    with open_keys(data) as store:
+        return store.write(
+            lambda connection: create_key(
+                connection, genesis_hash=genesis_hash, role=role, client=client, now_ms=now_ms
+            )
+        ).result()
 
 
 def create_key(

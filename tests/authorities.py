@@ -19,9 +19,8 @@ from ledger.block import Block, Certificate, Tip, hash_genesis
 from ledger.jobs import KeyRole
 from ledger.keys import KeyPair
 from ledger.rules import build_block
-from ledger.store.market import open_market
 from ledger.transaction import Transaction
-from node.apikeys import create_key
+from node.apikeys import issue_key
 from node.assembly import Node, open_node
 from node.config import NodeSettings
 from node.datadir import DataDirectory, Founder, create_network, load_key
@@ -52,10 +51,10 @@ class Authorities:
 
     def create_key(self, index: int, role: KeyRole) -> str:
         """Make an API key of a node that does not run."""
-        return create_api_key(self.directories[index], role)
+        return issue_key(self.directories[index], role, now_ms=CREATED_MS)
 
     def stamp_and_post(
-        self, index: int, path: str, body: bytes, key: KeyPair, **changes: Any
+        self, index: int, path: str, body: bytes, key: KeyPair, /, **changes: Any
     ) -> httpx2.Response:
         """Post a body to one authority under the stamp of `key`."""
         stamped: dict[str, Any] = {
@@ -90,20 +89,6 @@ class Authorities:
             proposer=proposer.account,
             read=node.chain.read_node,
         )
-
-
-def create_api_key(data: DataDirectory, role: KeyRole) -> str:
-    """Make an API key of a node that does not run."""
-    genesis_hash = hash_genesis(data.load_genesis())
-    store = open_market(data.market, genesis_hash)
-    try:
-        return store.write(
-            lambda c: create_key(
-                c, genesis_hash=genesis_hash, role=role, client=None, now_ms=CREATED_MS
-            )
-        ).result()
-    finally:
-        store.close()
 
 
 @contextlib.contextmanager

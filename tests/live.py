@@ -8,10 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ledger.block import hash_genesis
 from ledger.jobs import KeyRole
-from ledger.store.market import open_market
-from node.apikeys import create_key
+from node.apikeys import issue_key
 from node.datadir import DataDirectory, create_data_directory
 
 ROOT = Path(__file__).parent.parent
@@ -35,20 +33,7 @@ class LiveNode:
         )
 
     def create_key(self, role: KeyRole, client: str | None = None) -> str:
-        genesis_hash = hash_genesis(self.data.load_genesis())
-        store = open_market(self.data.market, genesis_hash)
-        try:
-            return store.write(
-                lambda connection: create_key(
-                    connection,
-                    genesis_hash=genesis_hash,
-                    role=role,
-                    client=client,
-                    now_ms=GENESIS_TIME_MS,
-                )
-            ).result()
-        finally:
-            store.close()
+        return issue_key(self.data, role, client=client, now_ms=GENESIS_TIME_MS)
 
     def start(self) -> None:
         command = [sys.executable, "-m", "node", self.command, "--data", str(self.data.root)]

@@ -20,10 +20,11 @@ from ledger.keys import KeyPair
 from ledger.store.chain import load_block
 from ledger.transaction import build_transaction, sign_payload
 from ledger.vote import QuorumCertificate, cast_vote
+from node.apikeys import issue_key
 from node.assembly import Node
 from node.cli.setchange import Edits, apply_edits, build_payload
 from node.datadir import create_data_directory, create_joining_directory, load_key
-from tests.authorities import HOST, Authorities, create_api_key, serve_node
+from tests.authorities import HOST, Authorities, serve_node
 from tests.builders import CREATED_MS
 from tests.caller import Caller
 
@@ -81,7 +82,9 @@ def test_a_network_of_one_grows_to_four_that_decide_together(tmp_path):
     joining = [create_joining_directory(tmp_path / str(i), genesis) for i in (1, 2, 3)]
     directories = [founder, *joining]
     keys = [load_key(directory.authority_key)[0] for directory in directories]
-    secret, other_secret = (create_api_key(d, "admin") for d in directories[:2])
+    secret, other_secret = (
+        issue_key(directory, "admin", now_ms=CREATED_MS) for directory in directories[:2]
+    )
     with contextlib.ExitStack() as stack:
         alpha = stack.enter_context(serve_node(founder, urls[0]))
         first = run_job(urls[0], secret)

@@ -35,14 +35,7 @@ class Bench:
         assert self.proposer == 1, "the node is member 0"
 
     def post(self, path: str, body: bytes, key: KeyPair | None = None, /, **changes):
-        stamped = {
-            "genesis_hash": self.network.genesis_hash,
-            "recipient": self.keys[0].account,
-            "path": path,
-            "body": body,
-        } | changes
-        headers = build_stamp(key or self.keys[1], **stamped)
-        return self.client.post(path, content=body, headers=headers)
+        return self.network.stamp_and_post(0, path, body, key or self.keys[1], **changes)
 
     def say(self, message: Message, key: KeyPair | None = None) -> httpx2.Response:
         return self.post(MESSAGES_PATH, encode(message), key)

@@ -262,7 +262,7 @@ def make_private(path: Path) -> None:
 
 @contextlib.contextmanager
 def create_private(path: Path, migrations: Migrations) -> Iterator[sqlite3.Connection]:
-    """Make a file that belongs to a new key; fill it in the context. It appears whole or not at all.
+    """Make the file of a new key, filled in the context; it appears whole or not at all.
 
     Raises:
         StoreError: there is one already, or the disk refuses.

@@ -7,12 +7,10 @@ from typing import cast
 
 import click
 
-from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import KeyRole
-from ledger.store.market import open_market
 from ledger.store.registry import list_keys, revoke_key
-from node.apikeys import create_key
+from node.apikeys import issue_key, open_keys
 from node.cli.options import data_option
 from node.clock import read_clock_ms
 from node.datadir import DataDirectory
@@ -34,36 +32,18 @@ def keys() -> None:
 @click.option("--client", help="Holder's name on receipts (public); by default role and prefix.")
 def keys_create(data: Path, role: str, client: str | None) -> None:
     """Make a key and print it, for the only time. A running node takes it at once."""
-    genesis_hash = hash_genesis(DataDirectory(data).load_genesis())
-    store = open_market(DataDirectory(data).market, genesis_hash)
-    try:
-        secret = store.write(
-            lambda connection: create_key(
-                connection,
-                genesis_hash=genesis_hash,
-                role=cast("KeyRole", role),
-                client=client,
-                now_ms=read_clock_ms(),
-            )
-        ).result()
-    finally:
-        store.close()
-    click.echo(secret)
+    now_ms = read_clock_ms()
+    click.echo(issue_key(DataDirectory(data), cast("KeyRole", role), client=client, now_ms=now_ms))
 
 
 @keys.command("list")
 @data_option
 def keys_list(data: Path) -> None:
     """List keys by prefix; secrets are not stored."""
-    store = open_market(
-        DataDirectory(data).market, hash_genesis(DataDirectory(data).load_genesis())
-    )
-    try:
+    with open_keys(DataDirectory(data)) as store:
         for key in list_keys(store.reader):
             state = "revoked" if key.revoked_at_ms is not None else "active"
             click.echo(f"aik_{key.prefix}_…  {key.role:<7} {state:<8} {key.client}")
-    finally:
-        store.close()
 
 
 @keys.command("revoke")
@@ -72,13 +52,8 @@ def keys_list(data: Path) -> None:
 def keys_revoke(data: Path, prefix: str) -> None:
     """Revoke the key with this prefix (aik_PREFIX_…), for ever and at once."""
     prefix = prefix.removeprefix("aik_").split("_")[0].rstrip("…")
-    store = open_market(
-        DataDirectory(data).market, hash_genesis(DataDirectory(data).load_genesis())
-    )
-    try:
+    with open_keys(DataDirectory(data)) as store:
         done = store.write(lambda c: revoke_key(c, prefix, read_clock_ms())).result()
-    finally:
-        store.close()
     if not done:
         raise StoreError(f"no active key with prefix {prefix}; see ./aitbc keys list")
     click.echo(f"revoked aik_{prefix}_…")

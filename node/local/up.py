@@ -22,9 +22,8 @@ from ledger.errors import LedgerError, StoreError
 from ledger.jobs import KeyRole
 from ledger.proof import Disclosure, verify_bundle
 from ledger.store.database import Database
-from ledger.store.market import open_market
 from miner.models.embedded import default_cache, prepare_embedded_model
-from node.apikeys import authenticate, create_key
+from node.apikeys import authenticate, create_key, open_keys
 from node.clock import read_clock_ms
 from node.config import EMBEDDED_MODEL
 from node.datadir import DataDirectory, create_data_directory
@@ -118,15 +117,11 @@ def prepare_data(root: Path) -> DataDirectory:
 def prepare_keys(data: DataDirectory, kept: Mapping[str, Any]) -> dict[str, str]:
     """Return API keys for this node: those of the last run while they hold, else new ones."""
     genesis_hash = hash_genesis(data.load_genesis())
-    with data.lock():
-        store = open_market(data.market, genesis_hash)
-        try:
-            return {
-                name: _prepare_key(store, str(kept.get(name, "")), role, genesis_hash)
-                for name, role in _KEYS.items()
-            }
-        finally:
-            store.close()
+    with data.lock(), open_keys(data) as store:
+        return {
+            name: _prepare_key(store, str(kept.get(name, "")), role, genesis_hash)
+            for name, role in _KEYS.items()
+        }
 
 
 def _prepare_key(store: Database, kept: str, role: KeyRole, genesis_hash: bytes) -> str:

@@ -13,6 +13,7 @@ from statistics import median
 import msgspec
 import uvloop
 
+from node.clock import read_clock_ms
 from node.datadir import DataDirectory
 from scripts.bench_figures.connection import Connection
 from scripts.bench_figures.load import LoadOrder, open_party, run_load
@@ -21,7 +22,6 @@ from scripts.bench_figures.node_process import (
     RunningNode,
     make_api_key,
     make_data_directory,
-    read_clock_ms,
     run_node,
 )
 from scripts.bench_figures.references import Appender, Signatures

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import KeyRole
-from ledger.store.market import open_market
-from node.apikeys import create_key
+from node.apikeys import issue_key
+from node.clock import read_clock_ms
 from node.datadir import DataDirectory, create_data_directory
 from scripts.bench_figures.measure import read_cpu_s
 
@@ -36,11 +34,6 @@ class RunningNode:
         return read_cpu_s(self.pid)
 
 
-def read_clock_ms() -> int:
-    """Return Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
-
-
 def make_data_directory(root: Path, *, created_ms: int) -> DataDirectory:
     """Make the directory of a new network of one authority."""
     return create_data_directory(root, network="aitbc-bench", name="authority-1", now_ms=created_ms)
@@ -48,17 +41,7 @@ def make_data_directory(root: Path, *, created_ms: int) -> DataDirectory:
 
 def make_api_key(data: DataDirectory, role: KeyRole) -> str:
     """Make an API key while no node runs."""
-    genesis_hash = hash_genesis(data.load_genesis())
-    with contextlib.closing(open_market(data.market, genesis_hash)) as store:
-        return store.write(
-            lambda connection: create_key(
-                connection,
-                genesis_hash=genesis_hash,
-                role=role,
-                client=None,
-                now_ms=read_clock_ms(),
-            )
-        ).result()
+    return issue_key(data, role, now_ms=read_clock_ms())
 
 
 @contextlib.contextmanager

@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from node.clock import read_clock_ms
 from scripts.bench_figures.connection import Connection
 from scripts.bench_figures.measure import MICROS, Plan, Row, percentile
 from scripts.bench_figures.node_process import (
     RunningNode,
     make_data_directory,
-    read_clock_ms,
     run_node,
 )
 from scripts.generate import INTERVAL_MS, generate

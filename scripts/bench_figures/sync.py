@@ -14,10 +14,11 @@ from statistics import median
 
 from ledger.errors import StoreError
 from ledger.store.chain import ChainStore
+from node.clock import read_clock_ms
 from node.datadir import DataDirectory
 from node.sync import Syncer, SyncProgress
 from scripts.bench_figures.measure import MICROS, Plan, Row
-from scripts.bench_figures.node_process import make_data_directory, read_clock_ms, run_node
+from scripts.bench_figures.node_process import make_data_directory, run_node
 from scripts.bench_figures.references import Signatures
 from scripts.generate import INTERVAL_MS, generate
 

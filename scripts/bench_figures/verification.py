@@ -21,10 +21,11 @@ from ledger.store.chain import ChainStore, load_block
 from ledger.store.fsck import verify_chain
 from ledger.store.market import open_market
 from ledger.views import LedgerViews, ReceiptFilter
+from node.clock import read_clock_ms
 from node.datadir import DataDirectory
 from scripts import verify_receipt
 from scripts.bench_figures.measure import Plan, Row, Work, measure_rates
-from scripts.bench_figures.node_process import make_data_directory, read_clock_ms
+from scripts.bench_figures.node_process import make_data_directory
 from scripts.bench_figures.references import Signatures
 from scripts.generate import INTERVAL_MS, generate
 
