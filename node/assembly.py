@@ -37,6 +37,7 @@ from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
 from node.signal import Signal
 from node.sync import Syncer
+from node.sync.source import parse_url
 from node.watch import NodeWatch
 
 RELEASE = "0.1.0"
@@ -110,6 +111,7 @@ def open_node(
     `stop()` is called, from any thread, when the node cannot go on; `Node.failure` tells why.
 
     Raises:
+        PeerError: a peer's address is none.
         StoreError: the directory is missing, foreign, held by another node, or lacks votes.db.
     """
     self_test()
@@ -139,7 +141,7 @@ def open_node(
             chain=chain,
             mempool=mempool,
             key=key,
-            urls=settings.peers,
+            urls=[parse_url(url) for url in settings.peers],
             fetch=lambda height: syncer.request(height),
             returned=lambda: sealer.repeat(),
         )

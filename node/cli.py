@@ -54,6 +54,7 @@ from node.options import data_option, option, read_stored_options, url_option
 from node.report import print_statement, print_verdict
 from node.restclient import RestClient
 from node.server import serve
+from node.sync.source import parse_url
 from node.up import UpSettings, run_up
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,6 +152,8 @@ def init(
     ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
+    if url:
+        parse_url(url)
     if genesis is not None:
         if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--genesis names the network; leave out --network")
