@@ -68,6 +68,7 @@ def open_node(
     `stop()` is called, from any thread, when the node cannot go on; `Node.failure` tells why.
 
     Raises:
+        PeerError: a peer's address is none.
         StoreError: the directory is missing, foreign, held by another node, or lacks votes.db.
     """
     self_test()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,16 @@ STOP_TIMEOUT_S = 30
 class Authorities:
     """The directories and keys of a network, and addresses that stay over restarts."""
 
-    def __init__(self, root: Path, count: int) -> None:
+    def __init__(self, root: Path, count: int, *, stated: Mapping[int, str] | None = None) -> None:
+        """`stated`: addresses that genesis states instead of the true ones, by index."""
         sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
         self.urls = [f"http://{HOST}:{s.getsockname()[1]}" for s in sockets]
         for free in sockets:
             free.close()
         founders = [
-            Founder(root=root / f"authority-{i}", name=f"authority {i}", url=url)
+            Founder(
+                root=root / f"authority-{i}", name=f"authority {i}", url=(stated or {}).get(i, url)
+            )
             for i, url in enumerate(self.urls)
         ]
         self.directories = create_network(founders, network="test-net", now_ms=CREATED_MS)

@@ -114,6 +114,15 @@ def test_a_network_of_one_grows_to_four_that_decide_together(tmp_path):
         assert len(certificate.votes) >= 3
 
 
+def test_an_address_that_is_none_costs_no_other_member_its_link(tmp_path):
+    network = Authorities(tmp_path, 4, stated={1: "http://127.0.0.1:8001x"})
+    secret = network.create_key(0, "admin")
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(network.run(i)) for i in (0, 2, 3)]
+        receipt = run_job(network.urls[0], secret)
+        wait_until(lambda: is_final(nodes, receipt))
+
+
 @pytest.fixture
 def four(tmp_path):
     return Authorities(tmp_path, 4)

@@ -12,6 +12,7 @@ from node.cli.options import data_option, file_type, option
 from node.clock import read_clock_ms
 from node.datadir import create_data_directory, create_joining_directory, load_key
 from node.files import load_document
+from node.p2p.address import parse_url
 
 
 @click.command()
@@ -32,6 +33,8 @@ def init(
     ctx: click.Context, /, *, data: Path, network: str, name: str, url: str, genesis: Path | None
 ) -> None:
     """Make a data directory: a key, a genesis of one authority, its votes.db."""
+    if url:
+        parse_url(url)
     if genesis is not None:
         if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--genesis names the network; leave out --network")

@@ -20,6 +20,7 @@ from ledger.transaction import (
     Signature,
     build_transaction,
 )
+from node.p2p.address import PeerError, parse_url
 
 _SIGNATURE_BYTES = 194
 """Of one signature in an envelope, at most: a comma, and the longest role that signs a change."""
@@ -67,8 +68,10 @@ def apply_edits(current: AuthoritySet, edits: Edits) -> AuthoritySet:
     """Return the set that follows `current`. Members keep their order; new ones stand last.
 
     Raises:
-        ChangeRefusedError: nobody is called this, nothing changes, or it is no set.
+        ChangeRefusedError: nobody is called this, nothing changes, it is no set, or a new address
+            is none.
     """
+    _check_addresses([*(member.url for member in edits.added), *(url for _, url in edits.moved)])
     draft = _Draft(list(current.members), set(current.coordinators))
     for who, name in edits.renamed:
         draft.replace(who, name=name)
@@ -90,6 +93,15 @@ def apply_edits(current: AuthoritySet, edits: Edits) -> AuthoritySet:
     if (following.members, following.coordinators) == (current.members, current.coordinators):
         raise ChangeRefusedError("nothing would change; see ./aitbc authority propose --help")
     return _check_set(following)
+
+
+def _check_addresses(urls: Sequence[str]) -> None:
+    """Refuse what no peer could call; one that stands in the set already may stay."""
+    try:
+        for url in filter(None, urls):
+            parse_url(url)
+    except PeerError as error:
+        raise ChangeRefusedError(f"the next set: {error}") from error
 
 
 def _check_set(following: AuthoritySet) -> AuthoritySet:

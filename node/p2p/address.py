@@ -30,7 +30,9 @@ def parse_url(text: str) -> str:
     except ValueError:
         plain = False
     # What stands before an @ is a password, which would end up in logs and on pages.
-    if not plain or "@" in parts.netloc or parts.query or parts.fragment or not text.isascii():
+    if "@" in text:
+        raise PeerError("address of a node: expected http(s)://host:port without user or password")
+    if not plain or parts.query or parts.fragment or not text.isascii():
         raise PeerError(f"address of a node: expected http(s)://host:port, got {text[:80]!r}")
     if len(text) > MAX_URL_LENGTH or not text.isprintable():
         raise PeerError(f"address of a node: expected at most {MAX_URL_LENGTH} characters")

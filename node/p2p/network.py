@@ -15,8 +15,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from time import monotonic
 
-import httpx2
-
 from consensus.messages import Message
 from consensus.presence import Presence
 from ledger.authorities import AuthoritySet
@@ -28,11 +26,11 @@ from node.mempool import Mempool
 from node.p2p.address import STATUS_PATH, TRANSACTIONS_PATH, PeerError, parse_url
 from node.p2p.documents import MAX_GOSSIP_BYTES, MAX_GOSSIP_TRANSACTIONS, build_gossip
 from node.p2p.peers import (
-    ANSWER_TIMEOUT_S,
-    CONNECT_TIMEOUT_S,
     MAX_BACKOFF_S,
     Peer,
     PeerLink,
+    exchange,
+    open_client,
     read_status,
 )
 from node.signal import Signal
@@ -86,6 +84,8 @@ class PeerNetwork:
         self._listening = threading.Lock()
         self._links: dict[str, PeerLink] = {}
         self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._unusable: set[tuple[str, str]] = set()
+        """(account, address) of members that cannot be called, and were spoken of in the log."""
         self._others_height = 0
         """The highest that others say they have, while we wait a moment for it."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -170,11 +170,10 @@ class PeerNetwork:
         wanted = {}
         if authority_set.allows_coordinator(self._key.account):
             for member in authority_set.members:
-                if member.account != self._key.account:
-                    # One that is no address is told of by the syncer, which is given it too.
-                    with contextlib.suppress(PeerError):
-                        url = parse_url(self._given.get(member.account) or member.url)
-                        wanted[member.account] = member, url
+                url = self._given.get(member.account) or member.url
+                if url and member.account != self._key.account:
+                    wanted[member.account] = member, url
+        self._unusable &= {(account, url) for account, (_, url) in wanted.items()}
         for account, link in list(self._links.items()):
             if account not in wanted or wanted[account][1] != link.peer.url:
                 await self._unlink(account)
@@ -184,13 +183,20 @@ class PeerNetwork:
                 self._link(peer)
 
     def _link(self, peer: Peer) -> None:
-        link = PeerLink(
-            peer,
-            key=self._key,
-            genesis_hash=self._genesis_hash,
-            returned=self._returned,
-            heard=self._note_answer,
-        )
+        try:
+            link = PeerLink(
+                peer,
+                key=self._key,
+                genesis_hash=self._genesis_hash,
+                returned=self._returned,
+                heard=self._note_answer,
+            )
+        except PeerError as error:
+            # A set may state any address. It must not cost us the other members.
+            if (peer.account, peer.url) not in self._unusable:
+                logger.warning("peer %s at %s: %s", peer.name, peer.url, error)
+            self._unusable.add((peer.account, peer.url))
+            return
         self._links[peer.account] = link
         self._tasks[peer.account] = [
             asyncio.create_task(link.deliver()),
@@ -204,16 +210,20 @@ class PeerNetwork:
 
     async def _identify(self, url: str) -> None:
         """Learn whose an operator's address is, and use it from then on."""
-        timeout = httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        async with httpx2.AsyncClient(timeout=timeout, trust_env=False) as client:
+        try:
+            opened = open_client(url)
+        except PeerError as error:
+            logger.warning("peer at %s: %s", url, error)
+            return
+        async with opened as client:
             said = ""
             while True:
                 try:
-                    answer = await client.get(url + STATUS_PATH)
-                    status = read_status(answer, self._genesis_hash)
-                except (httpx2.HTTPError, OSError, PeerError) as error:
+                    request = client.build_request("GET", STATUS_PATH)
+                    status = read_status(*await exchange(client, request), self._genesis_hash)
+                except PeerError as error:
                     if said != str(error):
-                        logger.warning("peer at %s: %s", url, error or type(error).__name__)
+                        logger.warning("peer at %s: %s", url, error)
                     said = str(error)
                     await asyncio.sleep(IDENTIFY_S)
                     continue

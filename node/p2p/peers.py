@@ -19,7 +19,7 @@ import httpx2
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import LedgerError
 from ledger.keys import KeyPair
-from node.p2p.address import MESSAGES_PATH, PeerError
+from node.p2p.address import MESSAGES_PATH, PeerError, parse_url
 from node.p2p.documents import MAX_STATUS_BYTES, Status, parse_status
 from node.p2p.frames import HEIGHT_HEADER
 from node.p2p.stamp import build_stamp
@@ -33,6 +33,8 @@ MAX_BACKOFF_S = 2.0
 CONNECT_TIMEOUT_S = 2.0
 ANSWER_TIMEOUT_S = 15.0
 """A message is answered once it is dealt with, and a full block takes a moment."""
+EXCHANGE_TIMEOUT_S = 60.0
+"""Of one request and its answer together, however slowly they drip."""
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +71,11 @@ class PeerLink:
         returned: Callable[[], None],
         heard: Callable[[str, int], None],
     ) -> None:
-        """`returned()`: the peer answers again; `heard(account, height)`: it says its height."""
+        """`returned()`: the peer answers again; `heard(account, height)`: it says its height.
+
+        Raises:
+            PeerError: its address is none.
+        """
         self.peer = peer
         self._returned = returned
         self._heard = heard
@@ -82,11 +88,7 @@ class PeerLink:
         """How often the peer answered again after it had not."""
         self._refusal = ""
         """The last one, which the log knows already."""
-        self._client = httpx2.AsyncClient(
-            base_url=peer.url,
-            timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
-            trust_env=False,
-        )
+        self._client = open_client(peer.url)
 
     def put(self, message: bytes) -> None:
         """Queue a consensus message."""
@@ -146,24 +148,63 @@ class PeerLink:
             body=body,
         )
         headers["content-type"] = "application/json"
-        try:
-            answer = await self._client.post(path, content=body, headers=headers)
-        except (httpx2.HTTPError, OSError) as error:
-            raise PeerError(f"no answer ({type(error).__name__})") from error
+        request = self._client.build_request("POST", path, content=body, headers=headers)
+        answer, data = await exchange(self._client, request)
         if answer.is_error and (height := answer.headers.get(HEIGHT_HEADER, "")).isdecimal():
             # Who was put out of the set while away learns only from refusals that it is behind.
             self._note_height(min(int(height[:MAX_HEIGHT_DIGITS]), MAX_INTEGER))
-        return read_status(answer, self._genesis_hash)
+        return read_status(answer, data, self._genesis_hash)
 
 
-def read_status(answer: httpx2.Response, genesis_hash: bytes) -> Status:
+def open_client(url: str) -> httpx2.AsyncClient:
+    """Return a client for the node at `url`.
+
+    Raises:
+        PeerError: it is no address.
+    """
+    try:
+        return httpx2.AsyncClient(
+            base_url=parse_url(url),
+            timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            # Compressed bytes could be a thousand times as many once they are taken apart.
+            headers={"accept-encoding": "identity"},
+            trust_env=False,
+        )
+    except httpx2.InvalidURL as error:
+        raise PeerError(f"its address is none: {error}") from error
+
+
+async def exchange(
+    client: httpx2.AsyncClient, request: httpx2.Request
+) -> tuple[httpx2.Response, bytes]:
+    """Send a request and return the answer with its bytes: none is longer than a status.
+
+    Raises:
+        PeerError: no answer, or one without end.
+    """
+    data = bytearray()
+    try:
+        async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
+            answer = await client.send(request, stream=True)
+            try:
+                async for piece in answer.aiter_raw():
+                    data += piece
+                    if len(data) > MAX_STATUS_BYTES:
+                        break
+            finally:
+                await answer.aclose()
+    except (httpx2.HTTPError, OSError) as error:
+        raise PeerError(f"no answer ({type(error).__name__})") from error
+    return answer, bytes(data)
+
+
+def read_status(answer: httpx2.Response, data: bytes, genesis_hash: bytes) -> Status:
     """Return the status that an answer carries.
 
     Raises:
         PeerRefusedError: the node judged what it got and refused it.
         PeerError: it takes nothing, is something else, or is of another network.
     """
-    data = answer.content
     if answer.status_code != httpx2.codes.OK:
         text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
         is_judged = answer.status_code == httpx2.codes.BAD_REQUEST
