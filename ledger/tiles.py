@@ -13,18 +13,15 @@ Every address has one spelling.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-from ledger.errors import InvalidProofError
 
 TILE_WIDTH = 256
 TILE_HEIGHT = 8
 MAX_LEAVES = 2**53 - 1
-MAX_ENTRY_BYTES = 2**16 - 1
-"""What the two bytes before an entry can say; no envelope is longer."""
 
 _LENGTH_BYTES = 2
+"""They can say up to 65,535, and no envelope is longer."""
 _LEVEL = re.compile(r"0|[1-9][0-9]?")
 _MAX_LEVEL = 63
 # 2^53 leaves make less than 10^15 tiles: five groups.
@@ -72,37 +69,8 @@ def fits_tree(level: int, place: TilePlace) -> bool:
     return last_leaf <= MAX_LEAVES
 
 
-def list_places(level: int, size: int) -> Iterator[TilePlace]:
-    """Return the tiles of one level in the tree of `size` leaves, in their order."""
-    full, rest = divmod(size >> (TILE_HEIGHT * level), TILE_WIDTH)
-    for index in range(full):
-        yield TilePlace(index=index)
-    if rest:
-        yield TilePlace(index=full, width=rest)
-
-
 def encode_entries(envelopes: Sequence[bytes]) -> bytes:
     """Return the entry bundle of some envelopes."""
     return b"".join(
         len(envelope).to_bytes(_LENGTH_BYTES, "big") + envelope for envelope in envelopes
     )
-
-
-def parse_entries(data: bytes) -> list[bytes]:
-    """Return the envelopes of an entry bundle.
-
-    Raises:
-        InvalidProofError: it ends within an entry, or holds more than a bundle may.
-    """
-    envelopes: list[bytes] = []
-    start = 0
-    while start < len(data) and len(envelopes) < TILE_WIDTH:
-        body = start + _LENGTH_BYTES
-        end = body + int.from_bytes(data[start:body], "big")
-        if len(data) < max(body, end):
-            raise InvalidProofError("entry bundle: ends within an entry")
-        envelopes.append(data[body:end])
-        start = end
-    if start < len(data):
-        raise InvalidProofError(f"entry bundle: expected at most {TILE_WIDTH} entries")
-    return envelopes

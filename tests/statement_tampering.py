@@ -39,7 +39,6 @@ MINER = build_key("miner").account
 BLOCK_MS = 500
 """Between two blocks of `build_chain`."""
 UNKNOWN_SET = ["quorum", "authority_chain", "coordinator", "period"]
-SIGNERS = ["provider_signature", "coordinator_signature"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,9 @@ from api.resource import ApiSettings
 from ledger import merkle
 from ledger.checkpoint import build_origin, log_keys, verify_checkpoint
 from ledger.consistency import parse_consistency, verify_extension, verify_head
-from ledger.tiles import TilePlace, list_places, parse_entries
+from ledger.tiles import TilePlace
 from tests.api_node import ApiNode, run_job
+from tests.tile_reader import list_places, parse_entries
 
 JOBS = 5
 IMMUTABLE = "public, max-age=31536000, immutable"

@@ -30,6 +30,7 @@ from tests.builders import (
     sign_change,
     sign_receipt,
 )
+from tests.strategies import draw_changed_byte
 
 CHAIN = build_chain(4, blocks=[2])
 TIP, OLD = CHAIN.tip, CHAIN.members
@@ -379,9 +380,6 @@ def test_a_malformed_change_is_no_transaction(mutate):
 
 @given(st.data())
 def test_no_changed_byte_of_a_change_leaves_it_valid(data):
-    position = data.draw(st.integers(0, len(SOUND.envelope) - 1))
-    value = data.draw(st.integers(0, 255).filter(lambda v: v != SOUND.envelope[position]))
-    changed = bytearray(SOUND.envelope)
-    changed[position] = value
+    changed = draw_changed_byte(data, SOUND.envelope)
     with pytest.raises(InvalidTransactionError):
-        verify_transaction(parse_transaction(bytes(changed)), TIP)
+        verify_transaction(parse_transaction(changed), TIP)

@@ -15,6 +15,7 @@ from ledger.transaction import build_transaction, parse_transaction, sign_payloa
 from ledger.vote import build_evidence as build_evidence_of_votes
 from ledger.vote import cast_vote
 from tests.builders import build_chain, build_evidence, build_genesis, build_key
+from tests.strategies import draw_changed_byte
 
 CHAIN = build_chain(4, blocks=[2, 1])
 TIP, GENESIS, ACCUSED = CHAIN.tip, CHAIN.genesis, CHAIN.members[2]
@@ -190,9 +191,6 @@ def test_malformed_evidence_is_no_transaction(mutate):
 
 @given(st.data())
 def test_no_changed_byte_of_evidence_leaves_it_valid(data):
-    position = data.draw(st.integers(0, len(SOUND.envelope) - 1))
-    value = data.draw(st.integers(0, 255).filter(lambda v: v != SOUND.envelope[position]))
-    changed = bytearray(SOUND.envelope)
-    changed[position] = value
+    changed = draw_changed_byte(data, SOUND.envelope)
     with pytest.raises(InvalidTransactionError):
-        verify_transaction(parse_transaction(bytes(changed)), TIP)
+        verify_transaction(parse_transaction(changed), TIP)

@@ -7,17 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import merkle
-from ledger.errors import InvalidProofError
 from ledger.store.chain import ChainStore, locate_node
 from ledger.tiles import (
-    MAX_ENTRY_BYTES,
     MAX_LEAVES,
     TILE_WIDTH,
     TilePlace,
     encode_entries,
     fits_tree,
-    list_places,
-    parse_entries,
     parse_level,
     parse_place,
 )
@@ -25,6 +21,7 @@ from ledger.transaction import MAX_ENVELOPE_BYTES, build_transaction
 from ledger.views import TreeViews
 from scripts import vectors
 from tests.builders import build_chain, build_genesis, build_payload, sign_receipt
+from tests.tile_reader import list_places, parse_entries
 
 VECTORS = json.loads((vectors.VECTORS / "checkpoints.json").read_text(encoding="utf-8"))
 CHAIN = build_chain(1, blocks=[1, 2, 4, 1])
@@ -102,18 +99,7 @@ def test_entries_survive_a_round_trip(entries):
     assert parse_entries(encode_entries(entries)) == entries
 
 
-def test_a_bundle_that_was_cut_off_or_is_too_long_is_refused():
-    data = encode_entries([b"one", b"", b"three"])
-    whole = {len(encode_entries(entries)) for entries in ([], [b"one"], [b"one", b""])}
-    for length in set(range(len(data))) - whole:
-        with pytest.raises(InvalidProofError, match="ends within an entry"):
-            parse_entries(data[:length])
-    with pytest.raises(InvalidProofError, match="at most 256"):
-        parse_entries(encode_entries([b""] * (TILE_WIDTH + 1)))
-
-
 def test_every_envelope_fits_the_two_bytes_before_it():
-    assert MAX_ENVELOPE_BYTES == MAX_ENTRY_BYTES
     longest = bytes(MAX_ENVELOPE_BYTES)
     assert parse_entries(encode_entries([longest])) == [longest]
 

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -88,7 +88,17 @@ def check_alive(name: str, process: subprocess.Popen[str], log: Path) -> None:
         raise StoreError(f"the {name} ended by itself (exit {process.returncode}); see {log}")
 
 
-def raise_on_signals() -> None:
+def run_interruptible(run: Callable[[], int], *, is_endless: bool) -> int:
+    """Return the exit status of `run`, which SIGINT or SIGTERM may end."""
+    _raise_on_signals()
+    try:
+        return run()
+    except Interrupted:
+        click.echo("Stopped.")
+        return 0 if is_endless else INTERRUPTED
+
+
+def _raise_on_signals() -> None:
     """Let SIGINT and SIGTERM raise `Interrupted`, once: what follows is tidying up."""
 
     def interrupt(_number: int, _frame: object) -> None:

@@ -36,13 +36,11 @@ from node.datadir import (
 )
 from node.files import write_private
 from node.local.children import (
-    INTERRUPTED,
-    Interrupted,
     check_alive,
     child,
     miner_command,
-    raise_on_signals,
     read_address,
+    run_interruptible,
 )
 from node.local.up import START_TIMEOUT_S, complete_sample_job, prepare_keys, show_receipt
 from node.restclient import RestClient
@@ -87,12 +85,7 @@ class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_local_network(settings: LocalNetworkSettings) -> int:
     """Run it all; returns the exit status."""
-    raise_on_signals()
-    try:
-        return _run(settings)
-    except Interrupted:
-        click.echo("Stopped.")
-        return INTERRUPTED if settings.once else 0
+    return run_interruptible(lambda: _run(settings), is_endless=not settings.once)
 
 
 def _run(settings: LocalNetworkSettings) -> int:

@@ -29,13 +29,11 @@ from node.config import EMBEDDED_MODEL
 from node.datadir import DataDirectory, create_data_directory
 from node.files import write_private
 from node.local.children import (
-    INTERRUPTED,
-    Interrupted,
     check_alive,
     child,
     miner_command,
-    raise_on_signals,
     read_address,
+    run_interruptible,
 )
 from node.report import print_verdict
 from node.restclient import RequestFailedError, RestClient
@@ -64,12 +62,7 @@ class UpSettings:
 
 def run_up(settings: UpSettings) -> int:
     """Run it all; returns the exit status."""
-    raise_on_signals()
-    try:
-        return _run(settings)
-    except Interrupted:
-        click.echo("Stopped.")
-        return INTERRUPTED if settings.once else 0
+    return run_interruptible(lambda: _run(settings), is_endless=not settings.once)
 
 
 def _run(settings: UpSettings) -> int:
