@@ -157,6 +157,19 @@ def find_next_set(transactions: Iterable[Transaction]) -> AuthoritySet | None:
     return None
 
 
+def build_tip(header: Header, *, authority_set: AuthoritySet, limits: Limits) -> Tip:
+    """Return the tip after a final block; `authority_set` is the one of its `next_set_hash`."""
+    return Tip(
+        genesis_hash=bytes.fromhex(header.genesis),
+        height=header.height,
+        hash=hash_header(header),
+        time_ms=header.time_ms,
+        tree_size=header.tree_size,
+        authority_set=authority_set,
+        limits=limits,
+    )
+
+
 def build_genesis_tip(genesis: Genesis) -> Tip:
     """Return the state before the first block."""
     digest = hash_genesis(genesis)

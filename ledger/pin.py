@@ -21,8 +21,8 @@ from ledger.block import (
     Genesis,
     Header,
     Tip,
+    build_tip,
     hash_genesis,
-    hash_header,
     verify_certificate,
 )
 from ledger.encoding import Hex32, decode
@@ -55,15 +55,7 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def build_tip(self, genesis: Genesis) -> Tip:
         """Return the state after the pinned block."""
-        return Tip(
-            genesis_hash=bytes.fromhex(self.header.genesis),
-            height=self.header.height,
-            hash=hash_header(self.header),
-            time_ms=self.header.time_ms,
-            tree_size=self.header.tree_size,
-            authority_set=self.next_authority_set,
-            limits=genesis.limits,
-        )
+        return build_tip(self.header, authority_set=self.next_authority_set, limits=genesis.limits)
 
 
 def parse_pin(data: bytes, genesis: Genesis) -> Pin:

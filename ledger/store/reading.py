@@ -16,7 +16,7 @@ from ledger.block import (
     Genesis,
     Tip,
     build_genesis_tip,
-    hash_header,
+    build_tip,
     parse_certificate,
     parse_genesis,
     parse_header,
@@ -92,15 +92,8 @@ def _load_tip_below(connection: sqlite3.Connection, height: int) -> Tip:
     if row is None:
         return build_genesis_tip(genesis)
     header = parse_header(row[0].encode())
-    return Tip(
-        genesis_hash=bytes.fromhex(header.genesis),
-        height=header.height,
-        hash=hash_header(header),
-        time_ms=header.time_ms,
-        tree_size=header.tree_size,
-        authority_set=load_authority_set(connection, bytes.fromhex(header.next_set_hash)),
-        limits=genesis.limits,
-    )
+    authority_set = load_authority_set(connection, bytes.fromhex(header.next_set_hash))
+    return build_tip(header, authority_set=authority_set, limits=genesis.limits)
 
 
 def load_pin(connection: sqlite3.Connection) -> Pin | None:

@@ -14,8 +14,8 @@ from ledger.block import (
     Header,
     Tip,
     build_genesis_tip,
+    build_tip,
     hash_genesis,
-    hash_header,
     parse_genesis,
 )
 from ledger.errors import LedgerError, StoreError
@@ -106,12 +106,4 @@ def _fetch_newest(client: RestClient, genesis: Genesis) -> Tip:
     genesis_hash, set_hash = hash_genesis(genesis), hash_authority_set(current).hex()
     if (header.genesis, header.next_set_hash) != (genesis_hash.hex(), set_hash):
         raise StoreError(f"block {header.height} names another network, or another next set")
-    return Tip(
-        genesis_hash=genesis_hash,
-        height=header.height,
-        hash=hash_header(header),
-        time_ms=header.time_ms,
-        tree_size=header.tree_size,
-        authority_set=current,
-        limits=genesis.limits,
-    )
+    return build_tip(header, authority_set=current, limits=genesis.limits)
