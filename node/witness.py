@@ -20,8 +20,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-import msgspec
-
 from ledger import merkle
 from ledger.authorities import AuthoritySet
 from ledger.block import Header
@@ -34,7 +32,6 @@ from ledger.checkpoint import (
     read_checkpoint,
     verify_checkpoint,
 )
-from ledger.encoding import encode
 from ledger.errors import (
     CheckpointRefusedError,
     ConflictError,
@@ -46,7 +43,7 @@ from ledger.keys import KeyPair
 from ledger.store.chain import ChainStore, load_authority_set, load_tip, read_node
 from ledger.store.database import sync_directory
 from ledger.store.witness import Cosigned, Evidence, WitnessStore
-from ledger.views.bundles import load_header
+from ledger.views.bundles import load_raw_block
 from ledger.views.tree import find_block
 from node.datadir import DataDirectory, create_key, load_key
 from node.restclient import RequestFailedError, RestClient
@@ -180,7 +177,7 @@ class Witness:
                 reason=reason,
                 published=signed.encode(),
                 cosigned=self.newest(),
-                block=_load_raw_block(ledger, block.height) if block else None,
+                block=load_raw_block(ledger, block.height) if block else None,
             )
         )
 
@@ -206,11 +203,6 @@ def _check_own_chain(
         raise InvalidProofError(f"no final block ends at {checkpoint.size} leaves")
     if checkpoint.root != root:
         raise InvalidProofError(f"tree root: expected {root.hex()}, got {checkpoint.root.hex()}")
-
-
-def _load_raw_block(ledger: sqlite3.Connection, height: int) -> bytes:
-    header, certificate = load_header(ledger, height)
-    return encode({"certificate": msgspec.Raw(certificate), "header": header})
 
 
 def open_identity(data: DataDirectory) -> tuple[KeyPair, WitnessStore]:

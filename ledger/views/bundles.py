@@ -1,4 +1,4 @@
-"""Proof bundles and Merkle paths, read from the chain."""
+"""Blocks, Merkle paths and proof bundles, read from the chain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ledger import merkle
 from ledger.block import Header, parse_certificate, parse_header
 from ledger.encoding import encode
+from ledger.errors import StoreError
 from ledger.proof import Epoch, ProofBundle
 from ledger.store.chain import load_authority_set, read_node
 from ledger.store.reading import load_pin, require_history
@@ -42,6 +43,36 @@ def load_header(ledger: sqlite3.Connection, height: int) -> tuple[Header, bytes]
         "SELECT header, certificate FROM blocks WHERE height = ?", (height,)
     ).fetchone()
     return parse_header(row[0].encode()), row[1].encode()
+
+
+def load_figures(ledger: sqlite3.Connection, height: int) -> sqlite3.Row:
+    """Return time_ms, first_leaf and transactions of a block.
+
+    Raises:
+        StoreError: it is not in the file.
+    """
+    row: sqlite3.Row | None = ledger.execute(
+        "SELECT time_ms, first_leaf, transactions FROM blocks WHERE height = ?", (height,)
+    ).fetchone()
+    if row is None:
+        raise StoreError(f"ledger.db: block {height} is missing; run fsck")
+    return row
+
+
+def count_leaves(ledger: sqlite3.Connection, height: int) -> int:
+    """Return the tree size after a block, 0 at genesis."""
+    if height == 0:
+        return 0
+    row = load_figures(ledger, height)
+    return int(row["first_leaf"] + row["transactions"])
+
+
+def load_raw_block(ledger: sqlite3.Connection, height: int) -> bytes | None:
+    """Return the canonical JSON of a block's header and certificate."""
+    row = ledger.execute(
+        "SELECT header, certificate FROM blocks WHERE height = ?", (height,)
+    ).fetchone()
+    return f'{{"certificate":{row[1]},"header":{row[0]}}}'.encode() if row else None
 
 
 def build_path(ledger: sqlite3.Connection, leaf: int, size: int) -> list[str]:

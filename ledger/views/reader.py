@@ -23,7 +23,7 @@ from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
 from ledger.store.reading import find_missing, load_pin
 from ledger.views.authorities import load_authorities, load_epoch
-from ledger.views.bundles import build_path, load_bundle, load_header
+from ledger.views.bundles import build_path, load_bundle, load_header, load_raw_block
 from ledger.views.models import (
     MAX_PAGE,
     AuthoritiesView,
@@ -116,10 +116,7 @@ class LedgerViews:
 
     def raw_block(self, height: int) -> bytes | None:
         """Return canonical JSON of a block's header and certificate."""
-        row = self._ledger.execute(
-            "SELECT header, certificate FROM blocks WHERE height = ?", (height,)
-        ).fetchone()
-        return f'{{"certificate":{row[1]},"header":{row[0]}}}'.encode() if row else None
+        return load_raw_block(self._ledger, height)
 
     def block_transactions(
         self, height: int, *, limit: int, after: int | None = None

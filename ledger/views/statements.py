@@ -7,6 +7,7 @@ lines of an account come from the indexes on client and provider, which are orde
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import msgspec
@@ -19,7 +20,7 @@ from ledger.store.chain import read_node
 from ledger.store.reading import require_history
 from ledger.totals import build_line, sum_lines
 from ledger.transaction import ReceiptPayload, parse_transaction
-from ledger.views.bundles import load_epochs, load_header
+from ledger.views.bundles import count_leaves, load_epochs, load_figures, load_header
 from ledger.views.models import StatementLineView, StatementView
 
 
@@ -119,38 +120,17 @@ def _find_period(ledger: sqlite3.Connection, from_ms: int, to_ms: int) -> _Perio
     return _Period(
         first_height=first,
         last_height=end - 1,
-        first_leaf=_count_leaves(ledger, first - 1),
-        end_leaf=_count_leaves(ledger, end - 1),
+        first_leaf=count_leaves(ledger, first - 1),
+        end_leaf=count_leaves(ledger, end - 1),
     )
 
 
 def _find_height(ledger: sqlite3.Connection, tip: int, time_ms: int) -> int:
     """Return the lowest height whose block has this time or a later one; tip + 1 if none has."""
-    low, high = 1, tip + 1
-    while low < high:
-        middle = (low + high) // 2
-        if _read_block(ledger, middle)["time_ms"] < time_ms:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _count_leaves(ledger: sqlite3.Connection, height: int) -> int:
-    """Return the tree size after a block, 0 at genesis."""
-    if height == 0:
-        return 0
-    row = _read_block(ledger, height)
-    return int(row["first_leaf"] + row["transactions"])
-
-
-def _read_block(ledger: sqlite3.Connection, height: int) -> sqlite3.Row:
-    row: sqlite3.Row | None = ledger.execute(
-        "SELECT time_ms, first_leaf, transactions FROM blocks WHERE height = ?", (height,)
-    ).fetchone()
-    if row is None:
-        raise StoreError(f"ledger.db: block {height} is missing; run fsck")
-    return row
+    heights = range(1, tip + 1)
+    return 1 + bisect_left(
+        heights, time_ms, key=lambda height: load_figures(ledger, height)["time_ms"]
+    )
 
 
 def _select(

@@ -7,6 +7,7 @@ the newest end has none yet where leaves are missing.
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +16,6 @@ from ledger import merkle
 from ledger.block import Header, parse_certificate
 from ledger.consistency import ConsistencyProof, HeadProof
 from ledger.encoding import encode
-from ledger.errors import StoreError
 from ledger.store.chain import (
     ChainStore,
     load_authority_set,
@@ -25,7 +25,7 @@ from ledger.store.chain import (
 )
 from ledger.store.reading import require_history
 from ledger.tiles import TILE_HEIGHT, TILE_WIDTH, TilePlace, encode_entries, fits_tree
-from ledger.views.bundles import load_epochs, load_header
+from ledger.views.bundles import count_leaves, load_epochs, load_header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,26 +126,17 @@ class TreeViews:
 def find_block(ledger: sqlite3.Connection, size: int) -> Header | None:
     """Return the header of the first block whose tree has `size` leaves or more.
 
-    None for the empty tree, and beyond the newest block. Trees grow with their height, so it is
-    found by halving, in at most 53 reads.
+    None for the empty tree, and beyond the newest block.
 
     Raises:
         HistoryMissingError: there is a gap in the blocks.
     """
     require_history(ledger)
-    low, high = ledger.execute("SELECT min(height), max(height) FROM blocks").fetchone()
-    if size == 0 or low is None:
-        return None
-    last = high
-    while low <= high:
-        middle = (low + high) // 2
-        row = ledger.execute(
-            "SELECT first_leaf + transactions FROM blocks WHERE height = ?", (middle,)
-        ).fetchone()
-        if row is None:
-            raise StoreError(f"ledger.db: block {middle} is missing; run fsck")
-        low, high = (middle + 1, high) if row[0] < size else (low, middle - 1)
-    return load_header(ledger, low)[0] if low <= last else None
+    (last,) = ledger.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
+    # Trees grow with their height, so it is found by halving, in at most 53 reads.
+    heights = range(1, last + 1)
+    height = 1 + bisect_left(heights, size, key=lambda height: count_leaves(ledger, height))
+    return load_header(ledger, height)[0] if size and height <= last else None
 
 
 def _load_head_proof(ledger: sqlite3.Connection, header: Header) -> HeadProof:
