@@ -18,13 +18,14 @@ from api.answers import Answer
 from api.errors import RequestError
 from api.jobs import JobEndpoints
 from api.nomarket import NoMarket
-from api.ports import Market, SyncStatus, Tree, Views
+from api.ports import Market, Tree, Views
 from api.records import RecordEndpoints
 from api.requests import Request
 from api.resource import ApiSettings, Handler, Operation, Resource
 from api.statements import StatementEndpoints
 from api.transactions import TransactionEndpoints
 from api.transparency import TransparencyEndpoints
+from ledger.views import SyncProgress
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
@@ -43,7 +44,7 @@ def build_api(
     clock_ms: Callable[[], int],
     make_request_id: Callable[[], str],
     find_obstacle: Callable[[], RequestError | None] = lambda: None,
-    find_sync: Callable[[], SyncStatus | None] = lambda: None,
+    find_sync: Callable[[], SyncProgress | None] = lambda: None,
 ) -> list[BaseRoute]:
     """Return the routes of the REST face; put them before any others.
 

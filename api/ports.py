@@ -98,42 +98,6 @@ class Keys(Protocol):
         """Return whose API key this is, or None for an unknown or revoked one."""
 
 
-class SyncStatus(Protocol):
-    """How far a node is with catching up."""
-
-    @property
-    def state(self) -> str:
-        """`idle`, `syncing` or `stalled`."""
-
-    @property
-    def height(self) -> int:
-        """Height of the newest block here."""
-
-    @property
-    def target_height(self) -> int:
-        """What the source says its newest height is."""
-
-    @property
-    def blocks_per_s(self) -> float:
-        """Blocks stored per second."""
-
-    @property
-    def receipts_per_s(self) -> float:
-        """Receipts stored per second."""
-
-    @property
-    def eta_s(self) -> int | None:
-        """Seconds left at this rate, None if that cannot be told."""
-
-    @property
-    def source(self) -> str | None:
-        """Address of the node that is asked."""
-
-    @property
-    def last_error(self) -> str | None:
-        """Why the last source could not be used, None if one can."""
-
-
 class Views(Protocol):
     """The public reads. Short and synchronous; lists are newest first, below cursor `before`."""
 

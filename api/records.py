@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from api.answers import Answer, answer_json, link
 from api.errors import RequestError
-from api.ports import SyncStatus, Views
+from api.ports import Views
 from api.render import (
     render_authorities,
     render_block,
@@ -18,7 +18,7 @@ from api.render import (
 )
 from api.requests import Request
 from api.resource import ApiSettings, Operation
-from ledger.views import MAX_PAGE, ReceiptFilter
+from ledger.views import MAX_PAGE, ReceiptFilter, SyncProgress
 
 DEFAULT_BLOCKS = 10
 DEFAULT_ROWS = 20
@@ -37,7 +37,7 @@ class RecordEndpoints:
         genesis: bytes,
         clock_ms: Callable[[], int],
         find_obstacle: Callable[[], RequestError | None],
-        find_sync: Callable[[], SyncStatus | None],
+        find_sync: Callable[[], SyncProgress | None],
     ) -> None:
         self._views = views
         self._settings = settings

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from api.ports import SyncStatus
 from ledger.encoding import encode_base64url
 from ledger.jobs import Claim, Job, Lease, Miner, Queue
 from ledger.metering import build_work_order
@@ -28,6 +27,7 @@ from ledger.views import (
     HeadView,
     ReceiptView,
     StatsView,
+    SyncProgress,
     TransactionView,
 )
 
@@ -283,7 +283,7 @@ def render_stats(stats: StatsView) -> Json:
     return shown
 
 
-def render_health(head: HeadView, *, version: str, sync: SyncStatus | None) -> Json:
+def render_health(head: HeadView, *, version: str, sync: SyncProgress | None) -> Json:
     """Return what `/health` says of a node that answers."""
     health: Json = {
         "status": "ok",
@@ -304,7 +304,7 @@ def render_health(head: HeadView, *, version: str, sync: SyncStatus | None) -> J
     return health
 
 
-def _render_sync(sync: SyncStatus) -> Json:
+def _render_sync(sync: SyncProgress) -> Json:
     shown: Json = {
         "state": sync.state,
         "height": sync.height,

@@ -26,7 +26,7 @@ from ledger.keys import self_test
 from ledger.pin import MAX_PIN_BYTES, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
-from ledger.views import LedgerViews
+from ledger.views import LedgerViews, SyncProgress
 from node.application import RELEASE, build_application
 from node.clock import read_clock_ms
 from node.config import NodeSettings, format_options
@@ -36,7 +36,7 @@ from node.head import HeadWatch
 from node.p2p.address import parse_url
 from node.p2p.routes import build_status_route
 from node.sync import Syncer
-from node.sync.progress import SyncProgress
+from node.sync.progress import describe_progress
 from node.watch import NodeWatch
 from node.witness import WitnessThread, open_witness
 
@@ -243,7 +243,7 @@ class ProgressLine:
 
     def show(self, progress: SyncProgress) -> None:
         """Write it."""
-        text = progress.describe()
+        text = describe_progress(progress)
         end = "\n" if progress.state == "idle" and self._length else ""
         if progress.state != "idle" or self._length:
             print(f"\r{text:<{self._length}}", end=end, file=sys.stderr, flush=True)  # noqa: T201

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ledger.views import PeerView, SyncView
+from ledger.views import PeerView, SyncProgress
 from node.p2p.peers import Peer
-from node.sync import SyncProgress
 
 
 class NodeWatch:
@@ -18,14 +17,10 @@ class NodeWatch:
         self._progress = progress
         self._peers = peers
 
-    def sync(self) -> SyncView | None:
+    def sync(self) -> SyncProgress | None:
         """Return how far catching up is; None while there is nothing to catch up with."""
         progress = self._progress()
-        if progress.state == "idle":
-            return None
-        return SyncView(
-            state=progress.state, target_height=progress.target_height, eta_s=progress.eta_s
-        )
+        return None if progress.state == "idle" else progress
 
     def peers(self) -> Sequence[PeerView]:
         """Return the nodes that this one talks to, in the order of the authority set."""

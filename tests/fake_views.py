@@ -40,7 +40,7 @@ from ledger.views import (
     ReceiptView,
     SearchHit,
     StatsView,
-    SyncView,
+    SyncProgress,
     TransactionView,
     VoteView,
 )
@@ -113,7 +113,7 @@ class FakeViews:
     bell: asyncio.Condition = field(default_factory=asyncio.Condition)
     closing: bool = False
     others: tuple[PeerView, ...] = ()
-    sync: SyncView | None = None
+    sync: SyncProgress | None = None
 
     # --- filling it -----------------------------------------------------------------------------
 

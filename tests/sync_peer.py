@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 from ledger.block import Block, Certificate, Tip, hash_genesis
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
+from ledger.views import SyncProgress
 from node.p2p.frames import GENESIS_HEADER, HEIGHT_HEADER, LENGTH_BYTES
-from node.sync import Syncer, SyncProgress
+from node.sync import Syncer
 from node.sync.pipeline import Apply
 from tests.builders import Chain
 

@@ -15,7 +15,7 @@ from explorer_ui.site import SECURITY_HEADERS
 from ledger.block import hash_header, parse_header
 from ledger.encoding import encode
 from ledger.transaction import Envelope, hash_payload
-from ledger.views import PeerView, SyncView
+from ledger.views import PeerView, SyncProgress
 from scripts.vendor import VENDOR, find_problems
 from tests.crawler import OF_THE_API, Skeleton, crawl, text_of
 from tests.fake_views import (
@@ -202,12 +202,25 @@ def test_the_network_page_tells_whom_this_node_talks_to():
         assert "Whom this node talks to" not in again.text
 
 
+def build_progress(state, eta_s=None):
+    return SyncProgress(
+        state=state,
+        height=9,
+        target_height=9_000,
+        blocks_per_s=0.0,
+        receipts_per_s=0.0,
+        eta_s=eta_s,
+        source=None,
+        last_error=None,
+    )
+
+
 @pytest.mark.parametrize(
     ("sync", "sentence"),
     [
-        (SyncView(state="syncing", target_height=9_000, eta_s=75), "catching up to #9,000, about"),
-        (SyncView(state="syncing", target_height=9_000, eta_s=None), "catching up to #9,000"),
-        (SyncView(state="stalled", target_height=9, eta_s=None), "cut off no other node answers"),
+        (build_progress("syncing", eta_s=75), "catching up to #9,000, about"),
+        (build_progress("syncing"), "catching up to #9,000"),
+        (build_progress("stalled"), "cut off no other node answers"),
     ],
 )
 def test_every_page_says_when_the_node_is_behind(sync, sentence):

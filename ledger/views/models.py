@@ -18,19 +18,28 @@ from ledger.transaction import Payload, ReceiptPayload, Signature
 
 Finality = Literal["final", "pending"]
 
+SyncState = Literal["idle", "stalled", "syncing"]
+"""idle: nothing is known that is not here. stalled: no source can be used at the moment."""
+
 MAX_PAGE = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SyncView:
+class SyncProgress:
     """How far this node is with catching up."""
 
-    state: Literal["stalled", "syncing"]
-    """stalled: there is more elsewhere, or may be, and no source can be used."""
+    state: SyncState
+    height: int
     target_height: int
-    """Of the newest block that another node says it has."""
+    """What a source says its newest final height is; at least `height`."""
+    blocks_per_s: float
+    receipts_per_s: float
     eta_s: int | None
-    """Seconds left at the rate of now; None if that cannot be told."""
+    """Seconds until the target is reached at this rate; None if that cannot be told."""
+    source: str | None
+    """Address of the source in use."""
+    last_error: str | None
+    """Why a source could not be used; None once one was used without a fault."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ class PeerView:
 class NetworkWatch(Protocol):
     """What a node knows of the others, besides the chain."""
 
-    def sync(self) -> SyncView | None:
+    def sync(self) -> SyncProgress | None:
         """Return how far catching up is; None while there is nothing to catch up with."""
 
     def peers(self) -> Sequence[PeerView]:
@@ -75,7 +84,7 @@ class HeadView:
     """Counted up to 10,000."""
     missing: range | None = None
     """Heights of the blocks below a pinned checkpoint that are still being fetched."""
-    sync: SyncView | None = None
+    sync: SyncProgress | None = None
     """None while this node is level with the others, as far as it knows."""
 
 

@@ -3,45 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
-from typing import Literal
 
-SyncState = Literal["idle", "stalled", "syncing"]
-"""idle: nothing is known that is not here. stalled: no source can be used at the moment."""
+from ledger.views import SyncProgress
 
 WINDOW_S = 10.0
 """Rates are those of this long."""
 MAX_SAMPLES = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SyncProgress:
-    """One look at a syncer."""
-
-    state: SyncState
-    height: int
-    target_height: int
-    """What a source says its newest final height is; at least `height`."""
-    blocks_per_s: float
-    receipts_per_s: float
-    eta_s: int | None
-    """Seconds until the target is reached at this rate; None if that cannot be told."""
-    source: str | None
-    """Address of the source in use."""
-    last_error: str | None
-    """Why a source could not be used; None once one was used without a fault."""
-
-    def describe(self) -> str:
-        """Return one line for the terminal and the log."""
-        if self.state == "stalled":
-            return f"block {self.height:,}; no source can be used: {self.last_error}"
-        if self.state == "idle":
-            return f"block {self.height:,}; up to date"
-        left = "" if self.eta_s is None else f", about {self.eta_s} s left"
-        return (
-            f"block {self.height:,} of {self.target_height:,}, "
-            f"{self.receipts_per_s:,.0f} receipts/s{left}"
-        )
+def describe_progress(progress: SyncProgress) -> str:
+    """Return one line for the terminal and the log."""
+    if progress.state == "stalled":
+        return f"block {progress.height:,}; no source can be used: {progress.last_error}"
+    if progress.state == "idle":
+        return f"block {progress.height:,}; up to date"
+    left = "" if progress.eta_s is None else f", about {progress.eta_s} s left"
+    return (
+        f"block {progress.height:,} of {progress.target_height:,}, "
+        f"{progress.receipts_per_s:,.0f} receipts/s{left}"
+    )
 
 
 class RateMeter:

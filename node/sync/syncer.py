@@ -23,10 +23,11 @@ import httpx2
 from ledger.block import Tip
 from ledger.errors import LedgerError, StoreError
 from ledger.store.database import DatabaseBusyError
+from ledger.views import SyncProgress, SyncState
 from node.p2p.address import PeerError
 from node.p2p.blocks import MAX_BLOCKS
 from node.sync.pipeline import Apply, Pipeline
-from node.sync.progress import RateMeter, SyncProgress, SyncState
+from node.sync.progress import RateMeter, describe_progress
 from node.sync.source import (
     MAX_ERROR_LENGTH,
     SyncSource,
@@ -286,7 +287,7 @@ class Syncer:
         self._show(tip.height)
         if self._progress.state == "syncing" and now_s >= self._reported_at_s + REPORT_INTERVAL_S:
             self._reported_at_s = now_s
-            logger.info("%s", self._progress.describe())
+            logger.info("%s", describe_progress(self._progress))
 
     def _show(self, height: int, *, is_stalled: bool = False) -> None:
         blocks_per_s, receipts_per_s = self._meter.rates()

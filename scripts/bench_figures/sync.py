@@ -14,9 +14,11 @@ from statistics import median
 
 from ledger.errors import StoreError
 from ledger.store.chain import ChainStore
+from ledger.views import SyncProgress
 from node.clock import read_clock_ms
 from node.datadir import DataDirectory
-from node.sync import Syncer, SyncProgress
+from node.sync import Syncer
+from node.sync.progress import describe_progress
 from scripts.bench_figures.measure import MICROS, Plan, Row
 from scripts.bench_figures.node_process import make_data_directory, run_node
 from scripts.bench_figures.references import Signatures
@@ -103,4 +105,4 @@ def _sync(data: DataDirectory, path: Path, url: str) -> None:
         ended.wait(TIMEOUT_S)
         syncer.stop()
         if syncer.progress.height != syncer.progress.target_height or not chain.tip().height:
-            raise StoreError(f"sync ended at {syncer.progress.describe()}")
+            raise StoreError(f"sync ended at {describe_progress(syncer.progress)}")
