@@ -27,7 +27,7 @@ from tests.simulation.network import MAX_SKEW_MS, BrokenError, Counts, Faults, N
 
 FAULTY_MS = 12_000
 HEAL_MS = 60_000
-"""How soon all honest nodes must see new final blocks. The longest of 2,000 histories took 22 s:
+"""How soon all honest nodes must see new final blocks. The longest of 6,000 histories took 25 s:
 liars may have the turn in several views, and those of a long-cut network last long."""
 FAULTY_RECEIPTS = 14
 CALM_RECEIPTS = 4
