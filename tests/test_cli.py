@@ -1,6 +1,7 @@
 """The `aitbc` command: what it does, what it refuses, and the one line it says then."""
 
 import json
+import runpy
 import signal
 import socket
 import subprocess
@@ -161,6 +162,26 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_option(tmp_path):
     result = aitbc("--config", config, "run", "--data", tmp_path)
     assert result.exit_code == 2
     assert "--port" in result.stderr
+
+
+def test_a_value_of_the_wrong_type_in_a_data_directory_names_the_file(data):
+    data.options.write_text("port = 'many'")
+    line = refusal(aitbc("run", "--data", data.root))
+    assert "node.toml: port: 'many' is not a valid integer" in line
+
+
+def test_an_interrupt_before_anything_has_begun_ends_without_a_traceback(monkeypatch):
+    class Interrupting:
+        @staticmethod
+        def find_spec(name, _path, _target=None):
+            if name == "node.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "node.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting, *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("node", run_name="__main__")
+    assert ended.value.code == 130
 
 
 # --- init -------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ import pytest
 from ledger.errors import StoreError
 from ledger.store.fsck import verify_chain
 from node.datadir import DataDirectory
-from node.local.network import LocalNetworkSettings, run_local_network
+from node.local.children import Interrupted
+from node.local.network import LocalNetworkSettings, prepare_directories, run_local_network
 from scripts.local_network import RehearsalError, require
 from scripts.rehearse import rehearse
 
@@ -83,6 +84,42 @@ def test_a_network_is_started_with_as_many_nodes_as_it_has(tmp_path):
     (root / "authority-1" / "genesis.json").write_text("{}")
     with pytest.raises(StoreError, match=r"holds authority-1; start it with as many"):
         run_local_network(settings(root))
+
+
+@pytest.mark.parametrize("moves", [0, 1, 2, 3])
+def test_a_network_whose_making_was_cut_off_is_there_whole_or_not_at_all(
+    tmp_path, monkeypatch, moves
+):
+    """`moves`: how many renames of whole directories happen before the end."""
+    root = tmp_path / "network"
+    done = []
+
+    def replace(path: Path, target: Path) -> Path:
+        if path.parent in {root, root / ".made"}:
+            if len(done) == moves:
+                raise Interrupted
+            done.append(target)
+        return path.rename(target)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Path, "replace", replace)
+        with pytest.raises(Interrupted):
+            prepare_directories(settings(root))
+    assert len(done) == moves
+    directories = prepare_directories(settings(root))
+    assert {d.root.name for d in directories} == {"authority-1", "authority-2", "follower-1"}
+    assert sorted(path.name for path in root.iterdir()) == sorted(d.root.name for d in directories)
+    assert len({d.genesis.read_bytes() for d in directories}) == 1
+    assert all(d.options.exists() for d in directories)
+
+
+def test_a_directory_with_something_in_it_is_not_made_part_of_a_network(tmp_path):
+    root = tmp_path / "network"
+    (root / "follower-1").mkdir(parents=True)
+    (root / "follower-1" / "mine.txt").write_text("mine")
+    with pytest.raises(StoreError, match="follower-1: is not an empty directory"):
+        prepare_directories(settings(root))
+    assert [path.name for path in root.iterdir()] == ["follower-1"]
 
 
 def test_a_job_needs_a_miner(tmp_path):

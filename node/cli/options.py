@@ -51,7 +51,8 @@ def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
     """Return the options that a data directory sets for the command, where nothing else does.
 
     Raises:
-        StoreError: the file is not TOML, or names an option that the command does not have.
+        StoreError: the file is not TOML, names an option that the command does not have, or gives
+            one a value that it does not take.
     """
     if not path.exists():
         return {}
@@ -60,7 +61,7 @@ def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
     if unknown := sorted(values.keys() - parameters.keys()):
         raise StoreError(f"{path}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
     return {
-        name: parameters[name].type_cast_value(ctx, value)
+        name: _cast(ctx, parameters[name], value, path)
         for name, value in values.items()
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT
     }
@@ -86,3 +87,10 @@ def read_connection(data: Path) -> Connection:
         raise StoreError(
             f"{path}: names no running node; give its address with --url, and a --key"
         ) from error
+
+
+def _cast(ctx: click.Context, parameter: click.Parameter, value: object, path: Path) -> Any:
+    try:
+        return parameter.type_cast_value(ctx, value)
+    except click.BadParameter as error:
+        raise StoreError(f"{path}: {parameter.name}: {error.message}") from error

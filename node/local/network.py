@@ -12,6 +12,7 @@ Every node is a process of its own and talks to the others over HTTP, as on mach
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -25,6 +26,7 @@ import click
 import msgspec
 
 from ledger.errors import StoreError
+from ledger.store.database import sync_directory
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.clock import read_clock_ms
 from node.config import EMBEDDED_MODEL, format_options
@@ -47,6 +49,10 @@ from node.restclient import RestClient
 
 HOST = "127.0.0.1"
 _POLL_S = 0.2
+_DRAFT = ".new"
+"""What a network is made in; one that a start has left is made anew."""
+_MADE = ".made"
+"""What it is called once it is whole, until its directories are in their places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +99,7 @@ def _run(settings: LocalNetworkSettings) -> int:
         raise StoreError("--once runs a job, which needs a miner: give --miners 1 or more")
     model = _prepare_model() if settings.miners else None
     known = _read_network_file(settings.data)
-    directories = _prepare_directories(settings)
+    directories = prepare_directories(settings)
     keys = {d.root.name: prepare_keys(d, known.get(d.root.name, {})) for d in directories}
     with ExitStack() as stack:
         running = {
@@ -133,8 +139,9 @@ def _prepare_model() -> Path:
 # --- data directories ---------------------------------------------------------------------------
 
 
-def _prepare_directories(settings: LocalNetworkSettings) -> list[DataDirectory]:
+def prepare_directories(settings: LocalNetworkSettings) -> list[DataDirectory]:
     """Open the nodes' directories, or make them."""
+    _settle(settings.data)
     authorities = [settings.data / f"authority-{i + 1}" for i in range(settings.authorities)]
     followers = [settings.data / f"follower-{i + 1}" for i in range(settings.followers)]
     found = sorted(path.parent.name for path in settings.data.glob("*-*/genesis.json"))
@@ -152,25 +159,52 @@ def _prepare_directories(settings: LocalNetworkSettings) -> list[DataDirectory]:
 def _create_directories(
     settings: LocalNetworkSettings, authorities: list[Path], followers: list[Path]
 ) -> list[DataDirectory]:
+    """Make them all beside their places: the network is there whole, or not at all."""
+    for root in (*authorities, *followers):
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise StoreError(f"{root}: is not an empty directory; choose another --data")
+    draft = settings.data / _DRAFT
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _fill(draft, settings, [r.name for r in authorities], [r.name for r in followers])
+        draft.replace(settings.data / _MADE)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _settle(settings.data)
+    return [DataDirectory(root) for root in (*authorities, *followers)]
+
+
+def _fill(
+    draft: Path, settings: LocalNetworkSettings, authorities: list[str], followers: list[str]
+) -> None:
     ports = _choose_ports(settings.base_port, len(authorities) + len(followers))
     urls = [f"http://{HOST}:{port}" for port in ports]
     founders = [
-        Founder(root=root, name=root.name, url=url)
-        for root, url in zip(authorities, urls, strict=False)
+        Founder(root=draft / name, name=name, url=url)
+        for name, url in zip(authorities, urls, strict=False)
     ]
     made = create_network(founders, network="aitbc-local", now_ms=read_clock_ms())
     genesis = made[0].load_genesis()
-    made += [create_follower_directory(root, genesis) for root in followers]
+    made += [create_follower_directory(draft / name, genesis) for name in followers]
     for directory, port in zip(made, ports, strict=True):
         options: dict[str, str | int | list[str]] = {
             "host": HOST,
             "port": port,
             "default_model": EMBEDDED_MODEL,
         }
-        if directory.root in followers:
+        if directory.root.name in followers:
             options["follow"] = urls[: len(authorities)]
         write_private(directory.options, format_options(options))
-    return made
+
+
+def _settle(root: Path) -> None:
+    """Move a network that was made whole to its place, also after a start that was cut off."""
+    made = root / _MADE
+    if made.is_dir():
+        for directory in sorted(made.iterdir()):
+            directory.replace(root / directory.name)
+        made.rmdir()
+        sync_directory(root)
 
 
 def _choose_ports(base_port: int, count: int) -> list[int]:
