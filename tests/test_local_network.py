@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -120,6 +121,14 @@ def test_a_directory_with_something_in_it_is_not_made_part_of_a_network(tmp_path
     with pytest.raises(StoreError, match="follower-1: is not an empty directory"):
         prepare_directories(settings(root))
     assert [path.name for path in root.iterdir()] == ["follower-1"]
+
+
+def test_a_port_in_use_is_told_before_anything_is_made(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StoreError, match=f"port {port}: .*choose another --base-port"):
+            prepare_directories(settings(tmp_path, base_port=port))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_job_needs_a_miner(tmp_path):

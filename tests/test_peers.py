@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import httpx2
 import pytest
 
 from node.p2p.address import PeerError
 from node.p2p.documents import MAX_STATUS_BYTES
-from node.p2p.peers import Peer, PeerLink
+from node.p2p.peers import Peer, PeerLink, read_status
 from tests.builders import build_key
 
 HEAD = b"HTTP/1.1 %d Fine\r\ncontent-type: application/json\r\n%b\r\n"
@@ -38,7 +39,7 @@ async def endless(writer: asyncio.StreamWriter) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize(
-    ("status", "failure"), [(200, "its status is too long"), (500, "answered 500: xxx")]
+    ("status", "failure"), [(200, "its status is too long"), (500, "answered 500: 'xxx")]
 )
 def test_an_answer_without_end_is_cut_off(status, failure):
     async def run() -> str | None:
@@ -67,6 +68,14 @@ def test_an_answer_without_end_is_cut_off(status, failure):
     failed = asyncio.run(run())
     assert failed is not None
     assert failed.startswith(failure)
+
+
+def test_a_refusal_writes_no_lines_of_its_own_into_the_log():
+    answer = httpx2.Response(403)
+    with pytest.raises(PeerError) as refused:
+        read_status(answer, "no\nERROR forged \x1b[2J\u202e".encode(), bytes(32))
+    assert str(refused.value).isprintable()
+    assert str(refused.value).isascii()
 
 
 def test_an_address_that_is_none_is_a_failed_peer():

@@ -208,11 +208,25 @@ def _settle(root: Path) -> None:
 
 
 def _choose_ports(base_port: int, count: int) -> list[int]:
-    if base_port:
-        return [base_port + i for i in range(count)]
+    """Return free ports; the nodes keep them, since genesis states them.
+
+    Raises:
+        StoreError: one of those that were asked for is in use.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
+        sockets = [
+            stack.enter_context(_listen(base_port + i if base_port else 0)) for i in range(count)
+        ]
         return [free.getsockname()[1] for free in sockets]
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise StoreError(
+            f"cannot listen on {HOST} port {port}: {error.strerror}; choose another --base-port"
+        ) from error
 
 
 # --- network.json -------------------------------------------------------------------------------

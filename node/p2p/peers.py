@@ -206,7 +206,8 @@ def read_status(answer: httpx2.Response, data: bytes, genesis_hash: bytes) -> St
         PeerError: it takes nothing, is something else, or is of another network.
     """
     if answer.status_code != httpx2.codes.OK:
-        text = data[:MAX_REFUSAL_BYTES].decode(errors="replace")
+        # Spelled out, so that nobody writes lines of its own into our log.
+        text = ascii(data[:MAX_REFUSAL_BYTES].decode(errors="replace"))
         is_judged = answer.status_code == httpx2.codes.BAD_REQUEST
         kind = PeerRefusedError if is_judged else PeerError
         raise kind(f"answered {answer.status_code}: {text}")
