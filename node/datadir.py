@@ -265,6 +265,11 @@ def _draft(root: Path) -> Iterator[DataDirectory]:
     """Fill a directory beside its place; it appears there whole, or not at all."""
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise StoreError(f"{root}: is not an empty directory; choose another --data")
+    if root.is_mount():
+        raise StoreError(
+            f"{root}: is where a volume is mounted, and a data directory is moved to its place "
+            f"whole; choose one inside, such as --data {root / 'node'}"
+        )
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = DataDirectory(Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent)))

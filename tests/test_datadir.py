@@ -85,6 +85,16 @@ def test_an_empty_directory_and_missing_parents_will_do(tmp_path):
     assert make(tmp_path / "a" / "b" / "c").genesis.is_file()
 
 
+def test_a_mounted_volume_is_refused_with_a_way_out(tmp_path, monkeypatch):
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    with monkeypatch.context() as mounted:
+        mounted.setattr(type(volume), "is_mount", lambda path: path == volume)
+        with pytest.raises(StoreError, match=r"choose one inside, such as --data .*volume/node"):
+            make(volume)
+    assert make(volume / "node").genesis.exists()
+
+
 @pytest.mark.parametrize(
     "names",
     [
