@@ -81,3 +81,26 @@ def test_a_refusal_writes_no_lines_of_its_own_into_the_log():
 def test_an_address_that_is_none_is_a_failed_peer():
     with pytest.raises(PeerError, match="address of a node"):
         build_link("http://127.0.0.1:8001x")
+
+
+def test_a_peer_that_refuses_what_it_judged_is_there():
+    """It is not sent again: it would be refused again, and hold up what comes behind it."""
+
+    async def run() -> PeerLink:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(HEAD % (400, b"content-length: 2\r\nx-aitbc-height: 7\r\n") + b"{}")
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            link = build_link(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            link.peer.failure = "it was away"
+            assert await link.try_send("/p2p/messages", b"{}")
+            await link.close()
+            return link
+
+    link = asyncio.run(run())
+    assert link.peer.failure is None
+    assert (link.returns, link.peer.height) == (1, 7)

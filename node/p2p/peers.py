@@ -113,22 +113,30 @@ class PeerLink:
         try:
             status = await self._send(path, body)
         except PeerRefusedError as error:
-            if self._refusal != str(error):
-                logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
-            self._refusal = str(error)
+            self._note_answer()
+            self._note_refusal(str(error))
             return True
         except PeerError as error:
             if self.peer.failure is None:
                 logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, error)
             self.peer.failure = str(error)
             return False
+        self._note_answer()
+        self._note_height(status.height)
+        return True
+
+    def _note_answer(self) -> None:
         if self.peer.failure is not None:
             logger.info("peer %s at %s answers again", self.peer.name, self.peer.url)
             self.returns += 1
             self._returned()
         self.peer.failure, self._backoff_s = None, MIN_BACKOFF_S
-        self._note_height(status.height)
-        return True
+
+    def _note_refusal(self, text: str) -> None:
+        """Tell the log of it once; the peer repeats itself as we do."""
+        if self._refusal != text:
+            logger.warning("peer %s at %s: %s", self.peer.name, self.peer.url, text)
+        self._refusal = text
 
     def _note_height(self, height: int) -> None:
         self.peer.height = height
