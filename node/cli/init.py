@@ -38,7 +38,8 @@ def init(
     if genesis is not None:
         if ctx.get_parameter_source("network") is ParameterSource.COMMANDLINE:
             raise click.UsageError("--genesis names the network; leave out --network")
-        _join(data, genesis, name=name, url=url)
+        is_named = ctx.get_parameter_source("name") is not ParameterSource.DEFAULT
+        _join(data, genesis, name=name if is_named else "NAME", url=url)
         return
     made = create_data_directory(data, network=network, name=name, url=url, now_ms=read_clock_ms())
     document = made.load_genesis()
