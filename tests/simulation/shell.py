@@ -6,6 +6,7 @@ the same order, and stops at a power cut wherever that strikes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -55,7 +56,7 @@ POLL_MS = 2_000
 """How often a follower asks somebody for what it lacks."""
 
 
-class Shell:
+class Shell(ABC):
     """A node without what it says to others about final blocks; see `machine.py`."""
 
     def __init__(
@@ -323,10 +324,10 @@ class Shell:
             self._silent = silent
             self.step(MembersSilent(members=silent))
 
+    @abstractmethod
     def ask(self, other: int) -> None:
         """Ask another node for the blocks after our tip."""
-        raise NotImplementedError
 
+    @abstractmethod
     def poll(self) -> None:
         """Begin to ask from time to time."""
-        raise NotImplementedError
