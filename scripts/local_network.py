@@ -68,21 +68,29 @@ class LocalNetwork:
     def end(self, name: str, number: signal.Signals) -> None:
         """Send a node a signal that ends it, and see it ended."""
         alone = self._alone.pop(name, None)
-        pid = alone.pid if alone else self.nodes[name].pid
-        os.kill(pid, number)
+        os.kill(alone.pid if alone else self.nodes[name].pid, number)
         if alone:
             _wait(alone)
+        else:
+            self.wait_until_ended(name)
+
+    def abandon(self) -> None:
+        """Close the network's standard input, as the death of this process would."""
+        assert self._network is not None
+        assert self._network.stdin is not None
+        self._network.stdin.close()
+
+    def wait_until_ended(self, name: str) -> None:
+        """Wait until a node that the network started has ended."""
         deadline = time.monotonic() + STOP_TIMEOUT_S
-        while _is_running(pid):
+        while _is_running(self.nodes[name].pid):
             require(time.monotonic() < deadline, f"{name} does not end")
             time.sleep(0.01)
 
     def start(self, name: str) -> None:
         """Start a node alone, as the README says."""
         log = Path(self.nodes[name].data) / "logs" / "node.log"
-        process = self._spawn(
-            "run", "--data", self.nodes[name].data, "--log-file", str(log), "--until-stdin-closes"
-        )
+        process = self._spawn("run", "--data", self.nodes[name].data, "--log-file", str(log))
         assert process.stdout is not None
         require(process.stdout.readline(), f"{name} did not start")
         self._alone[name] = process
@@ -95,7 +103,7 @@ class LocalNetwork:
 
     def _spawn(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "node", *arguments],
+            [sys.executable, "-m", "node", *arguments, "--until-stdin-closes"],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

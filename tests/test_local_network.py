@@ -17,7 +17,7 @@ from ledger.store.fsck import verify_chain
 from node.datadir import DataDirectory
 from node.local.children import Interrupted
 from node.local.network import LocalNetworkSettings, prepare_directories, run_local_network
-from scripts.local_network import RehearsalError, require
+from scripts.local_network import LocalNetwork, RehearsalError, require
 from scripts.rehearse import rehearse
 
 ROOT = Path(__file__).parent.parent
@@ -135,3 +135,11 @@ def test_a_job_needs_a_miner(tmp_path):
     with pytest.raises(StoreError, match="--miners 1 or more"):
         run_local_network(settings(tmp_path / "network", once=True))
     assert not (tmp_path / "network").exists()
+
+
+def test_a_network_whose_parent_is_killed_ends_with_it(tmp_path):
+    """Its standard input closes; nobody is left who would stop it."""
+    network = LocalNetwork(tmp_path / "network", authorities=1, followers=0)
+    with network.run():
+        network.abandon()
+        network.wait_until_ended("authority-1")

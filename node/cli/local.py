@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-from node.cli.options import data_option, host_option, option, port_option
+from node.cli.options import (
+    data_option,
+    follow_parent,
+    host_option,
+    option,
+    port_option,
+    stdin_option,
+)
 from node.config import DEFAULT_PORT
 from node.local.network import LocalNetworkSettings, run_local_network
 from node.local.up import UpSettings, run_up
@@ -44,6 +51,8 @@ def up(ctx: click.Context, /, **settings: Any) -> None:
     help="Port of the first node, the others follow; 0 lets the system choose.",
 )
 @click.option("--once", is_flag=True, help="Run one job, wait until all nodes show it, stop.")
-def network(**settings: Any) -> None:
+@stdin_option
+def network(*, until_stdin_closes: bool, **settings: Any) -> None:
     """Run a whole network on this machine: each node a process of its own."""
+    follow_parent(enabled=until_stdin_closes)
     sys.exit(run_local_network(LocalNetworkSettings(**settings)))

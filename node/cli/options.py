@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from ledger.errors import StoreError
-from node.config import DEFAULT_DATA, DEFAULT_PORT, read_config_file
+from node.config import DEFAULT_DATA, DEFAULT_PORT, read_config_file, watch_parent
 from node.datadir import DataDirectory
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -45,6 +46,15 @@ port_option = option(
     default=DEFAULT_PORT,
     help="Port to listen on; 0 lets the system choose.",
 )
+
+
+stdin_option = click.option("--until-stdin-closes", is_flag=True, hidden=True)
+
+
+def follow_parent(*, enabled: bool) -> None:
+    """End as SIGTERM would when standard input closes: the process behind it has ended."""
+    if enabled:
+        threading.Thread(target=watch_parent, name="parent", daemon=True).start()
 
 
 def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import logging
 import logging.handlers
 import os
 import sys
-import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,14 @@ from node.cli.options import (
     data_option,
     default_url_option,
     file_type,
+    follow_parent,
     host_option,
     option,
     port_option,
     read_stored_options,
+    stdin_option,
 )
-from node.config import NodeSettings, watch_parent
+from node.config import NodeSettings
 from node.datadir import DataDirectory, create_key, load_key
 from node.follower import open_follower, prepare_follower
 from node.server import serve
@@ -46,7 +47,6 @@ log_option = option(
     show_default=False,
     help="Write the log there, rotated; by default to standard error.",
 )
-stdin_option = click.option("--until-stdin-closes", is_flag=True, hidden=True)
 
 
 @click.command()
@@ -132,7 +132,7 @@ def run(
     if ctx.command is witness:
         _prepare_witness(data, sources=node.follow)
     _configure_logging(log_file)
-    _follow_parent(enabled=until_stdin_closes)
+    follow_parent(enabled=until_stdin_closes)
     serve(
         partial(open_follower if node.follow else open_node, node),
         host=node.host,
@@ -183,7 +183,7 @@ def miner(
 ) -> None:
     """Run jobs of a node on ONNX Runtime, and sign their receipts."""
     _configure_logging(log_file)
-    _follow_parent(enabled=until_stdin_closes)
+    follow_parent(enabled=until_stdin_closes)
     signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key(keyfile)
     cache = default_cache(os.environ)
     served = dict(_parse_model(model) for model in models)
@@ -238,8 +238,3 @@ def _configure_logging(path: Path | None) -> None:
         handlers=[handler],
     )
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request
-
-
-def _follow_parent(*, enabled: bool) -> None:
-    if enabled:
-        threading.Thread(target=watch_parent, name="parent", daemon=True).start()
