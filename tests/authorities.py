@@ -25,10 +25,10 @@ from node.assembly import Node, open_node
 from node.config import NodeSettings
 from node.datadir import DataDirectory, Founder, create_network, load_key
 from node.httphead import BoundedHeadProtocol
+from node.local.ports import HOST, choose_ports
 from node.p2p.stamp import build_stamp
 from tests.builders import CREATED_MS, build_certificate
 
-HOST = "127.0.0.1"
 STOP_TIMEOUT_S = 30
 
 
@@ -37,10 +37,7 @@ class Authorities:
 
     def __init__(self, root: Path, count: int, *, stated: Mapping[int, str] | None = None) -> None:
         """`stated`: addresses that genesis states instead of the true ones, by index."""
-        sockets = [socket.create_server((HOST, 0)) for _ in range(count)]
-        self.urls = [f"http://{HOST}:{s.getsockname()[1]}" for s in sockets]
-        for free in sockets:
-            free.close()
+        self.urls = [f"http://{HOST}:{port}" for port in choose_ports(0, count)]
         founders = [
             Founder(
                 root=root / f"authority-{i}", name=f"authority {i}", url=(stated or {}).get(i, url)

@@ -17,6 +17,7 @@ from ledger.store.fsck import verify_chain
 from node.datadir import DataDirectory
 from node.local.children import Interrupted
 from node.local.network import LocalNetworkSettings, prepare_directories, run_local_network
+from node.local.ports import FIRST_PORT, HOST, LAST_PORT, choose_ports
 from scripts.local_network import LocalNetwork, RehearsalError, require
 from scripts.rehearse import rehearse
 
@@ -143,3 +144,14 @@ def test_a_network_whose_parent_is_killed_ends_with_it(tmp_path):
     with network.run():
         network.abandon()
         network.wait_until_ended("authority-1")
+
+
+def test_ports_are_free_distinct_and_none_that_a_connection_might_take():
+    ports = choose_ports(0, 50)
+    assert len(set(ports)) == 50
+    assert all(FIRST_PORT <= port <= LAST_PORT for port in ports)
+    with (
+        socket.create_server((HOST, ports[0])),
+        pytest.raises(StoreError, match="choose another --base-port"),
+    ):
+        choose_ports(ports[0], 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,8 @@ from node.apikeys import issue_key
 from node.assembly import Node
 from node.cli.setchange import Edits, apply_edits, build_payload
 from node.datadir import create_data_directory, create_joining_directory, load_key
-from tests.authorities import HOST, Authorities, serve_node
+from node.local.ports import HOST, choose_ports
+from tests.authorities import Authorities, serve_node
 from tests.builders import CREATED_MS
 from tests.caller import Caller
 
@@ -37,12 +37,6 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         threading.Event().wait(POLL_S)
-
-
-def find_urls(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server((HOST, 0))) for _ in range(count)]
-        return [f"http://{HOST}:{s.getsockname()[1]}" for s in sockets]
 
 
 def submit_change(url: str, tip: Tip, edits: Edits, signers: Sequence[KeyPair]) -> None:
@@ -74,7 +68,7 @@ def is_final(nodes: Sequence[Node], receipt_id: str) -> bool:
 
 
 def test_a_network_of_one_grows_to_four_that_decide_together(tmp_path):
-    urls = find_urls(4)
+    urls = [f"http://{HOST}:{port}" for port in choose_ports(0, 4)]
     founder = create_data_directory(
         tmp_path / "0", network="test-net", name="alpha", url=urls[0], now_ms=CREATED_MS
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Mapping
@@ -44,10 +43,10 @@ from node.local.children import (
     read_address,
     run_interruptible,
 )
+from node.local.ports import HOST, choose_ports
 from node.local.up import START_TIMEOUT_S, complete_sample_job, prepare_keys, show_receipt
 from node.restclient import RestClient
 
-HOST = "127.0.0.1"
 _POLL_S = 0.2
 _DRAFT = ".new"
 """What a network is made in; one that a start has left is made anew."""
@@ -177,7 +176,7 @@ def _create_directories(
 def _fill(
     draft: Path, settings: LocalNetworkSettings, authorities: list[str], followers: list[str]
 ) -> None:
-    ports = _choose_ports(settings.base_port, len(authorities) + len(followers))
+    ports = choose_ports(settings.base_port, len(authorities) + len(followers))
     urls = [f"http://{HOST}:{port}" for port in ports]
     founders = [
         Founder(root=draft / name, name=name, url=url)
@@ -205,28 +204,6 @@ def _settle(root: Path) -> None:
             directory.replace(root / directory.name)
         made.rmdir()
         sync_directory(root)
-
-
-def _choose_ports(base_port: int, count: int) -> list[int]:
-    """Return free ports; the nodes keep them, since genesis states them.
-
-    Raises:
-        StoreError: one of those that were asked for is in use.
-    """
-    with ExitStack() as stack:
-        sockets = [
-            stack.enter_context(_listen(base_port + i if base_port else 0)) for i in range(count)
-        ]
-        return [free.getsockname()[1] for free in sockets]
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server((HOST, port))
-    except OSError as error:
-        raise StoreError(
-            f"cannot listen on {HOST} port {port}: {error.strerror}; choose another --base-port"
-        ) from error
 
 
 # --- network.json -------------------------------------------------------------------------------
