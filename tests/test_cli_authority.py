@@ -73,8 +73,12 @@ def join(root, data) -> tuple[DataDirectory, str]:
 # --- the whole story --------------------------------------------------------------------------
 
 
-def test_an_authority_that_lost_its_votes_is_replaced_and_the_new_one_decides(tmp_path, draft):
+def test_an_authority_that_lost_its_votes_is_replaced_and_the_new_one_decides(
+    tmp_path, draft, data, monkeypatch
+):
     """The last of four is gone for good. Its successor draws a key, joins, and its vote counts."""
+    # What lies at the default place is of another network, and nobody named it.
+    monkeypatch.chdir(data.root.parent)
     network = Authorities(tmp_path, 4)
     api_key = network.create_key(0, "admin")
     with contextlib.ExitStack() as stack:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from explorer_ui.format import visible
 from ledger.authorities import Authority
@@ -198,7 +199,12 @@ def _read_tip(data: Path, url: str | None) -> Tip:
 
 
 def _find_genesis(data: Path) -> Genesis | None:
-    """The network that the operator's own directory belongs to, if there is one."""
+    """The network that the operator's own directory belongs to, if one was named.
+
+    A directory that only happens to lie at the default place says nothing about a node's network.
+    """
+    if click.get_current_context().get_parameter_source("data") is ParameterSource.DEFAULT:
+        return None
     directory = DataDirectory(data)
     return directory.load_genesis() if directory.genesis.exists() else None
 
