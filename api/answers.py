@@ -1,11 +1,12 @@
 """Answers: what an endpoint returns, and how it is sent.
 
-An answer is whole before its first byte is sent, so a failure can always still become an error.
+An answer is whole before its first byte is sent, so a failure can always still become an error. A
+stream is not: it ends early, or tells of a failure in its own way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -22,6 +23,8 @@ SECURITY_HEADERS: tuple[Header, ...] = (
     (b"referrer-policy", b"same-origin"),
 )
 
+SSE = b"text/event-stream"
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -36,6 +39,20 @@ class Answer:
     cache_control: bytes = b"no-store"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """A response whose body follows piece by piece, for as long as the client stays.
+
+    `pieces` is closed when the client hangs up or the node ends, so its `finally` always runs.
+    """
+
+    pieces: AsyncGenerator[bytes, None]
+    content_type: bytes = SSE
+    headers: tuple[Header, ...] = ()
+    cache_control: bytes = b"no-store"
+    status: int = 200
+
+
 def answer_json(value: object, *, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
     """Return `value` as JSON."""
     return Answer(status=status, body=_encoder.encode(value), headers=headers)
@@ -47,7 +64,9 @@ def link(targets: Mapping[str, str]) -> tuple[Header, ...]:
     return ((b"link", links.encode("ascii")),) if links else ()
 
 
-async def start_answer(answer: Answer, request_id: str, send: Send, *, close: bool) -> None:
+async def start_answer(
+    answer: Answer | Stream, request_id: str, send: Send, *, close: bool
+) -> None:
     """Send the head of an answer; `close` tells the client that the connection ends with it."""
     headers = [
         (b"x-request-id", request_id.encode()),
@@ -57,6 +76,7 @@ async def start_answer(answer: Answer, request_id: str, send: Send, *, close: bo
     ]
     if answer.status != 204:
         headers.append((b"content-type", answer.content_type))
+    if isinstance(answer, Answer) and answer.status != 204:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     if close:
         headers.append((b"connection", b"close"))

@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from api.answers import Answer
 from api.errors import RequestError
-from api.jobs import JobEndpoints
+from api.market import list_market_paths
 from api.nomarket import NoMarket
 from api.ports import Market, Tree, Views
 from api.records import RecordEndpoints
@@ -72,7 +72,7 @@ def build_api(
         **(
             market.paths(settings)
             if isinstance(market, NoMarket)
-            else JobEndpoints(market, settings).paths()
+            else list_market_paths(market, settings)
         ),
         **TransactionEndpoints(market, views).paths(),
         **records.paths(),

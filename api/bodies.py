@@ -70,7 +70,7 @@ class JobRequestBody(msgspec.Struct):
 
 
 class MinerBody(msgspec.Struct):
-    """Who speaks: heartbeat and release."""
+    """Who speaks: release."""
 
     miner_id: MinerName
 
@@ -79,6 +79,19 @@ class ClaimBody(MinerBody):
     """`POST /v1/jobs/{job_id}/claim`."""
 
     heartbeat: bool | None = None
+
+
+class HeartbeatBody(MinerBody):
+    """`POST /v1/jobs/{job_id}/heartbeat`."""
+
+    wait: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)] | None = None
+
+
+class TextBody(MinerBody):
+    """`POST /v1/jobs/{job_id}/text`."""
+
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+    text: str
 
 
 class FailureBody(MinerBody):

@@ -11,7 +11,7 @@ from typing import cast
 
 from api.answers import Answer
 from api.errors import RequestError
-from api.jobs import JobEndpoints
+from api.market import list_market_paths
 from api.ports import Market
 from api.requests import ANONYMOUS, Request
 from api.resource import ApiSettings, Operation
@@ -33,11 +33,10 @@ class NoMarket:
     def paths(self, settings: ApiSettings) -> Mapping[str, Mapping[str, Operation]]:
         """Return the refusing operations by path. They need no key and take no body."""
         # Only the paths are taken from the endpoints, so there need be no market behind them.
-        endpoints = JobEndpoints(cast("Market", self), settings)
+        market_paths = list_market_paths(cast("Market", self), settings)
         refusing = Operation(handler=self._refuse)
         return {
-            path: dict.fromkeys(operations, refusing)
-            for path, operations in endpoints.paths().items()
+            path: dict.fromkeys(operations, refusing) for path, operations in market_paths.items()
         }
 
     async def submit_transaction(self, _envelope: bytes) -> TransactionView:

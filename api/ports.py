@@ -18,6 +18,7 @@ from ledger.jobs import (
     JobState,
     Lease,
     Miner,
+    Progress,
     Queue,
     Registration,
     Report,
@@ -52,6 +53,15 @@ class Market(Protocol):
     ) -> Sequence[Job]:
         """Return jobs, newest first; `owner` (an API key's prefix) narrows the list."""
 
+    def progress(self, job_id: str) -> Progress:
+        """Return a job with its text so far. Raises MarketError JOB_NOT_FOUND."""
+
+    async def wait_for_news(self, job: Job, timeout_s: float) -> bool:
+        """Return when something about a job changes, or after `timeout_s`.
+
+        False at the end of the node. Call it in the turn of the loop in which the job was read.
+        """
+
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
 
@@ -70,8 +80,15 @@ class Market(Protocol):
     async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
         """Give the job to this miner, under a lease."""
 
-    async def heartbeat(self, caller: Caller, job_id: str, miner_id: str) -> Lease:
-        """Renew the lease."""
+    async def heartbeat(
+        self, caller: Caller, job_id: str, miner_id: str, *, wait_ms: int = 0
+    ) -> Lease:
+        """Renew the lease; answer after `wait_ms`, or with a refusal once the job is lost."""
+
+    async def tell(
+        self, caller: Caller, job_id: str, miner_id: str, *, offset: int, text: str
+    ) -> int:
+        """Take a piece of a running job's answer; returns how many characters are known."""
 
     async def release(self, caller: Caller, job_id: str, miner_id: str) -> Job:
         """Put the job back at the head of the queue."""

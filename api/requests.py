@@ -40,7 +40,11 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
 class Request:
     """One HTTP request. `caller` and `body` are filled in before an endpoint sees it."""
 
-    __slots__ = ("_fields", "_headers", "body", "body_done", "caller", "id", "method", "scope")
+    __slots__ = (
+        *("_fields", "_headers", "body", "body_done", "caller", "id", "method", "receive", "scope"),
+    )
+    receive: Receive
+    """Where the rest of the request comes from; for `wait_until_gone`."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -169,6 +173,11 @@ class Request:
                 raise _too_large(max_bytes)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def wait_until_gone(self) -> None:
+        """Return when the client hangs up. What else it sends before that is thrown away."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
 
     # --- query ----------------------------------------------------------------------------------
 

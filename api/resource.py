@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from starlette.types import Receive, Scope, Send
 
 from api.access import ApiMode, authenticate, check_role
-from api.answers import Answer, start_answer
+from api.answers import Answer, Stream, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
 from api.ports import Keys
 from api.requests import Request
@@ -33,7 +33,7 @@ _CLOSING = RequestError(
     headers=((b"connection", b"close"),),
 )
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Answer | Stream]]
 
 logger = logging.getLogger("aitbc.api")
 
@@ -86,6 +86,7 @@ class Resource:
         """Answer one request."""
         request = Request(scope)
         request.id = request.given_id or self._make_request_id()
+        answer: Answer | Stream
         try:
             answer = await self._answer(request, receive)
         except (RequestError, MarketError) as error:
@@ -107,9 +108,12 @@ class Resource:
             answer = answer_error(_CLOSING, request.id)
         except Exception as error:
             answer = _answer_fault(error, request)
-        await _send(answer, request, receive, send)
+        if isinstance(answer, Stream):
+            await _send_stream(answer, request, send)
+        else:
+            await _send(answer, request, receive, send)
 
-    async def _answer(self, request: Request, receive: Receive) -> Answer:
+    async def _answer(self, request: Request, receive: Receive) -> Answer | Stream:
         operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is None:
             return self._answer_other_method(request)
@@ -125,6 +129,7 @@ class Resource:
                 max_bytes=operation.max_body_bytes,
                 timeout_ms=self._settings.body_timeout_ms,
             )
+        request.receive = receive
         return await operation.handler(request)
 
     def _answer_other_method(self, request: Request) -> Answer:
@@ -146,11 +151,15 @@ class Resource:
 
 
 def _answer_fault(error: Exception, request: Request) -> Answer:
+    _log_fault(error, request)
+    fault = RequestError("SYSTEM_INTERNAL_ERROR", "a fault of this node; its log knows the request")
+    return answer_error(fault, request.id)
+
+
+def _log_fault(error: Exception, request: Request) -> None:
     # The message and the values of an unexpected exception may hold a prompt; its place does not.
     place = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s in request %s:\n%s", type(error).__name__, request.id, place)
-    fault = RequestError("SYSTEM_INTERNAL_ERROR", "a fault of this node; its log knows the request")
-    return answer_error(fault, request.id)
 
 
 async def _send(answer: Answer, request: Request, receive: Receive, send: Send) -> None:
@@ -166,6 +175,39 @@ async def _send(answer: Answer, request: Request, receive: Receive, send: Send) 
         await _drain(receive)
         body = b""
     await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _send_stream(answer: Stream, request: Request, send: Send) -> None:
+    """Send pieces as they come, until there are no more, the client hangs up, or the node ends."""
+    gone = asyncio.ensure_future(request.wait_until_gone())
+    try:
+        await start_answer(answer, request.id, send, close=not request.body_done)
+        while request.method != "HEAD" and (piece := await _next_piece(answer.pieces, gone)):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except asyncio.CancelledError:  # only a server that closes cancels a request
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except Exception as error:
+        # Too late for an error answer: the connection breaks off, and the client sees that.
+        _log_fault(error, request)
+    finally:
+        gone.cancel()
+        await answer.pieces.aclose()
+
+
+async def _next_piece(
+    pieces: AsyncGenerator[bytes, None], gone: asyncio.Future[None]
+) -> bytes | None:
+    """Return the next piece, None at the end or if the client hangs up first."""
+    following: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(pieces, None))
+    try:
+        either: set[asyncio.Future[Any]] = {following, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return await following if following.done() else None
+    finally:
+        if not following.done():
+            following.cancel()
+            await asyncio.wait({following})
 
 
 async def _drain(receive: Receive) -> None:

@@ -154,6 +154,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a job is."""
+
+    job: Job
+    text: str
+    """Of a running job, what its miner has told of this attempt; of a completed one, the result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """Where a pending job stands."""
 

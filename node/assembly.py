@@ -157,7 +157,7 @@ def open_node(
 
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
-            coordinator.job_waiting.bind()
+            coordinator.bind()
             sealer.start()
             syncer.start()
             async with _sweeping(coordinator), network.run():

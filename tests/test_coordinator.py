@@ -14,7 +14,8 @@ from ledger.jobs import (
     Report,
     build_registration_message,
 )
-from node.coordinator import MAX_POLLS_PER_MINER, TOUCH_INTERVAL_MS, MarketSettings
+from node.coordinator import MarketSettings
+from node.market.miners import MAX_POLLS_PER_MINER, TOUCH_INTERVAL_MS
 from tests.builders import build_key
 from tests.market_node import ADMIN, CLIENT, MINER, ORDER, SETTINGS, MarketNode, sign_report
 
@@ -539,7 +540,7 @@ def wait_for_job(node, action):
     """Poll for a job, then let `action` happen; returns what the poll is answered."""
 
     async def poll():
-        node.coordinator.job_waiting.bind()
+        node.coordinator.bind()
         call = asyncio.create_task(node.coordinator.available(MINER, "m1", 20_000))
         await asyncio.sleep(0)
         await action()
@@ -579,7 +580,7 @@ def test_nobody_waits_for_work_at_the_end(node):
 
 def test_a_miner_that_polls_too_often_at_once_is_answered_at_once(node):
     async def poll():
-        node.coordinator.job_waiting.bind()
+        node.coordinator.bind()
         polls = [
             asyncio.create_task(node.coordinator.available(MINER, "m1", 20_000))
             for _ in range(MAX_POLLS_PER_MINER)

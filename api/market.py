@@ -1,0 +1,18 @@
+"""Everything that needs a job market behind it, by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from api.jobs import JobEndpoints
+from api.miners import MinerEndpoints
+from api.ports import Market
+from api.resource import ApiSettings, Operation
+
+
+def list_market_paths(
+    market: Market, settings: ApiSettings
+) -> Mapping[str, Mapping[str, Operation]]:
+    """Return the operations by path; a path without a variable stands before one with it."""
+    endpoints = (MinerEndpoints(market, settings), JobEndpoints(market, settings))
+    return {path: operations for each in endpoints for path, operations in each.paths().items()}

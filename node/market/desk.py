@@ -1,0 +1,106 @@
+"""What all parts of the market share: node.db, the chain, the clock, durable writes."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ledger.errors import MarketError
+from ledger.jobs import Caller, Job, Prices, parse_job_id
+from ledger.keys import KeyPair
+from ledger.store import jobs as job_store
+from ledger.store.chain import ChainStore
+from ledger.store.database import Database
+from ledger.views import LedgerViews
+from node import apikeys
+from node.issuer import ReceiptIssuer
+from node.market.feed import JobFeed
+from node.signal import Signal
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarketSettings:
+    """What an operator decides about the market. Times in milliseconds, prices in micros."""
+
+    prices: Prices
+    lease_ms: int = 60_000
+    heartbeat_interval_ms: int = 20_000
+    execution_timeout_ms: int = 600_000
+    """Longest run of one attempt, and the lease of a miner without heartbeats."""
+    queue_timeout_ms: int = 3_600_000
+    max_pending_per_key: int = 100
+
+
+class Desk:
+    """The base of every part; none of them has state of its own."""
+
+    def __init__(
+        self,
+        *,
+        chain: ChainStore,
+        store: Database,
+        key: KeyPair,
+        settings: MarketSettings,
+        clock_ms: Callable[[], int],
+        receipt_waiting: Callable[[], None],
+    ) -> None:
+        self._chain = chain
+        self._store = store
+        self._issuer = ReceiptIssuer(chain=chain, key=key)
+        self._settings = settings
+        self._clock_ms = clock_ms
+        self._receipt_waiting = receipt_waiting
+        self._genesis_hash = chain.tip().genesis_hash
+        self._views = LedgerViews(chain, store)
+        self._polls: Counter[str] = Counter()
+        self.job_waiting = Signal()
+        self.feed = JobFeed()
+
+    def bind(self) -> None:
+        """Let news reach those who wait in the running loop."""
+        self.job_waiting.bind()
+        self.feed.bind()
+
+    def close(self) -> None:
+        """Answer everybody who waits for a job, now and later."""
+        self.feed.close()
+        self.job_waiting.fire()
+
+    def authenticate(self, secret: str) -> Caller | None:
+        """Return whose API key this is, or None for an unknown or revoked one."""
+        return apikeys.authenticate(self._store.reader, secret, genesis_hash=self._genesis_hash)
+
+    def job(self, job_id: str) -> Job:
+        """Return a job. Raises MarketError JOB_NOT_FOUND."""
+        return job_store.load_job(self._store.reader, parse_job_id(job_id))
+
+    async def _write(
+        self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
+    ) -> T:
+        """Do it durably. `then` follows even if whoever waits for the answer is gone by then."""
+        future = self._store.write(work)
+        if then is not None:
+            future.add_done_callback(lambda _: then())
+        return await asyncio.wrap_future(future)
+
+    def _end(self, job_id: str) -> None:
+        """Tell who waits that an attempt is over."""
+        if name := parse_job_id(job_id):
+            self.feed.end(name)
+
+    def _check_standing(self) -> None:
+        """Refuse work whose receipts no block could hold."""
+        authority_set = self._chain.tip().authority_set
+        if not authority_set.allows_coordinator(self._issuer.account):
+            others = [member.url for member in authority_set.members if member.url]
+            raise MarketError(
+                "NODE_IS_FOLLOWER",
+                "this node's key is not in the authority set, so its receipts would not count; ask "
+                + (others[0] if others else "an authority"),
+            )

@@ -1,0 +1,145 @@
+"""News of jobs: who waits for one, and what its miner has told of its text so far.
+
+Nothing here is durable. A job's state is read from node.db; the text of a running job is only a
+preview, which its miner repeats if this process forgot it. Text is kept while somebody may want
+it: until the attempt is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ledger.errors import MarketError
+
+MAX_TEXT_CHARS = 32 << 20
+"""Of all running jobs together."""
+MAX_JOB_TEXT_CHARS = 4 << 20
+"""Of one job; a result has at most as many bytes."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    waiters: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Text:
+    attempt: int
+    pieces: list[str] = field(default_factory=list)
+    chars: int = 0
+
+
+class JobFeed:
+    """Wakes whoever waits for a job. `note` may be called from any thread, the rest in the loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watches: dict[bytes, _Watch] = {}
+        self._texts: dict[bytes, _Text] = {}
+        self._chars = 0
+        self.waiting = 0
+        """How many wait now."""
+        self.is_closing = False
+
+    def bind(self) -> None:
+        """Let `note` reach waiters of the running loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def close(self) -> None:
+        """Wake everybody, now and later."""
+        self.is_closing = True
+        for job_id in list(self._watches):
+            self._wake(job_id)
+
+    def note(self, job_id: bytes) -> None:
+        """Say that a job has changed."""
+        self._call(self._wake, job_id)
+
+    def end(self, job_id: bytes) -> None:
+        """Say that an attempt is over, and drop its text."""
+        self._call(self._end, job_id)
+
+    def _call(self, action: Callable[[bytes], None], job_id: bytes) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
+                self._loop.call_soon_threadsafe(action, job_id)
+
+    async def wait(self, job_id: bytes, timeout_s: float) -> bool:
+        """Return when a job changes next, or after `timeout_s`; False at the end of the node.
+
+        Read the job, and call this before anything else is awaited: a change in between is not
+        missed, since both happen in one turn of the loop.
+        """
+        if self.is_closing:
+            return False
+        watch = self._watches.setdefault(job_id, _Watch())
+        watch.waiters += 1
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                await watch.event.wait()
+        except TimeoutError:
+            pass
+        finally:
+            watch.waiters -= 1
+            self.waiting -= 1
+            if not watch.waiters and self._watches.get(job_id) is watch:
+                del self._watches[job_id]
+        return not self.is_closing
+
+    def _wake(self, job_id: bytes) -> None:
+        watch = self._watches.pop(job_id, None)
+        if watch is not None:
+            watch.event.set()
+
+    def _end(self, job_id: bytes) -> None:
+        self._forget(job_id)
+        self._wake(job_id)
+
+    # --- text -----------------------------------------------------------------------------------
+
+    def text(self, job_id: bytes, attempt: int) -> str:
+        """Return what the miner of this attempt has told so far."""
+        known = self._texts.get(job_id)
+        if known is None or known.attempt != attempt:
+            return ""
+        if len(known.pieces) > 1:
+            known.pieces = ["".join(known.pieces)]
+        return known.pieces[0] if known.pieces else ""
+
+    def append(self, job_id: bytes, attempt: int, *, offset: int, text: str) -> int:
+        """Add text that begins `offset` characters into the answer; returns how many are known.
+
+        What is known already is skipped. Text beyond a gap is not taken: the answer tells the miner
+        from where to repeat.
+
+        Raises:
+            MarketError: SYSTEM_OVERLOADED, too much text is held for running jobs.
+        """
+        known = self._texts.get(job_id)
+        if known is None or known.attempt != attempt:
+            self._forget(job_id)
+            known = self._texts[job_id] = _Text(attempt=attempt)
+        if offset > known.chars:
+            return known.chars
+        fresh = text[known.chars - offset :]
+        if fresh:
+            self._check_room(known, len(fresh))
+            known.pieces.append(fresh)
+            known.chars += len(fresh)
+            self._chars += len(fresh)
+            self._wake(job_id)
+        return known.chars
+
+    def _check_room(self, known: _Text, chars: int) -> None:
+        if known.chars + chars > MAX_JOB_TEXT_CHARS or self._chars + chars > MAX_TEXT_CHARS:
+            raise MarketError("SYSTEM_OVERLOADED", "no room for more text of running jobs")
+
+    def _forget(self, job_id: bytes) -> None:
+        known = self._texts.pop(job_id, None)
+        if known is not None:
+            self._chars -= known.chars

@@ -1,0 +1,253 @@
+"""The leases of the market: what a miner does with a job, and what happens when time is over."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+
+from ledger.errors import MarketError
+from ledger.jobs import (
+    MAX_ATTEMPTS,
+    Caller,
+    Claim,
+    Job,
+    Lease,
+    Report,
+    check_claimable,
+    check_completable,
+    check_held,
+    parse_job_id,
+)
+from ledger.store import jobs as job_store
+from ledger.views import ReceiptView, view_pending
+from node.market.miners import MinerDesk
+
+
+class LeaseDesk(MinerDesk):
+    """What miners do with a job, and the sweep that ends what has run out."""
+
+    async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
+        """Give the job to this miner, under a lease. The same miner again gets the same lease."""
+        self._check_standing()
+        miner = await self._seen(self._miner(caller, miner_id))
+
+        def claim(connection: sqlite3.Connection) -> Job:
+            job = job_store.load_job(connection, parse_job_id(job_id))
+            check_claimable(job, miner_id)
+            if job.state == "pending":
+                now_ms = self._clock_ms()
+                lasting_ms = (
+                    self._settings.lease_ms if heartbeat else self._settings.execution_timeout_ms
+                )
+                job_store.claim_job(
+                    connection,
+                    job,
+                    miner_id=miner_id,
+                    provider=miner.account or miner.miner_id,
+                    claimed_by=caller.key,
+                    now_ms=now_ms,
+                    lease_expires_at_ms=now_ms + lasting_ms,
+                    heartbeat=heartbeat,
+                )
+            return job_store.load_job(connection, job.id)
+
+        job = await self._write(claim, then=lambda: self._note(job_id))
+        return Claim(job=job, lease=self._lease(job), terms=self._issuer.build_terms(job))
+
+    async def heartbeat(
+        self, caller: Caller, job_id: str, miner_id: str, *, wait_ms: int = 0
+    ) -> Lease:
+        """Renew the lease, as long as the attempt may run at all.
+
+        With `wait_ms` the answer comes that much later, or as soon as the miner no longer holds the
+        job: so it hears of a cancelled job at once.
+        """
+        await self._seen(self._miner(caller, miner_id))
+
+        def renew(connection: sqlite3.Connection) -> Job:
+            job = job_store.load_job(connection, parse_job_id(job_id))
+            check_held(job, miner_id)
+            expires_at_ms = min(
+                self._clock_ms() + self._settings.lease_ms, self._execution_deadline_ms(job)
+            )
+            if job.heartbeat:
+                job_store.renew_lease(connection, job, lease_expires_at_ms=expires_at_ms)
+            return job_store.load_job(connection, job.id)
+
+        job = await self._write(renew)
+        if wait_ms:
+            await self._watch_lease(job, miner_id, wait_ms)
+        return self._lease(job)
+
+    async def _watch_lease(self, job: Job, miner_id: str, wait_ms: int) -> None:
+        """Return after `wait_ms`; raise as soon as the job is no longer this miner's."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_ms / 1000
+        while True:
+            check_held(self.job(job.job_id), miner_id)
+            left_s = deadline - loop.time()
+            if left_s <= 0 or not await self.feed.wait(job.id, left_s):
+                return
+
+    async def tell(
+        self, caller: Caller, job_id: str, miner_id: str, *, offset: int, text: str
+    ) -> int:
+        """Take a piece of the answer of a running job; returns how many characters are known.
+
+        Nothing durable: it is shown to who waits, and the result counts.
+        """
+        self._miner(caller, miner_id)
+        job = self.job(job_id)
+        check_held(job, miner_id)
+        return self.feed.append(job.id, job.attempt, offset=offset, text=text)
+
+    async def release(self, caller: Caller, job_id: str, miner_id: str) -> Job:
+        """Put the job back at the head of the queue."""
+        return await self._give_up(caller, job_id, miner_id, self._try_again)
+
+    async def fail(
+        self, caller: Caller, job_id: str, miner_id: str, *, reason: str, retryable: bool
+    ) -> Job:
+        """Give up an attempt, or the whole job. `reason` is shown to the job's owner."""
+
+        def fail(connection: sqlite3.Connection, job: Job) -> None:
+            if retryable:
+                self._try_again(connection, job, error=reason)
+            else:
+                self._fail_job(connection, job, "miner_error", error=reason)
+
+        return await self._give_up(caller, job_id, miner_id, fail)
+
+    async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
+        """Store result and receipt in one transaction; the same report again is harmless."""
+        self._miner(caller, report.miner_id)
+        job = self.job(job_id)
+        if job.state == "completed" and job.miner_id == report.miner_id:
+            return self._repeated(job, report)
+        check_completable(job, report.miner_id)
+        self._check_standing()
+        now_ms = self._clock_ms()
+        transaction = self._issuer.issue(job, report, now_ms=now_ms)
+
+        def complete(connection: sqlite3.Connection) -> int | None:
+            now = job_store.load_job(connection, job.id)
+            if now.state == "completed" and now.miner_id == report.miner_id:
+                return None  # the same request was faster
+            check_completable(now, report.miner_id)
+            # The lease may have run out since; only another attempt makes this receipt wrong.
+            return job_store.complete_job(
+                connection,
+                replace(job, state=now.state),
+                miner_id=report.miner_id,
+                claimed_by=caller.key,
+                result=report.result,
+                transaction=transaction,
+                now_ms=now_ms,
+            )
+
+        def follow_up() -> None:
+            self._receipt_waiting()
+            self.feed.end(job.id)
+
+        seq = await self._write(complete, then=follow_up)
+        if seq is None:
+            return self._repeated(self.job(job_id), report)
+        return ReceiptView(
+            transaction=view_pending(transaction, seq=seq, received_at_ms=now_ms),
+            miner_id=report.miner_id,
+        )
+
+    def _lease(self, job: Job) -> Lease:
+        assert job.lease_expires_at_ms is not None, "only a running job has a lease"
+        interval_ms = self._settings.heartbeat_interval_ms if job.heartbeat else 0
+        return Lease(
+            attempt=job.attempt,
+            expires_at_ms=job.lease_expires_at_ms,
+            expires_in_ms=max(job.lease_expires_at_ms - self._clock_ms(), 0),
+            heartbeat_interval_ms=interval_ms,
+        )
+
+    def _execution_deadline_ms(self, job: Job) -> int:
+        assert job.started_at_ms is not None, "only a running job has a deadline"
+        return job.started_at_ms + self._settings.execution_timeout_ms
+
+    async def _give_up(
+        self,
+        caller: Caller,
+        job_id: str,
+        miner_id: str,
+        end_attempt: Callable[[sqlite3.Connection, Job], None],
+    ) -> Job:
+        self._miner(caller, miner_id)
+
+        def give_up(connection: sqlite3.Connection) -> Job:
+            job = job_store.load_job(connection, parse_job_id(job_id))
+            check_held(job, miner_id)
+            end_attempt(connection, job)
+            return job_store.load_job(connection, job.id)
+
+        def follow_up() -> None:
+            self.job_waiting.fire()
+            self._end(job_id)
+
+        return await self._write(give_up, then=follow_up)
+
+    def _note(self, job_id: str) -> None:
+        if name := parse_job_id(job_id):
+            self.feed.note(name)
+
+    def _repeated(self, job: Job, report: Report) -> ReceiptView:
+        if job.result != report.result:
+            raise MarketError(
+                "JOB_RESULT_CONFLICT", f"job {job.job_id} was completed with another result"
+            )
+        assert job.receipt_id is not None, "a completed job has a receipt"
+        receipt = self._views.receipt(job.receipt_id)
+        assert receipt is not None, "a receipt is in the mempool or on the chain"
+        return receipt
+
+    # --- upkeep ---------------------------------------------------------------------------------
+
+    async def sweep(self) -> int:
+        """End what has run out: leases, attempts, places in the queue. Returns how many."""
+        now_ms = self._clock_ms()
+
+        def sweep(connection: sqlite3.Connection) -> list[Job]:
+            expired = job_store.list_expired_leases(connection, now_ms)
+            for job in expired:
+                self._end_attempt(connection, job, now_ms)
+            stale = job_store.list_stale_jobs(connection, now_ms - self._settings.queue_timeout_ms)
+            for job in stale:
+                self._fail_job(connection, job, "queue_timeout")
+            return expired + stale
+
+        swept = await self._write(sweep)
+        for job in swept:
+            self.feed.end(job.id)
+        if swept:
+            self.job_waiting.fire()
+        return len(swept)
+
+    def _end_attempt(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
+        if job.heartbeat and now_ms >= self._execution_deadline_ms(job):
+            self._fail_job(connection, job, "execution_timeout")
+        else:
+            self._try_again(connection, job)
+
+    def _try_again(
+        self, connection: sqlite3.Connection, job: Job, *, error: str | None = None
+    ) -> None:
+        """Give the job back to the queue, unless it had all its attempts."""
+        if job.attempt < MAX_ATTEMPTS:
+            job_store.requeue_job(connection, job, reason="requeued")
+        else:
+            self._fail_job(connection, job, "max_attempts", error=error)
+
+    def _fail_job(
+        self, connection: sqlite3.Connection, job: Job, reason: str, *, error: str | None = None
+    ) -> None:
+        job_store.end_job(
+            connection, job, state="failed", reason=reason, now_ms=self._clock_ms(), error=error
+        )

@@ -1,0 +1,122 @@
+"""The miners' part of the market: who they are, and asking for work."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from dataclasses import replace
+
+from ledger.errors import InvalidKeyError, InvalidSignatureError, MarketError
+from ledger.jobs import Caller, Job, Miner, Registration, build_registration_message
+from ledger.keys import ACCOUNT_PREFIX, verify_signature
+from ledger.store import jobs as job_store
+from ledger.store import registry
+from node.market.desk import Desk
+
+MAX_POLLS = 1_000
+"""Long polls that wait at once; one more is answered at once."""
+MAX_POLLS_PER_MINER = 4
+"""A miner needs one; those of a connection it gave up wait on for their time."""
+TOUCH_INTERVAL_MS = 10_000
+"""A miner that polls is noted as seen no more often than this."""
+
+
+class MinerDesk(Desk):
+    """What miners do before they have a job."""
+
+    async def register_miner(self, caller: Caller, registration: Registration) -> Miner:
+        """Store or replace a miner's description."""
+        self._check_registration(registration)
+        now_ms = self._clock_ms()
+        miner = Miner(
+            miner_id=registration.miner_id,
+            account=registration.account,
+            capabilities=registration.capabilities,
+            gpu_name=registration.gpu_name,
+            gpu_memory=registration.gpu_memory,
+            owner=caller.key,
+            registered_at_ms=now_ms,
+            last_seen_at_ms=now_ms,
+        )
+
+        def register(connection: sqlite3.Connection) -> Miner:
+            known = registry.find_miner(connection, miner.miner_id)
+            if known is not None and not _acts_for(caller, known):
+                raise MarketError(
+                    "MINER_ALREADY_REGISTERED",
+                    f"miner {miner.miner_id} belongs to another key; choose another miner_id",
+                )
+            # An admin who changes a miner does not take it from its key.
+            owner = known.owner if known is not None and caller.is_admin else miner.owner
+            registry.upsert_miner(connection, replace(miner, owner=owner))
+            return registry.find_miner(connection, miner.miner_id) or miner
+
+        return await self._write(register)
+
+    async def miner_heartbeat(self, caller: Caller, miner_id: str) -> Miner:
+        """Note that a miner is alive."""
+        miner = self._miner(caller, miner_id)
+        now_ms = self._clock_ms()
+        await self._write(lambda c: registry.touch_miner(c, miner_id, now_ms))
+        return replace(miner, last_seen_at_ms=now_ms)
+
+    async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
+        """Return the oldest job for this miner, waiting up to `wait_ms` for one."""
+        miner = await self._seen(self._miner(caller, miner_id))
+        if self._polls.total() >= MAX_POLLS or self._polls[miner_id] >= MAX_POLLS_PER_MINER:
+            wait_ms = 0
+        self._polls[miner_id] += 1
+        try:
+            return await self._wait_for_job(miner, wait_ms)
+        finally:
+            self._polls[miner_id] -= 1
+            if not self._polls[miner_id]:
+                del self._polls[miner_id]
+
+    async def _wait_for_job(self, miner: Miner, wait_ms: int) -> Job | None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_ms / 1000
+        while True:
+            job = job_store.find_available(self._store.reader, miner)
+            left_s = deadline - loop.time()
+            if job is not None or left_s <= 0 or self.feed.is_closing:
+                return job
+            await self.job_waiting.wait(left_s)
+
+    def _miner(self, caller: Caller, miner_id: str) -> Miner:
+        miner = registry.find_miner(self._store.reader, miner_id)
+        if miner is None:
+            raise MarketError("MINER_NOT_FOUND", f"miner {miner_id} is not registered on this node")
+        if not _acts_for(caller, miner):
+            raise MarketError("AUTH_INSUFFICIENT_SCOPE", f"miner {miner_id} belongs to another key")
+        return miner
+
+    async def _seen(self, miner: Miner) -> Miner:
+        now_ms = self._clock_ms()
+        if now_ms - miner.last_seen_at_ms >= TOUCH_INTERVAL_MS:
+            await self._write(lambda c: registry.touch_miner(c, miner.miner_id, now_ms))
+        return miner
+
+    def _check_registration(self, registration: Registration) -> None:
+        if registration.miner_id.startswith(ACCOUNT_PREFIX + "1"):
+            raise MarketError(
+                "VALIDATION_FAILED", "miner_id: must not look like an account; use public_key"
+            )
+        if registration.account is None:
+            return
+        message = build_registration_message(
+            genesis_hash=self._genesis_hash,
+            miner_id=registration.miner_id,
+            account=registration.account,
+        )
+        try:
+            verify_signature(registration.account, message, registration.proof or "")
+        except (InvalidKeyError, InvalidSignatureError) as error:
+            raise MarketError(
+                "VALIDATION_FAILED", f"proof: expected a signature over {message!r}: {error}"
+            ) from error
+
+
+def _acts_for(caller: Caller, miner: Miner) -> bool:
+    """A miner registered without a key is anybody's; else it answers to its key and to admins."""
+    return caller.is_admin or not miner.owner or miner.owner == caller.key
