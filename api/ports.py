@@ -8,6 +8,7 @@ full write queue is `ledger.store.database.DatabaseBusyError`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ledger.jobs import (
@@ -36,6 +37,16 @@ from ledger.views import (
 )
 
 
+class JobWatch(Protocol):
+    """Waits for news of one job."""
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return once there is news since the last call, or after `timeout_s`.
+
+        False at the end of the node.
+        """
+
+
 class Market(Protocol):
     """The coordinator's job market."""
 
@@ -56,11 +67,8 @@ class Market(Protocol):
     def progress(self, job_id: str) -> Progress:
         """Return a job with its text so far. Raises MarketError JOB_NOT_FOUND."""
 
-    async def wait_for_news(self, job: Job, timeout_s: float) -> bool:
-        """Return when something about a job changes, or after `timeout_s`.
-
-        False at the end of the node. Call it in the turn of the loop in which the job was read.
-        """
+    def watch(self, job_id: str) -> AbstractContextManager[JobWatch]:
+        """Let the caller wait for news of a job; enter it before the job is read."""
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""

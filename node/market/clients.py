@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import MarketError
@@ -25,6 +26,7 @@ from ledger.store import registry
 from ledger.views import TransactionView
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
+from node.market.feed import JobWatch
 from node.submissions import parse_submission, store_submission, verify_submission
 
 _SEED_BITS = 53
@@ -109,12 +111,9 @@ class ClientDesk(Desk):
         text = self.feed.text(job.id, job.attempt) if job.state == "running" else job.result
         return Progress(job=job, text=text or "")
 
-    async def wait_for_news(self, job: Job, timeout_s: float) -> bool:
-        """Return when something about a job changes, or after `timeout_s`.
-
-        False at the end of the node. Call it in the turn of the loop in which the job was read.
-        """
-        return await self.feed.wait(job.id, timeout_s)
+    def watch(self, job_id: str) -> AbstractContextManager[JobWatch]:
+        """Let the caller wait for news of a job, within the context."""
+        return self.feed.watch(parse_job_id(job_id) or b"")
 
     async def submit_transaction(self, envelope: bytes) -> TransactionView:
         """Let a change of the authority set, or evidence, wait for a block.

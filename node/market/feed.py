@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ledger.errors import MarketError
@@ -20,10 +20,29 @@ MAX_JOB_TEXT_CHARS = 4 << 20
 """Of one job; a result has at most as many bytes."""
 
 
-@dataclass(slots=True)
-class _Watch:
-    event: asyncio.Event = field(default_factory=asyncio.Event)
-    waiters: int = 0
+class JobWatch:
+    """One who waits for news of one job. Made before the job is read, so that no news is missed."""
+
+    def __init__(self, feed: JobFeed) -> None:
+        self._feed = feed
+        self._news = asyncio.Event()
+
+    def wake(self) -> None:
+        """Say that there is news."""
+        self._news.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Return once there is news since the last call, or after `timeout_s`.
+
+        False at the end of the node.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._news.wait()
+        except TimeoutError:
+            pass
+        self._news.clear()
+        return not self._feed.is_closing
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,7 +57,7 @@ class JobFeed:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watches: dict[bytes, _Watch] = {}
+        self._watches: dict[bytes, set[JobWatch]] = {}
         self._texts: dict[bytes, _Text] = {}
         self._chars = 0
         self.waiting = 0
@@ -52,7 +71,7 @@ class JobFeed:
     def close(self) -> None:
         """Wake everybody, now and later."""
         self.is_closing = True
-        for job_id in list(self._watches):
+        for job_id in self._watches:
             self._wake(job_id)
 
     def note(self, job_id: bytes) -> None:
@@ -64,37 +83,32 @@ class JobFeed:
         self._call(self._end, job_id)
 
     def _call(self, action: Callable[[bytes], None], job_id: bytes) -> None:
-        if self._loop is not None:
+        # Whoever begins to watch after this look reads the job later still, and sees the change.
+        concerned = job_id in self._watches or job_id in self._texts
+        if self._loop is not None and concerned:
             with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
                 self._loop.call_soon_threadsafe(action, job_id)
 
-    async def wait(self, job_id: bytes, timeout_s: float) -> bool:
-        """Return when a job changes next, or after `timeout_s`; False at the end of the node.
-
-        Read the job, and call this before anything else is awaited: a change in between is not
-        missed, since both happen in one turn of the loop.
-        """
+    @contextlib.contextmanager
+    def watch(self, job_id: bytes) -> Iterator[JobWatch]:
+        """Let somebody wait for news of a job, within the context."""
+        watch = JobWatch(self)
         if self.is_closing:
-            return False
-        watch = self._watches.setdefault(job_id, _Watch())
-        watch.waiters += 1
+            watch.wake()
+        watches = self._watches.setdefault(job_id, set())
+        watches.add(watch)
         self.waiting += 1
         try:
-            async with asyncio.timeout(timeout_s):
-                await watch.event.wait()
-        except TimeoutError:
-            pass
+            yield watch
         finally:
-            watch.waiters -= 1
             self.waiting -= 1
-            if not watch.waiters and self._watches.get(job_id) is watch:
-                del self._watches[job_id]
-        return not self.is_closing
+            watches.discard(watch)
+            if not watches:
+                self._watches.pop(job_id, None)
 
     def _wake(self, job_id: bytes) -> None:
-        watch = self._watches.pop(job_id, None)
-        if watch is not None:
-            watch.event.set()
+        for watch in self._watches.get(job_id, ()):
+            watch.wake()
 
     def _end(self, job_id: bytes) -> None:
         self._forget(job_id)

@@ -85,11 +85,12 @@ class LeaseDesk(MinerDesk):
         """Return after `wait_ms`; raise as soon as the job is no longer this miner's."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_ms / 1000
-        while True:
-            check_held(self.job(job.job_id), miner_id)
-            left_s = deadline - loop.time()
-            if left_s <= 0 or not await self.feed.wait(job.id, left_s):
-                return
+        with self.feed.watch(job.id) as watch:
+            while True:
+                check_held(self.job(job.job_id), miner_id)
+                left_s = deadline - loop.time()
+                if left_s <= 0 or not await watch.wait(left_s):
+                    return
 
     async def tell(
         self, caller: Caller, job_id: str, miner_id: str, *, offset: int, text: str
