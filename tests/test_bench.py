@@ -16,10 +16,11 @@ CREATED_MS = 1_700_000_000_000
 WITHOUT_MODEL = [part for part in PARTS if part != "model"]
 FIGURES = {
     "jobs": [
-        "job life cycles, 1 at a time",
-        "complete, 1 at a time",
-        "job life cycles, 32 at a time",
-        "complete, 32 at a time",
+        *(
+            f"{figure}, {connections} at a time"
+            for connections in (1, 32, 256)
+            for figure in ("job life cycles", "life cycle", "complete")
+        ),
         "job life cycles per server core",
     ],
     "finality": [

@@ -58,8 +58,10 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 
     seconds: float
     """From the first request to the last answer."""
+    cycle_ms: list[float]
+    """For each life cycle, how long it took."""
     complete_ms: list[float]
-    """For each life cycle, how long its last request took."""
+    """For each, how long its last request took."""
 
 
 class Party:
@@ -144,13 +146,15 @@ async def open_party(port: int, api_key: str, data: DataDirectory, number: int) 
 async def _run(order: LoadOrder) -> LoadReport:
     data = DataDirectory(Path(order.data))
     parties = [await open_party(order.port, order.key, data, i) for i in range(order.connections)]
-    times: list[float] = []
+    cycle_ms: list[float] = []
+    complete_ms: list[float] = []
     began = time.perf_counter()
 
     async def work(party: Party) -> None:
-        while time.perf_counter() - began < order.seconds:
-            _, complete_ms = await party.run_job()
-            times.append(complete_ms)
+        while (start := time.perf_counter()) - began < order.seconds:
+            _, took_ms = await party.run_job()
+            complete_ms.append(took_ms)
+            cycle_ms.append((time.perf_counter() - start) * 1000)
 
     async with asyncio.TaskGroup() as tasks:
         for party in parties:
@@ -158,7 +162,7 @@ async def _run(order: LoadOrder) -> LoadReport:
     seconds = time.perf_counter() - began
     for party in parties:
         await party.close()
-    return LoadReport(seconds=seconds, complete_ms=times)
+    return LoadReport(seconds=seconds, cycle_ms=cycle_ms, complete_ms=complete_ms)
 
 
 def main() -> None:

@@ -41,8 +41,9 @@ def make_api_key(data: DataDirectory, role: KeyRole) -> str:
 
 
 @contextlib.contextmanager
-def run_node(data: DataDirectory) -> Iterator[RunningNode]:
-    """Run `python -m node run` as it comes, and stop it at the end."""
+def run_node(data: DataDirectory, *options: str) -> Iterator[RunningNode]:
+    """Run `python -m node run`, with nothing but these options, and stop it at the end."""
     log = str(data.root / "node.log")
-    with child(["run", "--data", str(data.root), "--port", "0", "--log-file", log], {}) as node:
+    command = ["run", "--data", str(data.root), "--port", "0", "--log-file", log, *options]
+    with child(command, {}) as node:
         yield RunningNode(pid=node.pid, port=int(read_address(node).rsplit(":", 1)[1]))
