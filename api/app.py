@@ -20,7 +20,7 @@ from api.market import list_market_paths
 from api.nomarket import NoMarket
 from api.ports import Market, Tree, Views
 from api.records import RecordEndpoints
-from api.requests import Request
+from api.requests import BodyRoom, Request
 from api.resource import ApiSettings, Handler, Operation, Resource
 from api.statements import StatementEndpoints
 from api.transactions import TransactionEndpoints
@@ -82,9 +82,11 @@ def build_api(
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
     }
 
+    room = BodyRoom()
+
     def route(path: str, operations: Mapping[str, Operation]) -> Route:
         resource = Resource(
-            operations, keys=market, settings=settings, make_request_id=make_request_id
+            operations, keys=market, settings=settings, make_request_id=make_request_id, room=room
         )
         return Route(path, resource)
 

@@ -16,6 +16,8 @@ from ledger.jobs import Caller
 Word = TypeVar("Word", bound=str)
 
 MAX_BODY_BYTES = 1 << 20
+MAX_BODIES_BYTES = 256 << 20
+"""Of all requests together."""
 MAX_SECRET_CHARS = 256
 MAX_QUERY_FIELDS = 32
 MAX_QUERY_INTEGER = 2**53 - 1
@@ -37,14 +39,38 @@ _MEDIA_TYPE = re.compile(rb"application/(?:json|[a-z0-9.-]+\+json)\s*(?:;.*)?", 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
 
 
+class BodyRoom:
+    """How much of all bodies together may be in memory; each may be large, and they may be many."""
+
+    def __init__(self, max_bytes: int = MAX_BODIES_BYTES) -> None:
+        self._free = max_bytes
+
+    def take(self, size: int) -> None:
+        """Take room for a piece.
+
+        Raises:
+            RequestError: SYSTEM_OVERLOADED, there is none.
+        """
+        if size > self._free:
+            raise RequestError(
+                "SYSTEM_OVERLOADED", "too many large bodies arrive at once; try again"
+            )
+        self._free -= size
+
+    def give_back(self, size: int) -> None:
+        """Return what was taken."""
+        self._free += size
+
+
 class Request:
     """One HTTP request. `caller` and `body` are filled in before an endpoint sees it."""
 
     __slots__ = (
+        "_room_taken",
         *("_fields", "_headers", "body", "body_done", "caller", "id", "method", "receive", "scope"),
     )
     receive: Receive
-    """Where the rest of the request comes from; for `wait_until_gone`."""
+    """Where the rest of the request comes from."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -52,6 +78,7 @@ class Request:
         self.caller = ANONYMOUS
         self.body = b""
         self.id = ""
+        self._room_taken = 0
         self._fields: dict[str, list[str]] | None = None
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
@@ -139,11 +166,13 @@ class Request:
                 "VALIDATION_MEDIA_TYPE", "Content-Encoding: expected none; send the JSON itself"
             )
 
-    async def read_body(self, receive: Receive, *, max_bytes: int, timeout_ms: int) -> None:
+    async def read_body(self, room: BodyRoom, *, max_bytes: int, timeout_ms: int) -> None:
         """Read the body into `body`, never holding more than `max_bytes` and one chunk.
 
+        The room that it takes is given back by `drop_body`.
+
         Raises:
-            RequestError: VALIDATION_BODY_TOO_LARGE, as soon as that is known, or
+            RequestError: VALIDATION_BODY_TOO_LARGE, as soon as that is known, SYSTEM_OVERLOADED or
                 VALIDATION_BODY_TIMEOUT.
             ClientGoneError: the client hung up.
         """
@@ -154,16 +183,16 @@ class Request:
             raise _too_large(max_bytes)
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                self.body = await self._read_chunks(receive, max_bytes)
+                self.body = await self._read_chunks(room, max_bytes)
         except TimeoutError:
             raise RequestError(
                 "VALIDATION_BODY_TIMEOUT", f"the body did not arrive within {timeout_ms} ms"
             ) from None
 
-    async def _read_chunks(self, receive: Receive, max_bytes: int) -> bytes:
+    async def _read_chunks(self, room: BodyRoom, max_bytes: int) -> bytes:
         chunks, size = [], 0
         while not self.body_done:
-            message = await receive()
+            message = await self.receive()
             if message["type"] != "http.request":
                 raise ClientGoneError
             chunk: bytes = message.get("body", b"")
@@ -171,8 +200,16 @@ class Request:
             size += len(chunk)
             if size > max_bytes:
                 raise _too_large(max_bytes)
+            room.take(len(chunk))
+            self._room_taken += len(chunk)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def drop_body(self, room: BodyRoom) -> None:
+        """Forget the body and give its room back."""
+        self.body = b""
+        room.give_back(self._room_taken)
+        self._room_taken = 0
 
     async def wait_until_gone(self) -> None:
         """Return when the client hangs up. What else it sends before that is thrown away."""

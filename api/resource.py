@@ -19,7 +19,7 @@ from api.access import ApiMode, authenticate, check_role
 from api.answers import Answer, Stream, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
 from api.ports import Keys
-from api.requests import Request
+from api.requests import BodyRoom, Request
 from ledger.errors import HistoryMissingError, MarketError, StoreError
 from ledger.jobs import KeyRole
 from ledger.store.database import DatabaseBusyError
@@ -74,11 +74,13 @@ class Resource:
         keys: Keys,
         settings: ApiSettings,
         make_request_id: Callable[[], str],
+        room: BodyRoom,
     ) -> None:
         self.operations = operations
         self._keys = keys
         self._settings = settings
         self._make_request_id = make_request_id
+        self._room = room
         methods = {*operations, "OPTIONS"} | ({"HEAD"} if "GET" in operations else set())
         self._allow = (b"allow", ", ".join(sorted(methods)).encode())
 
@@ -122,15 +124,18 @@ class Resource:
             operation.key == "strict" and self._settings.mode == "strict"
         )
         check_role(request.caller, operation.role, key_needed=needed)
-        if operation.max_body_bytes is not None:
-            request.check_media_type()
-            await request.read_body(
-                receive,
-                max_bytes=operation.max_body_bytes,
-                timeout_ms=self._settings.body_timeout_ms,
-            )
         request.receive = receive
-        return await operation.handler(request)
+        try:
+            if operation.max_body_bytes is not None:
+                request.check_media_type()
+                await request.read_body(
+                    self._room,
+                    max_bytes=operation.max_body_bytes,
+                    timeout_ms=self._settings.body_timeout_ms,
+                )
+            return await operation.handler(request)
+        finally:
+            request.drop_body(self._room)
 
     def _answer_other_method(self, request: Request) -> Answer:
         if not self.operations:

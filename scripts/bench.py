@@ -21,6 +21,7 @@ import msgspec
 
 from ledger.errors import LedgerError
 from miner.errors import MinerError
+from scripts.bench_figures.abuse import measure_abuse
 from scripts.bench_figures.jobs import measure_finality, measure_jobs
 from scripts.bench_figures.measure import Plan, Row, describe_machine
 from scripts.bench_figures.model import measure_model
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "sync": measure_sync,
     "model": measure_model,
     "pages": measure_pages,
+    "abuse": measure_abuse,
 }
 HEADINGS = ("figure", "value", "p99", "reference", "", "ratio", "goal", "CPU µs")
 
@@ -52,6 +54,7 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
             synced=5000,
             visits=20,
             finals=20,
+            attackers=16,
         )
     return Plan(
         folder=folder,
@@ -62,6 +65,7 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
         synced=100_000,
         visits=50,
         finals=100,
+        attackers=64,
     )
 
 

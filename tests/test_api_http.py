@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from api.answers import answer_json
 from api.errors import ClientGoneError, RequestError
 from api.jobs import MAX_JOBS
-from api.requests import MAX_BODY_BYTES, Request
+from api.requests import MAX_BODY_BYTES, BodyRoom, Request
 from api.resource import ApiSettings, Operation, Resource
 from ledger.errors import MarketError
 from ledger.store.database import DatabaseBusyError
@@ -35,13 +35,14 @@ def client(node):
         yield client
 
 
-def serve(handler, **operation) -> TestClient:
+def serve(handler, *, room: BodyRoom | None = None, **operation) -> TestClient:
     """One endpoint of ours at `/x`, without a node."""
     resource = Resource(
         {"POST": Operation(handler=handler, **operation)},
         keys=None,
         settings=ApiSettings(mode="dev", version="0", default_model="m"),
         make_request_id=lambda: "made",
+        room=room or BodyRoom(),
     )
     return TestClient(Starlette(routes=[Route("/x", resource)]))
 
@@ -347,6 +348,50 @@ def http_scope(**headers: str):
     return {"type": "http", "method": "POST", "headers": pairs, "path": "/", "query_string": b""}
 
 
+def read(receive, *, max_bytes: int, room: BodyRoom | None = None, **headers: str) -> Request:
+    request = Request(http_scope(**headers))
+    request.receive = receive
+    asyncio.run(request.read_body(room or BodyRoom(), max_bytes=max_bytes, timeout_ms=60_000))
+    return request
+
+
+def send_pieces(*pieces: bytes):
+    left = list(pieces)
+
+    async def receive():
+        piece = left.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(left)}
+
+    return receive
+
+
+def test_all_bodies_together_have_a_bound_and_give_their_room_back():
+    room = BodyRoom(10)
+    first = read(send_pieces(b"abc", b"def"), max_bytes=8, room=room, content_length="6")
+    with pytest.raises(RequestError) as caught:
+        read(send_pieces(b"ab", b"cde"), max_bytes=8, room=room, content_length="5")
+    assert caught.value.code == "SYSTEM_OVERLOADED"
+    first.drop_body(room)
+    first.drop_body(room)
+    assert first.body == b""
+    with pytest.raises(RequestError):  # the refused one holds its first piece still
+        room.take(9)
+    room.take(8)
+
+
+def test_a_refused_body_gives_its_room_back():
+    room = BodyRoom(4)
+
+    async def fail(_request):
+        raise ValueError
+
+    for handler, status in ((echo, 200), (fail, 500), (echo, 200)):
+        with serve(handler, max_body_bytes=8, room=room) as client:
+            assert client.post("/x", json=12).status_code == status
+            assert client.post("/x", json=123456).status_code == 503
+    room.take(4)
+
+
 def test_an_endless_body_is_read_no_further_than_its_bound():
     taken = 0
 
@@ -355,9 +400,8 @@ def test_an_endless_body_is_read_no_further_than_its_bound():
         taken += 1
         return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
 
-    request = Request(http_scope(transfer_encoding="chunked"))
     with pytest.raises(RequestError) as caught:
-        asyncio.run(request.read_body(receive, max_bytes=MAX_BODY_BYTES, timeout_ms=60_000))
+        read(receive, max_bytes=MAX_BODY_BYTES, transfer_encoding="chunked")
     assert caught.value.code == "VALIDATION_BODY_TOO_LARGE"
     assert taken == 17
 
@@ -367,9 +411,8 @@ def test_a_body_announced_too_large_is_refused_before_its_first_byte():
         raise AssertionError("nothing should be read")
 
     for length in ("1025", "9" * 30):
-        request = Request(http_scope(content_length=length))
         with pytest.raises(RequestError):
-            asyncio.run(request.read_body(receive, max_bytes=1024, timeout_ms=60_000))
+            read(receive, max_bytes=1024, content_length=length)
 
 
 def test_a_client_that_hangs_up_in_its_body_gets_no_answer():
@@ -381,14 +424,14 @@ def test_a_client_that_hangs_up_in_its_body_gets_no_answer():
     async def send(message):
         sent.append(message)
 
-    request = Request(http_scope(content_length="5"))
     with pytest.raises(ClientGoneError):
-        asyncio.run(request.read_body(receive, max_bytes=1024, timeout_ms=60_000))
+        read(receive, max_bytes=1024, content_length="5")
     resource = Resource(
         {"POST": Operation(handler=echo, max_body_bytes=10)},
         keys=None,
         settings=ApiSettings(mode="dev", version="0", default_model="m"),
         make_request_id=lambda: "made",
+        room=BodyRoom(),
     )
     scope = http_scope(content_length="5", content_type="application/json")
     asyncio.run(resource(scope, receive, send))

@@ -57,6 +57,13 @@ FIGURES = {
         "home page, everything as sent",
         "home page, requests",
     ],
+    "abuse": [
+        "memory added by 2 x endless chunked bodies",
+        "memory added by 10 x unfinished bodies of 1 MiB",
+        "memory added by 2 x results of 5 MiB",
+        "memory added by 2 x hostile JSON",
+        "GET /health while attacked",
+    ],
 }
 
 
@@ -71,6 +78,7 @@ def plan(tmp_path):
         synced=600,
         visits=1,
         finals=2,
+        attackers=2,
     )
 
 

@@ -39,6 +39,8 @@ class Plan:
     """Requests of each page in one round."""
     finals: int
     """Jobs whose way to finality is timed."""
+    attackers: int
+    """Hostile clients at once."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
