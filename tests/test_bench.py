@@ -59,9 +59,9 @@ FIGURES = {
     ],
     "abuse": [
         "memory added by 2 x endless chunked bodies",
-        "memory added by 10 x unfinished bodies of 1 MiB",
-        "memory added by 2 x results of 5 MiB",
         "memory added by 2 x hostile JSON",
+        "memory added by 2 x results of 5 MiB",
+        "memory added by 10 x unfinished bodies of 1 MiB",
         "GET /health while attacked",
     ],
 }

@@ -101,10 +101,10 @@ async def _send_hostile_json(target: Target) -> None:
 
 ATTACKS: Mapping[str, tuple[Attack, float]] = {
     "endless chunked bodies": (_send_endlessly, 1),
-    # Together more than the room for all bodies.
-    "unfinished bodies of 1 MiB": (_hold_body, 1.2 * MAX_BODIES_BYTES / MAX_BODY_BYTES / 64),
-    "results of 5 MiB": (_send_long_result, 1),
     "hostile JSON": (_send_hostile_json, 1),
+    "results of 5 MiB": (_send_long_result, 1),
+    # Together more than the room for all bodies. Last, as the heap keeps what it had.
+    "unfinished bodies of 1 MiB": (_hold_body, 1.2 * MAX_BODIES_BYTES / MAX_BODY_BYTES / 64),
 }
 """What each does, and how many times as many attackers as the plan has."""
 
