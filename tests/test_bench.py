@@ -58,10 +58,10 @@ FIGURES = {
         "home page, requests",
     ],
     "abuse": [
-        "memory added by 2 x endless chunked bodies",
-        "memory added by 2 x hostile JSON",
-        "memory added by 2 x results of 5 MiB",
-        "memory added by 10 x unfinished bodies of 1 MiB",
+        "most memory under 2 x endless chunked bodies",
+        "most memory under 2 x hostile JSON",
+        "most memory under 2 x results of 5 MiB",
+        "most memory under 10 x unfinished bodies of 1 MiB",
         "GET /health while attacked",
     ],
 }
