@@ -102,6 +102,9 @@ def open_node(
             returned=lambda: sealer.repeat(),
         )
 
+        if not network.list_sources():
+            _refuse_to_vote_blindly(chain, votes)
+
         def note_failure(error: BaseException) -> None:
             node.failure = error
             stop()
@@ -179,6 +182,18 @@ def open_node(
             app=app, chain=chain, coordinator=coordinator, views=views, sealer=sealer, head=head
         )
         yield node
+
+
+def _refuse_to_vote_blindly(chain: ChainStore, votes: VoteStore) -> None:
+    """Refuse a start that would wait for ever: nobody is there to fetch decided blocks from."""
+    height, remembered = chain.tip().height, votes.forgotten_below
+    if height + 1 < remembered:
+        raise StoreError(
+            f"{chain.database.path}: ends at block {height}, and this authority has voted on the "
+            f"blocks up to {remembered - 1} and forgotten how: it must not vote on them again. "
+            "Start it with --peer URL, the address of a node that has them, such as a follower; "
+            "or restore a newer ledger.db. Never replace votes.db"
+        )
 
 
 def _market_settings(settings: NodeSettings) -> MarketSettings:

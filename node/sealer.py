@@ -228,7 +228,10 @@ class Sealer:
             self._note_waiting()
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
-            self._note_waiting()
+            if self._is_open:
+                self._note_waiting()
+            else:
+                self._fetch_forgotten()
         for kind, (deadline, timer) in list(self._timers.items()):
             if now >= deadline:
                 del self._timers[kind]
@@ -352,9 +355,11 @@ class Sealer:
         """
         self._timers.pop(TimerKind.VIEW, None)
         self._tip = tip = self._chain.tip()
-        remembered = self._votes.forgotten_below
-        self._is_open = tip.height + 1 >= remembered or not self._is_networked()
+        remembered, was_open = self._votes.forgotten_below, self._is_open
+        self._is_open = tip.height + 1 >= remembered
         if self._is_open:
+            if not was_open:
+                self._retry_at = None
             self._events.append(HeightOpened(tip=tip, record=self._votes.load(tip.height + 1)))
         else:
             logger.warning(
@@ -363,7 +368,12 @@ class Sealer:
                 tip.height,
                 remembered,
             )
-            self._peers.fetch(remembered - 1)
+            self._fetch_forgotten()
+
+    def _fetch_forgotten(self) -> None:
+        """Have the blocks fetched that we voted on; again later, as nobody may have them yet."""
+        self._peers.fetch(self._votes.forgotten_below - 1)
+        self._retry_at = monotonic() + RETRY_S
 
     def _note_waiting(self) -> None:
         if self._retry_at is not None or not self._mempool.choose(self._tip, limit=1):

@@ -95,6 +95,21 @@ def apply_schema(path: Path, connection: sqlite3.Connection, migrations: Migrati
     connection.row_factory = sqlite3.Row
 
 
+def require_schema(path: Path, connection: sqlite3.Connection, migrations: Migrations) -> None:
+    """Check that the schema of an open database, which may be read-only, is this release's.
+
+    Raises:
+        StoreError: it is newer or older.
+    """
+    database = sqlite_utils.Database(connection)
+    _refuse_newer_schema(path, database, migrations)
+    if migrations.pending(database):
+        raise StoreError(
+            f"{path}: was written by an older release; start this node once, which brings it up "
+            "to date"
+        )
+
+
 def _configure(path: Path, connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA page_size = {PAGE_SIZE_BYTES}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")

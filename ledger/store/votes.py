@@ -163,11 +163,7 @@ class VoteStore:
         Raises:
             StoreError: the file cannot be read.
         """
-        try:
-            row = self._connection.execute("SELECT forgotten_below FROM owner").fetchone()
-        except sqlite3.Error as error:
-            raise StoreError(f"{self.path}: cannot be read: {error}") from error
-        return int(row[0])
+        return read_forgotten_below(self.path, self._connection)
 
     def load(self, height: int) -> VoteRecord:
         """Return all that is stored of `height`: at a restart, of the one after the tip.
@@ -214,6 +210,19 @@ class VoteStore:
         write("DELETE FROM vote WHERE height < ?", (height,))
         write("DELETE FROM block WHERE height < ?", (height,))
         write("DELETE FROM certificate WHERE height < ?", (height,))
+
+
+def read_forgotten_below(path: Path, connection: sqlite3.Connection) -> int:
+    """Return the lowest height whose votes are remembered.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    try:
+        row = connection.execute("SELECT forgotten_below FROM owner").fetchone()
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be read: {error}") from error
+    return int(row[0])
 
 
 def adopt_owner(

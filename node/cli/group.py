@@ -11,6 +11,7 @@ from ledger.errors import LedgerError, StoreError
 from miner.errors import MinerError
 from node.application import RELEASE
 from node.cli.authority import authority
+from node.cli.backup import backup, restore
 from node.cli.chain import fsck, pin
 from node.cli.checkpoint import checkpoint
 from node.cli.init import init
@@ -83,6 +84,8 @@ for _command in (
     verify,
     checkpoint,
     fsck,
+    backup,
+    restore,
     pin,
     keys,
     authority,

@@ -1,0 +1,786 @@
+"""Backups of nodes that run, and what a node restored from one is and does."""
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from ledger.encoding import encode
+from ledger.errors import StoreError
+from ledger.jobs import Caller as Holder
+from ledger.store.chain import ChainStore
+from ledger.store.fsck import verify_chain
+from ledger.store.votes import KEEP_HEIGHTS
+from ledger.views import ReceiptFilter
+from node import backup as module
+from node.backup import make_backup
+from node.datadir import DataDirectory, create_joining_directory
+from node.manifest import open_backup
+from node.restore import restore_backup
+from tests.builders import build_genesis
+from tests.caller import Caller
+from tests.live import ROOT, LiveFollower, LiveNode
+from tests.load import Load
+from tests.market_node import MarketNode
+from tests.test_cli import aitbc, one_line, refusal, run_node
+
+MAX_LOOKS = 5000
+TIMEOUT_S = 300
+
+
+def silent(*_):
+    pass
+
+
+def back_up(data: DataDirectory, output: Path):
+    return make_backup(data, output, release="test", now_ms=1, progress=silent)
+
+
+def put_back(source: Path, data: DataDirectory, *, replace: bool = False):
+    with open_backup(source) as backup:
+        return restore_backup(backup, data, replace=replace, now_ms=2, progress=silent)
+
+
+def fsck(data: DataDirectory):
+    return verify_chain(data.ledger, data.load_genesis(), silent)
+
+
+def run_backup(data: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    """Make a backup in a process of its own, as an operator does."""
+    command = [sys.executable, "-m", "node", "backup", "--data", data, "--output", output]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def list_hashes(path: Path) -> list[bytes]:
+    """Hashes of the blocks of a ledger, lowest first."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return [row[0] for row in connection.execute("SELECT hash FROM blocks ORDER BY height")]
+
+
+def make_market(root: Path, **settings) -> MarketNode:
+    """A node in this process whose directory can be backed up."""
+    root.mkdir(exist_ok=True)
+    node = MarketNode(root, **settings)
+    (root / "genesis.json").write_bytes(encode(node.genesis) + b"\n")
+    return node
+
+
+@pytest.fixture
+def market(tmp_path):
+    node = make_market(tmp_path / "node")
+    node.data = DataDirectory(tmp_path / "node")
+    yield node
+    node.close()
+
+
+# --- what is in a backup ------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["backup", "backup.tar"])
+def form(request):
+    return request.param
+
+
+def test_what_is_backed_up_comes_back(market, tmp_path, form):
+    final = [market.finish(), market.finish()]
+    market.seal()
+    waiting = market.finish()
+    job = market.submit()
+    (market.data.options).write_text("port = 8002\n")
+    back_up(market.data, tmp_path / form)
+    restored = put_back(tmp_path / form, DataDirectory(tmp_path / "new"))
+    assert (restored.tip, restored.waiting) == (market.chain.tip(), 1)
+
+    again = make_market(tmp_path / "new")
+    try:
+        assert again.read(job) == job
+        assert again.pending_receipts == [waiting]
+        again.seal()
+        shown = {view.payload.receipt_id for view in again.views.receipts(ReceiptFilter(), limit=9)}
+        assert shown == {*final, waiting}
+    finally:
+        again.close()
+    assert (tmp_path / "new" / "node.toml").read_text() == "port = 8002\n"
+
+
+def test_a_backup_is_its_owners_alone_and_holds_no_key_and_no_memory_of_votes(tmp_path):
+    live = LiveNode(tmp_path / "data")
+    live.create_key("admin")
+    ChainStore(live.data.ledger, live.data.load_genesis()).close()
+    (tmp_path / "data" / "witness.db").write_bytes(b"memory")
+    for output in (tmp_path / "b", tmp_path / "b.tar"):
+        back_up(live.data, output)
+    names = {"manifest.json", "genesis.json", "node.db", "ledger.db"}
+    assert {path.name for path in (tmp_path / "b").iterdir()} == names
+    with tarfile.open(tmp_path / "b.tar") as archive:
+        assert set(archive.getnames()) == names
+        assert {(member.mode, member.uname, member.uid) for member in archive} == {(0o600, "", 0)}
+    assert stat.S_IMODE((tmp_path / "b").stat().st_mode) == 0o700
+    for path in (tmp_path / "b.tar", *(tmp_path / "b").iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    seed = json.loads(live.data.authority_key.read_bytes())["seed"].encode()
+    assert seed not in (tmp_path / "b.tar").read_bytes()
+
+
+def test_a_receipt_that_becomes_final_between_the_two_copies_is_in_the_backup(
+    market, tmp_path, monkeypatch
+):
+    """This is why node.db is copied first: in the other order neither copy would hold it."""
+    receipt = market.finish()
+    copy, copied = module._copy_database, []
+
+    def copy_and_seal(source, target, progress):
+        copy(source, target, progress)
+        copied.append(source.name)
+        market.seal()
+
+    monkeypatch.setattr(module, "_copy_database", copy_and_seal)
+    back_up(market.data, tmp_path / "b")
+    assert market.pending_receipts == []
+    restored = put_back(tmp_path / "b", DataDirectory(tmp_path / "new"))
+    assert (restored.tip.height, restored.waiting) == (1, 0)
+    again = make_market(tmp_path / "new")
+    try:
+        assert again.views.receipt(receipt).transaction.finality == "final"
+        again.finish()
+        assert again.seal() == 2
+        assert again.verify() == 2
+    finally:
+        again.close()
+
+
+def test_a_copy_is_one_state_however_much_is_written_meanwhile(market, tmp_path, monkeypatch):
+    jobs = [market.submit(owner) for owner in holders(3)]
+    monkeypatch.setattr(module, "PAGES_PER_STEP", 1)
+    steps = 0
+
+    def write(what, _done, _total):
+        nonlocal steps
+        steps += 1
+        assert steps < 1000, "the copy starts over with every write"
+        if what == "copying node.db":
+            market.submit(holders(steps + 10)[-1])  # would raise if the copy held a lock
+
+    make_backup(market.data, tmp_path / "b", release="test", now_ms=1, progress=write)
+    assert steps > 20
+    with contextlib.closing(sqlite3.connect(tmp_path / "b" / "node.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (len(jobs),)
+
+
+def holders(count: int) -> list[Holder]:
+    """Clients with a key each, so that none has too many jobs pending."""
+    return [Holder(key=f"key-{i}", client="client-1", role="client") for i in range(count)]
+
+
+# --- a node under load --------------------------------------------------------------------------
+
+
+def test_every_receipt_acknowledged_before_a_backup_is_final_once_in_the_restored_node(tmp_path):
+    node = LiveNode(tmp_path / "node", "--max-pending-per-key", "100000", "--batch-delay-ms", "500")
+    key = node.create_key("admin", "load")
+    node.start()
+    load = Load(node.url, key)
+    try:
+        load.run_until(100)
+        jobs, receipts = list(load.jobs), dict(load.receipts)
+        made = run_backup(node.data.root, tmp_path / "b.tar")
+        assert made.returncode == 0, made.stderr
+        assert len(load.receipts) > len(receipts), "nothing happened meanwhile"
+    finally:
+        node.kill()
+        load.join()
+    assert receipts
+
+    # The authority moves to another disk: its keys and its own votes.db, and the backup.
+    copy = DataDirectory(tmp_path / "copy")
+    shutil.copytree(node.data.root, copy.root)
+    for path in copy.root.glob("*.db*"):
+        if not path.name.startswith("votes."):
+            path.unlink()
+    restored = aitbc("restore", "--data", copy.root, "--input", tmp_path / "b.tar", "--fsck")
+    assert restored.exit_code == 0, restored.output
+    assert "votes.db is this authority's own and stays" in restored.output
+
+    again = LiveNode.__new__(LiveNode)
+    again.__dict__ |= node.__dict__ | {"data": copy}
+    again.start()
+    try:
+        with Caller(again.url, key) as caller:
+            for _ in range(MAX_LOOKS):
+                if not caller.get("/health").json()["pending_transactions"]:
+                    break
+            for job_id in jobs:
+                shown = caller.get(f"/v1/jobs/{job_id}").raise_for_status().json()
+                if job_id in receipts:
+                    assert (shown["status"], shown["receipt_id"]) == ("completed", receipts[job_id])
+            for receipt_id in receipts.values():
+                assert caller.get(f"/v1/receipts/{receipt_id}").json()["status"] == "final"
+            later = caller.finish_job()
+        assert later
+    finally:
+        assert again.stop() == 0
+    fsck(copy)
+    with contextlib.closing(sqlite3.connect(copy.ledger)) as connection:
+        found = [row[0] for row in connection.execute("SELECT receipt_id FROM receipts")]
+    assert len(found) == len(set(found))
+    assert set(receipts.values()) <= set(found)
+    # Not one block is another one than before.
+    before = list_hashes(node.data.ledger)
+    assert list_hashes(copy.ledger)[: len(before)] == before
+
+
+# --- an authority whose votes are newer than its ledger -------------------------------------------
+
+
+@pytest.mark.parametrize("blocks", [1, 2, KEEP_HEIGHTS, KEEP_HEIGHTS + 1])
+def test_what_a_lone_authority_remembers_to_have_voted_for_comes_out_of_its_votes(
+    market, tmp_path, blocks
+):
+    market.finish()
+    market.seal()
+    back_up(market.data, tmp_path / "b")
+    for _ in range(blocks):
+        market.finish()
+        market.seal()
+    before = list_hashes(market.data.ledger)
+    market._close()
+    put_back(tmp_path / "b", market.data, replace=True)
+    market._open()
+    assert market.chain.tip().height == 1
+    assert market.seal() == 1 + blocks
+    assert list_hashes(market.data.ledger) == before
+    market.finish()
+    assert market.seal() == 2 + blocks
+    assert market.verify() == 2 + blocks
+
+
+@pytest.fixture
+def forgetful(tmp_path):
+    """An authority alone, restored to a ledger that ends before all that it remembers."""
+    node = LiveNode(tmp_path / "node", "--mode", "dev", "--batch-delay-ms", "0")
+    node.key = node.create_key("admin")
+    node.start()
+    follower = LiveFollower(tmp_path / "follower", node)
+    with Caller(node.url, node.key) as caller:
+        caller.finish_job()
+        caller.wait_for_block(1)
+        back_up(node.data, tmp_path / "b")
+        for height in range(2, KEEP_HEIGHTS + 5):
+            caller.finish_job()
+            caller.wait_for_block(height)
+        node.height = height
+    follower.start()
+    with Caller(follower.url) as caller:
+        caller.wait_for_block(node.height)
+    assert node.stop() == 0
+    node.before = list_hashes(node.data.ledger)
+    node.advice = aitbc("restore", "--data", node.data.root, "--input", tmp_path / "b", "--replace")
+    yield node, follower
+    node.kill()
+    follower.kill()
+
+
+def test_a_lone_authority_votes_on_no_height_that_it_has_forgotten(forgetful):
+    node, follower = forgetful
+    assert node.advice.exit_code == 0, node.advice.output
+    assert "votes.db is newer than this ledger, which ends at block 1" in node.advice.output
+    line = one_line(run_node("--data", node.data.root, "--port", "0"))
+    assert "ends at block 1" in line
+    assert "must not vote on them again. Start it with --peer URL" in line
+    assert list_hashes(node.data.ledger) == node.before[:1]
+
+    node._arguments = (*node._arguments, "--peer", follower.url)
+    node.start()
+    with Caller(node.url, node.key) as caller:
+        caller.wait_for_block(node.height)
+        caller.finish_job()
+        caller.wait_for_block(node.height + 1)
+    assert node.stop() == 0
+    assert list_hashes(node.data.ledger)[:-1] == node.before
+    assert fsck(node.data).height == node.height + 1
+
+
+def test_a_restored_authority_without_its_votes_is_told_what_to_do_and_does_not_vote(tmp_path):
+    live = LiveNode(tmp_path / "data")
+    live.create_key("client")
+    ChainStore(live.data.ledger, live.data.load_genesis()).close()
+    back_up(live.data, tmp_path / "b")
+    live.data.votes.unlink()
+    done = aitbc("restore", "--data", live.data.root, "--input", tmp_path / "b", "--replace")
+    assert done.exit_code == 0
+    assert "the node refuses to vote" in done.output
+    assert "Never put an old votes.db back" in done.output
+    assert "votes.db: missing" in one_line(run_node("--data", live.data.root, "--port", "0"))
+
+
+def test_a_new_key_takes_over_the_jobs_and_api_keys_of_one_whose_votes_are_lost(tmp_path):
+    live = LiveNode(tmp_path / "data")
+    key = live.create_key("client", "alice")
+    live.start()
+    with Caller(live.url, key) as caller:
+        job = caller.post("/v1/jobs", prompt="Why?").json()["job_id"]
+    live.kill()
+    back_up(live.data, tmp_path / "b")
+    made = create_joining_directory(tmp_path / "new", live.data.load_genesis())
+    seed = made.authority_key.read_bytes()
+    put_back(tmp_path / "b", made)
+    assert made.authority_key.read_bytes() == seed
+    live.data = made
+    live.start()
+    with Caller(live.url, key) as caller:
+        assert caller.get(f"/v1/jobs/{job}").json()["status"] == "pending"
+    assert live.stop() == 0
+
+
+def test_a_restored_follower_goes_on_where_the_backup_ends(tmp_path):
+    node = LiveNode(tmp_path / "node", "--mode", "dev")
+    node.key = node.create_key("admin")
+    node.start()
+    follower = LiveFollower(tmp_path / "follower", node)
+    try:
+        with Caller(node.url, node.key) as caller:
+            caller.finish_job()
+            caller.wait_for_block(1)
+            follower.start()
+            with Caller(follower.url) as reader:
+                reader.wait_for_block(1)
+            back_up(follower.data, tmp_path / "b")
+            follower.kill()
+            caller.finish_job()
+            caller.wait_for_block(2)
+        done = aitbc("restore", "--data", tmp_path / "again", "--input", tmp_path / "b")
+        assert "A follower: ./aitbc run --data" in done.output
+        follower.data = DataDirectory(tmp_path / "again")
+        follower.forget_arguments()  # the backup's node.toml says whom to follow
+        follower.start()
+        with Caller(follower.url) as reader:
+            reader.wait_for_block(2)
+    finally:
+        follower.kill()
+        node.kill()
+    assert fsck(follower.data).height == 2
+
+
+# --- kill -9 --------------------------------------------------------------------------------------
+
+
+def kill_at_each_step(*arguments) -> int:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.killing", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("end", ["", ".tar"])
+def test_a_backup_that_is_killed_leaves_nothing_that_looks_like_one(market, tmp_path, end):
+    market.finish()
+    market.seal()
+    market._close()
+    steps = kill_at_each_step("backup", market.data.root, tmp_path / ("b{}" + end))
+    assert steps > 20
+    whole = [step for step in range(steps + 1) if (tmp_path / f"b{step}{end}").exists()]
+    assert steps in whole
+    for step in whole:  # renamed, and killed before it could say so
+        data = DataDirectory(tmp_path / f"new{step}")
+        put_back(tmp_path / f"b{step}{end}", data)
+        assert fsck(data).height == 1
+    assert min(whole) > steps - 10
+    left = module.list_drafts(tmp_path / "x")
+    assert left
+    assert {stat.S_IMODE(path.stat().st_mode) for path in left} == {0o700}
+    market._open()
+
+
+def test_a_restore_that_is_killed_leaves_a_ledger_that_is_not_behind_its_node_db(market, tmp_path):
+    market.finish()
+    market.seal()
+    back_up(market.data, tmp_path / "b")
+    market.finish()
+    market.seal()
+    market.submit()
+    market._close()
+    for step in range(101):
+        shutil.copytree(market.data.root, tmp_path / f"n{step}")
+    steps = kill_at_each_step("restore", tmp_path / "n{}", tmp_path / "b")
+    assert 20 < steps <= 100
+    seen = set()
+    for step in range(steps + 1):
+        data = DataDirectory(tmp_path / f"n{step}")
+        with contextlib.closing(sqlite3.connect(data.market)) as connection:
+            (jobs,) = connection.execute("SELECT count(*) FROM jobs").fetchone()
+        seen.add((jobs, fsck(data).height))
+        put_back(tmp_path / "b", data, replace=True)
+        assert fsck(data).height == 1
+        assert not list(data.root.glob(".restore.*"))
+    assert seen == {(3, 2), (1, 2), (1, 1)}
+    market._open()
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A data directory, and its backup in both forms."""
+    root = tmp_path_factory.mktemp("good")
+    node = make_market(root / "data")
+    for _ in range(2):
+        node.finish()
+        node.seal()
+    node.finish()
+    node.close()
+    for name in ("b", "b.tar"):
+        back_up(DataDirectory(root / "data"), root / name)
+    return root
+
+
+@pytest.fixture
+def copied(good, tmp_path):
+    return Path(shutil.copytree(good / "b", tmp_path / "b"))
+
+
+def refuse_restore(source: Path, data: Path) -> str:
+    line = refusal(aitbc("restore", "--data", data, "--input", source))
+    assert not data.exists()
+    return line
+
+
+def change_manifest(path: Path, change) -> None:
+    manifest = json.loads((path / "manifest.json").read_bytes())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def change_file(name: str, /, **changes):
+    def change(manifest):
+        (entry,) = (file for file in manifest["files"] if file["name"] == name)
+        entry |= changes
+
+    return change
+
+
+MANIFESTS = {
+    "another format": (lambda m: m.update(v=2), "is a backup of format 2, this release reads 1"),
+    "format zero": (lambda m: m.update(v=0), "manifest.json is not that of a backup"),
+    "another kind": (lambda m: m.update(kind="x"), "manifest.json is not that of a backup"),
+    "a way out": (change_file("node.db", name="../node.db"), "is not that of a backup"),
+    "an absolute path": (change_file("node.db", name="/etc/passwd"), "is not that of a backup"),
+    "keys": (change_file("node.db", name="keys/authority.json"), "is not that of a backup"),
+    "votes": (change_file("node.db", name="votes.db"), "is not that of a backup"),
+    "an unknown field": (lambda m: m.update(extra=1), "is not that of a backup"),
+    "a negative size": (change_file("node.db", size_bytes=-1), "is not that of a backup"),
+    "a huge size": (change_file("node.db", size_bytes=2**53 - 1), "expected 9007199254740991"),
+    "no ledger": (lambda m: m["files"].pop(), "the backup lacks ledger.db"),
+    "a file twice": (lambda m: m["files"].append(m["files"][0]), "lists a file twice"),
+    "many files": (lambda m: m.update(files=m["files"] * 2), "is not that of a backup"),
+    "another hash": (change_file("ledger.db", blake3="00" * 32), "ledger.db: expected BLAKE3 00"),
+    "another network": (lambda m: m.update(genesis="00" * 32), "genesis.json: is not of the netw"),
+    "another height": (lambda m: m.update(height=3), "ends at block 2"),
+    "another head": (lambda m: m.update(hash="00" * 32), "ends at block 2"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_that_lies_is_refused(copied, tmp_path, case):
+    change, expected = MANIFESTS[case]
+    change_manifest(copied, change)
+    assert expected in refuse_restore(copied, tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "[" * 9000, '{"kind": "aitbc-backup", "v": 1}', "x" * 20_000]
+)
+def test_what_is_no_manifest_is_refused(copied, tmp_path, text):
+    (copied / "manifest.json").write_text(text)
+    assert "manifest.json" in refuse_restore(copied, tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "genesis.json", "node.db", "ledger.db"])
+def test_links_pipes_and_missing_files_are_refused(copied, tmp_path, name):
+    path, elsewhere = copied / name, tmp_path / "elsewhere"
+    path.rename(elsewhere)
+    assert f"{name}: cannot be read: No such file" in refuse_restore(copied, tmp_path / "new")
+    path.symlink_to(elsewhere)
+    assert f"{name}: cannot be read: is a symbolic link" in refuse_restore(copied, tmp_path / "new")
+    path.unlink()
+    os.mkfifo(path)
+    assert "is no regular file" in refuse_restore(copied, tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["genesis.json", "node.db", "ledger.db"])
+def test_every_file_that_is_not_the_one_of_the_manifest_is_refused(copied, tmp_path, name):
+    path = copied / name
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], b"", whole + b"\0"):
+        path.write_bytes(damaged)
+        assert f"{name}: expected {len(whole)} bytes" in refuse_restore(copied, tmp_path / "new")
+    for place in (0, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert f"{name}: expected BLAKE3" in refuse_restore(copied, tmp_path / "new")
+
+
+def seal_manifest(path: Path, name: str) -> None:
+    """Let the manifest name what the file is now: nobody signs a manifest."""
+    data = (path / name).read_bytes()
+    digest = blake3(data).hexdigest()
+    change_manifest(path, change_file(name, size_bytes=len(data), blake3=digest))
+
+
+def execute(path: Path, *statements: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
+
+
+DATABASES = {
+    "a trigger in node.db": (
+        "node.db",
+        "CREATE TRIGGER t AFTER DELETE ON mempool BEGIN DELETE FROM jobs; END",
+        "node.db: holds the trigger 't'",
+    ),
+    "a view in ledger.db": (
+        "ledger.db",
+        "CREATE VIEW v AS SELECT 1",
+        "ledger.db: holds the view 'v'",
+    ),
+    "a newer node.db": (
+        "node.db",
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+        " VALUES ('node', 'm999', '')",
+        "node.db: was written by a newer release (m999)",
+    ),
+    "a newer ledger.db": (
+        "ledger.db",
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at)"
+        " VALUES ('ledger', 'm999', '')",
+        "ledger.db: was written by a newer release (m999)",
+    ),
+    "node.db of another network": (
+        "node.db",
+        "UPDATE node SET genesis_hash = zeroblob(32)",
+        "node.db: belongs to network 0000",
+    ),
+    "ledger.db of another network": (
+        "ledger.db",
+        "UPDATE genesis SET hash = zeroblob(32)",
+        "ledger.db: holds network 0000",
+    ),
+    "a certificate of nobody": (
+        "ledger.db",
+        "UPDATE blocks SET certificate = (SELECT certificate FROM blocks WHERE height = 1)",
+        "ledger.db: the newest block does not verify",
+    ),
+    "no mempool": ("node.db", "DROP TABLE mempool", "is not readable"),
+}
+
+
+@pytest.mark.parametrize("case", DATABASES)
+def test_databases_that_no_node_would_run_on_are_refused(copied, tmp_path, case):
+    name, statement, expected = DATABASES[case]
+    execute(copied / name, statement)
+    seal_manifest(copied, name)
+    line = refuse_restore(copied, tmp_path / "new")
+    assert expected in line
+    assert ".restore." not in line
+
+
+@pytest.mark.parametrize("name", ["node.db", "ledger.db"])
+def test_a_database_that_is_none_is_refused(copied, tmp_path, name):
+    (copied / name).write_bytes(b"no database" * 999)
+    seal_manifest(copied, name)
+    assert f"{name}: is not a readable database" in refuse_restore(copied, tmp_path / "new")
+
+
+def test_damage_that_only_a_full_check_finds_is_found_by_it(copied, tmp_path):
+    execute(copied / "ledger.db", "UPDATE receipts SET price_micros = 1 WHERE leaf = 0")
+    seal_manifest(copied, "ledger.db")
+    checked = aitbc("restore", "--data", tmp_path / "new", "--input", copied, "--fsck")
+    assert "rows of block 1 in receipts differ" in refusal(checked)
+    assert not (tmp_path / "new").exists()
+    assert aitbc("restore", "--data", tmp_path / "new", "--input", copied).exit_code == 0
+
+
+def test_an_archive_that_ends_anywhere_but_at_its_end_is_refused(good, tmp_path):
+    whole = (good / "b.tar").read_bytes()
+    cut = tmp_path / "cut.tar"
+    for size in {*range(0, len(whole), 8192), *range(0, 3000, 100), len(whole) - 1}:
+        cut.write_bytes(whole[:size])
+        with pytest.raises(StoreError):
+            put_back(cut, DataDirectory(tmp_path / "new"))
+        assert not (tmp_path / "new").exists()
+
+
+def repack(good: Path, target: Path, change, **options) -> None:
+    """Write the archive again with what `change(members)` makes of its (header, bytes) pairs."""
+    with tarfile.open(good / "b.tar") as archive:
+        members = [(member, archive.extractfile(member).read()) for member in archive]
+    with tarfile.open(target, "w", **options) as archive:
+        for member, data in change(members):
+            archive.addfile(member, io.BytesIO(data))
+
+
+def renamed(member: tarfile.TarInfo, **changes) -> tarfile.TarInfo:
+    other = tarfile.TarInfo(member.name)
+    other.size = member.size
+    for name, value in changes.items():
+        setattr(other, name, value)
+    return other
+
+
+def link(name: str, kind: bytes) -> tuple[tarfile.TarInfo, bytes]:
+    return renamed(tarfile.TarInfo(name), type=kind, linkname="/etc/passwd"), b""
+
+
+ARCHIVES = {
+    "a way out": (
+        lambda m: [*m[:2], (renamed(m[2][0], name="../node.db"), m[2][1]), *m[3:]],
+        "expected node.db next, got ../node.db",
+    ),
+    "a symbolic link": (lambda m: [*m[:2], link("node.db", b"2"), *m[3:]], "no regular file"),
+    "a hard link": (lambda m: [*m[:2], link("node.db", b"1"), *m[3:]], "no regular file"),
+    "a device": (lambda m: [*m[:2], link("node.db", b"3"), *m[3:]], "no regular file"),
+    "a long name": (
+        lambda m: [*m[:2], (renamed(m[2][0], name="n" * 300), m[2][1]), *m[3:]],
+        "no regular file",
+    ),
+    "a file more": (lambda m: [*m, m[1]], "goes on behind its last file"),
+    "a file less": (lambda m: m[:-1], "expected ledger.db next, got its end"),
+    "another order": (lambda m: [m[0], *m[:0:-1]], "expected genesis.json next, got ledger.db"),
+    "no manifest": (lambda m: m[1:], "does not begin with manifest.json"),
+    "nothing": (lambda m: [], "does not begin with manifest.json"),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+def test_archives_that_no_backup_makes_are_refused(good, tmp_path, case):
+    change, expected = ARCHIVES[case]
+    repack(good, tmp_path / "x.tar", change, format=tarfile.GNU_FORMAT)
+    assert expected in refuse_restore(tmp_path / "x.tar", tmp_path / "new")
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+    for data in (b"x" * 512, b"x", os.urandom(2048)):
+        (tmp_path / "x.tar").write_bytes(data)
+        refuse_restore(tmp_path / "x.tar", tmp_path / "new")
+    line = refuse_restore(tmp_path / "missing", tmp_path / "new")
+    assert line.endswith("missing: cannot be read: No such file or directory")
+
+
+def test_a_backup_of_another_network_is_refused_by_genesis_and_by_votes(good, tmp_path):
+    root = tmp_path / "other"
+    data = create_joining_directory(root, build_genesis(1, network="other-net"))
+    expected = "belongs to network"
+    assert expected in refusal(aitbc("restore", "--data", root, "--input", good / "b"))
+    data.genesis.unlink()
+    expected = "was not made with this node's key on this network"
+    assert expected in refusal(aitbc("restore", "--data", root, "--input", good / "b"))
+    assert not any((root / name).exists() for name in ("genesis.json", "node.db", "ledger.db"))
+
+
+def test_nothing_is_replaced_unasked_and_nothing_is_ever_deleted(good, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(good / "data", root)
+    (root / "node.toml").write_text("port = 1\n")
+    before = {path.name: path.read_bytes() for path in root.iterdir()}
+    line = refusal(aitbc("restore", "--data", root, "--input", good / "b"))
+    assert "node.db: exists already; with --replace it is moved aside" in line
+    done = aitbc("restore", "--data", root, "--input", good / "b", "--replace")
+    assert done.exit_code == 0, done.output
+    after = {path.name: path.read_bytes() for path in root.iterdir()}
+    for name in ("votes.db", "genesis.json", "node.toml"):
+        assert after[name] == before[name]
+    for name in ("node.db", "ledger.db"):
+        (aside,) = (key for key in after if key.startswith(f"{name}.replaced-"))
+        assert after[aside] == before[name]
+        assert f"What was there is now {root / aside}" in done.output
+
+
+def test_a_write_ahead_log_of_the_old_file_never_meets_the_new_one(good, tmp_path):
+    """One that SQLite cannot put into its file, even, is moved away with it."""
+    root = tmp_path / "data"
+    shutil.copytree(good / "data", root)
+    with contextlib.closing(sqlite3.connect(root / "node.db")) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("UPDATE jobs SET prompt = 'changed'")
+        connection.commit()
+        wal = (root / "node.db-wal").read_bytes()
+    (root / "node.db").write_bytes(b"damaged" * 999)
+    (root / "node.db-wal").write_bytes(wal)
+    done = aitbc("restore", "--data", root, "--input", good / "b", "--replace")
+    assert done.exit_code == 0, done.output
+    assert not (root / "node.db-wal").exists()
+    (aside,) = root.glob("node.db.replaced-*-wal")
+    assert aside.read_bytes() == wal
+    with contextlib.closing(sqlite3.connect(root / "node.db")) as connection:
+        assert ("changed",) not in connection.execute("SELECT prompt FROM jobs").fetchall()
+
+
+def test_a_directory_that_a_node_holds_is_not_restored_into(good, tmp_path):
+    data = DataDirectory(Path(shutil.copytree(good / "data", tmp_path / "data")))
+    with data.lock():
+        line = refusal(aitbc("restore", "--data", data.root, "--input", good / "b", "--replace"))
+    assert "another node runs on this data directory; stop it first" in line
+    assert not list(data.root.glob("*replaced*"))
+
+
+def test_a_backup_overwrites_nothing(good, tmp_path):
+    for name in ("b", "b.tar"):
+        (tmp_path / name).symlink_to(tmp_path / "nowhere")
+        line = refusal(aitbc("backup", "--data", good / "data", "--output", tmp_path / name))
+        assert "exists already, and a backup replaces nothing" in line
+    line = refusal(aitbc("backup", "--data", good / "data", "--output", tmp_path / "no" / "b"))
+    assert "no: is no directory; is the backup's disk mounted?" in line
+
+
+def test_a_directory_that_no_node_has_run_on_has_no_backup(tmp_path):
+    assert aitbc("init", "--data", tmp_path / "data").exit_code == 0
+    line = refusal(aitbc("backup", "--data", tmp_path / "data", "--output", tmp_path / "b"))
+    assert "nothing to back up: no node has run here yet" in line
+    assert "make a data directory" in refusal(
+        aitbc("backup", "--data", tmp_path / "none", "--output", tmp_path / "b")
+    )
+
+
+@pytest.mark.parametrize("name", ["node.db", "ledger.db"])
+def test_damaged_databases_are_not_called_a_backup(good, tmp_path, name):
+    root = tmp_path / "data"
+    shutil.copytree(good / "data", root)
+    damaged = bytearray((root / name).read_bytes())
+    damaged[8192 * 4 : 8192 * 5] = os.urandom(8192)
+    (root / name).write_bytes(damaged)
+    line = refusal(aitbc("backup", "--data", root, "--output", tmp_path / "b"))
+    assert name in line
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_files_of_two_networks_are_not_called_a_backup(good, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(good / "data", root)
+    (root / "genesis.json").write_bytes(encode(build_genesis(1, network="other-net")))
+    line = refusal(aitbc("backup", "--data", root, "--output", tmp_path / "b"))
+    assert "is of another network than genesis.json" in line
+
+
+def test_it_is_said_that_a_backup_is_private_and_what_an_earlier_one_left_behind(good, tmp_path):
+    left = tmp_path / ".old.backup-draft.x"
+    left.mkdir()
+    done = aitbc("backup", "--data", good / "data", "--output", tmp_path / "b")
+    assert done.exit_code == 0
+    assert "It holds prompts, results and digests of API keys: keep it private." in done.stdout
+    assert f"{left}: left by a backup that was cut off" in done.stderr
