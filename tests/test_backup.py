@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from ledger.authorities import Authority
 from ledger.encoding import encode
 from ledger.errors import StoreError
 from ledger.jobs import Caller as Holder
@@ -24,15 +25,18 @@ from ledger.store.votes import KEEP_HEIGHTS
 from ledger.views import ReceiptFilter
 from node import backup as module
 from node.backup import make_backup
-from node.datadir import DataDirectory, create_joining_directory
+from node.cli.setchange import Edits
+from node.datadir import DataDirectory, create_joining_directory, load_key
 from node.manifest import open_backup
 from node.restore import restore_backup
+from tests.authorities import Authorities, serve_node
 from tests.builders import build_genesis
 from tests.caller import Caller
 from tests.live import ROOT, LiveFollower, LiveNode
 from tests.load import Load
 from tests.market_node import MarketNode
 from tests.test_cli import aitbc, one_line, refusal, run_node
+from tests.test_membership import is_final, run_job, submit_change, wait_until
 
 MAX_LOOKS = 5000
 TIMEOUT_S = 300
@@ -340,6 +344,33 @@ def test_a_new_key_takes_over_the_jobs_and_api_keys_of_one_whose_votes_are_lost(
     with Caller(live.url, key) as caller:
         assert caller.get(f"/v1/jobs/{job}").json()["status"] == "pending"
     assert live.stop() == 0
+
+
+def test_receipts_of_an_authority_whose_disk_is_lost_become_final_through_its_new_key(tmp_path):
+    """The steps of docs/backup.md: a new directory, the backup, a change that lists both keys."""
+    network = Authorities(tmp_path, 4)
+    lost, secret = network.directories[3], network.create_key(3, "admin")
+    with network.run(3):
+        receipt = run_job(network.urls[3], secret)  # alone it makes nothing final
+        back_up(lost, tmp_path / "b")
+    made = create_joining_directory(tmp_path / "new", network.genesis)
+    assert put_back(tmp_path / "b", made).waiting == 1
+    key = load_key(made.authority_key)[0]
+    old = network.keys[3].account
+    added = Authority(account=key.account, name="the new key", url=network.urls[3])
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(network.run(index)) for index in range(3)]
+        nodes.append(stack.enter_context(serve_node(made, network.urls[3])))
+        submit_change(
+            network.urls[0],
+            nodes[0].chain.tip(),
+            Edits(added=[added], removed=[old], coordinators_added=[old]),
+            [*network.keys[:3], key],
+        )
+        wait_until(lambda: is_final(nodes, receipt))
+        later = run_job(network.urls[3], secret)
+        wait_until(lambda: is_final(nodes, later))
+    assert len({fsck(data).hash for data in (*network.directories[:3], made)}) == 1
 
 
 def test_a_restored_follower_goes_on_where_the_backup_ends(tmp_path):
