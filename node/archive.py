@@ -18,6 +18,8 @@ from ledger.errors import StoreError
 BLOCK_BYTES = tarfile.BLOCKSIZE
 END = bytes(2 * BLOCK_BYTES)
 _CHUNK_BYTES = 1 << 20
+_CHUNKS_PER_SYNC = 32
+"""How much the disk is handed at once: a node waits for it too."""
 _MODE = 0o600
 
 
@@ -35,8 +37,10 @@ def write_archive(
             member.size, member.mtime, member.mode = path.stat().st_size, mtime_s, _MODE
             archive.write(member.tobuf(format=tarfile.GNU_FORMAT))
             with path.open("rb") as source:
-                while chunk := source.read(_CHUNK_BYTES):
+                for number, chunk in enumerate(iter(lambda: source.read(_CHUNK_BYTES), b""), 1):
                     archive.write(chunk)
+                    if number % _CHUNKS_PER_SYNC == 0:
+                        os.fsync(archive.fileno())
                     progress(len(chunk))
             archive.write(bytes(-member.size % BLOCK_BYTES))
         archive.write(END)

@@ -25,6 +25,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 from blake3 import blake3
@@ -43,6 +44,9 @@ ARCHIVE_SUFFIX = ".tar"
 """An output with this ending is one file, any other a directory."""
 PAGES_PER_STEP = 512
 """4 MiB: how much is copied between two reports."""
+STEPS_PER_SYNC = 8
+"""32 MiB: how much the disk is handed at once, so that the node's own fsyncs do not queue behind
+gigabytes."""
 DRAFT_MARK = ".backup-draft."
 
 
@@ -135,8 +139,11 @@ def _draft(output: Path) -> Iterator[Path]:
 
 def _copy_database(source: Path, target: Path, progress: Progress) -> None:
     """Copy one state of a database that others may write to, durably, into one file."""
+    steps = count(1)
 
     def report(_status: int, remaining: int, total: int) -> None:
+        if next(steps) % STEPS_PER_SYNC == 0:
+            _sync_file(target)
         progress(f"copying {source.name}", total - remaining, total)
 
     make_private(target)
@@ -147,7 +154,7 @@ def _copy_database(source: Path, target: Path, progress: Progress) -> None:
         ):
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # takes the snapshot
-            copy.execute("PRAGMA synchronous = OFF")  # it is synced below, whole
+            copy.execute("PRAGMA synchronous = OFF")  # it is synced here
             reader.backup(copy, pages=PAGES_PER_STEP, progress=report)
             # Alone it needs no write-ahead log, and can be read where nothing can be written.
             copy.execute("PRAGMA journal_mode = DELETE")
