@@ -25,6 +25,7 @@ from node.config import NodeSettings
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
 from node.head import HeadWatch
+from node.memory import refuse_old_votes, refuse_to_wait_for_nobody
 from node.mempool import Mempool
 from node.p2p.network import PeerNetwork
 from node.p2p.routes import PeerEndpoints
@@ -91,6 +92,7 @@ def open_node(
                 f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
                 "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
             )
+        refuse_old_votes(chain, votes, account=key.account)
         head = HeadWatch(chain.tip().height)
         mempool = Mempool(chain=chain, market=market)
         network = PeerNetwork(
@@ -103,7 +105,7 @@ def open_node(
         )
 
         if not network.list_sources():
-            _refuse_to_vote_blindly(chain, votes)
+            refuse_to_wait_for_nobody(chain, votes)
 
         def note_failure(error: BaseException) -> None:
             node.failure = error
@@ -182,18 +184,6 @@ def open_node(
             app=app, chain=chain, coordinator=coordinator, views=views, sealer=sealer, head=head
         )
         yield node
-
-
-def _refuse_to_vote_blindly(chain: ChainStore, votes: VoteStore) -> None:
-    """Refuse a start that would wait for ever: nobody is there to fetch decided blocks from."""
-    height, remembered = chain.tip().height, votes.forgotten_below
-    if height + 1 < remembered:
-        raise StoreError(
-            f"{chain.database.path}: ends at block {height}, and this authority has voted on the "
-            f"blocks up to {remembered - 1} and forgotten how: it must not vote on them again. "
-            "Start it with --peer URL, the address of a node that has them, such as a follower; "
-            "or restore a newer ledger.db. Never replace votes.db"
-        )
 
 
 def _market_settings(settings: NodeSettings) -> MarketSettings:

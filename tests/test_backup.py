@@ -314,6 +314,30 @@ def test_a_lone_authority_votes_on_no_height_that_it_has_forgotten(forgetful):
     assert fsck(node.data).height == node.height + 1
 
 
+def test_an_old_copy_of_votes_db_is_not_voted_from(tmp_path):
+    """Whoever puts one back could sign the opposite of what the chain shows."""
+    node = LiveNode(tmp_path / "node", "--mode", "dev")
+    key = node.create_key("admin")
+    node.start()
+    with Caller(node.url, key) as caller:
+        caller.finish_job()
+        caller.wait_for_block(1)
+        assert node.stop() == 0
+        old = node.data.votes.read_bytes()
+    node.start()
+    with Caller(node.url, key) as caller:
+        caller.finish_job()
+        caller.wait_for_block(2)
+    assert node.stop() == 0
+    newest = node.data.votes.read_bytes()
+    node.data.votes.write_bytes(old)
+    line = one_line(run_node("--data", node.data.root, "--port", "0"))
+    assert "votes.db: does not know this key's vote for block 2, which is final" in line
+    node.data.votes.write_bytes(newest)
+    node.start()
+    assert node.stop() == 0
+
+
 def test_a_restored_authority_without_its_votes_is_told_what_to_do_and_does_not_vote(tmp_path):
     live = LiveNode(tmp_path / "data")
     live.create_key("client")
