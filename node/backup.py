@@ -38,7 +38,16 @@ from ledger.store.database import make_private, open_reader, require_schema, syn
 from node.archive import write_archive
 from node.datadir import DataDirectory
 from node.files import read_bounded, write_private
-from node.manifest import CHUNK_BYTES, MANIFEST, NAMES, BackupFile, Manifest, Name, Progress
+from node.manifest import (
+    CHUNK_BYTES,
+    MANIFEST,
+    NAMES,
+    BackupFile,
+    Manifest,
+    Name,
+    Progress,
+    verify_backup,
+)
 
 ARCHIVE_SUFFIX = ".tar"
 """An output with this ending is one file, any other a directory."""
@@ -197,24 +206,29 @@ def _describe(draft: Path, name: Name, progress: Progress) -> BackupFile:
 
 
 def _put_in_place(draft: Path, output: Path, manifest: Manifest, progress: Progress) -> None:
+    """Verify the draft as a restore would, and give it its name."""
+    finished = draft
     if output.suffix == ARCHIVE_SUFFIX:
-        files = [draft / MANIFEST, *(draft / file.name for file in manifest.files)]
-        total, done = sum(path.stat().st_size for path in files), 0
-
-        def report(step: int) -> None:
-            nonlocal done
-            done += step
-            progress(f"writing {output.name}", done, total)
-
-        packed = draft / "archive"
-        write_archive(packed, files, mtime_s=manifest.created_ms // 1000, progress=report)
-        if os.path.lexists(output):  # a rename would replace it; a directory's would fail
-            raise StoreError(f"{output}: somebody else has made it meanwhile")
-        packed.rename(output)
-    else:
-        sync_directory(draft)
-        draft.rename(output)
+        finished = draft / "archive"
+        _pack(draft, finished, manifest, progress)
+    sync_directory(draft)
+    verify_backup(finished, progress)
+    if os.path.lexists(output):  # the rename would replace a file
+        raise StoreError(f"{output}: somebody else has made it meanwhile")
+    finished.rename(output)
     sync_directory(output.parent)
+
+
+def _pack(draft: Path, archive: Path, manifest: Manifest, progress: Progress) -> None:
+    files = [draft / MANIFEST, *(draft / file.name for file in manifest.files)]
+    total, done = sum(path.stat().st_size for path in files), 0
+
+    def report(step: int) -> None:
+        nonlocal done
+        done += step
+        progress("packing", done, total)
+
+    write_archive(archive, files, mtime_s=manifest.created_ms // 1000, progress=report)
 
 
 def _sync_file(path: Path) -> None:

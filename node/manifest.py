@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Literal
 
 import msgspec
+from blake3 import blake3
 
 from ledger.encoding import Count, Hex32
 from ledger.errors import StoreError
@@ -132,6 +133,40 @@ def open_backup(path: Path) -> Iterator[Backup]:
         manifest = parse_manifest(archive.read(size_bytes), path)
         with contextlib.closing(_unpack(archive, members, path, manifest)) as files:
             yield Backup(path, manifest, files)
+
+
+def iterate_bytes(path: Path, file: BackupFile, source: BinaryIO) -> Iterator[bytes]:
+    """Yield a file of a backup in parts: exactly the bytes that the manifest promises.
+
+    Raises:
+        StoreError: at its end, if they are others or too few.
+    """
+    digest, left = blake3(), file.size_bytes
+    while left and (chunk := source.read(min(left, CHUNK_BYTES))):
+        digest.update(chunk)
+        left -= len(chunk)
+        yield chunk
+    if left:
+        raise StoreError(f"{path}: {file.name} is cut off: {left} bytes are missing")
+    if digest.hexdigest() != file.blake3:
+        raise StoreError(
+            f"{path}: {file.name}: expected BLAKE3 {file.blake3}, got {digest.hexdigest()}: the "
+            "backup is damaged"
+        )
+
+
+def verify_backup(path: Path, progress: Progress) -> None:
+    """Read a whole backup, and hold every file to its manifest.
+
+    Raises:
+        StoreError: it is none, or damaged.
+    """
+    with open_backup(path) as backup:
+        for file, source in backup.files:
+            done = 0
+            for chunk in iterate_bytes(path, file, source):
+                done += len(chunk)
+                progress(f"verifying {file.name}", done, file.size_bytes)
 
 
 def _open_regular(path: Path) -> BinaryIO:

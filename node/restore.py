@@ -21,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
-from blake3 import blake3
-
 from ledger.block import Genesis, Tip, hash_genesis, parse_genesis
 from ledger.errors import LedgerError, StoreError
 from ledger.store.chain import ChainStore
@@ -34,7 +32,7 @@ from ledger.store.votes import check_owner, read_forgotten_below
 from node.backup import check_database
 from node.datadir import DataDirectory, load_key
 from node.files import read_bounded, write_public
-from node.manifest import CHUNK_BYTES, MANIFEST, Backup, BackupFile, Manifest, Progress
+from node.manifest import MANIFEST, Backup, BackupFile, Manifest, Progress, iterate_bytes
 
 _PAGE = 1024
 _PRIVATE_DIRECTORY = 0o700
@@ -94,24 +92,14 @@ def restore_backup(
 def _copy_file(
     path: Path, file: BackupFile, source: BinaryIO, target: Path, progress: Progress
 ) -> None:
-    """Copy exactly the bytes that the manifest promises, durably, or refuse them."""
-    digest, left = blake3(), file.size_bytes
+    """Copy the bytes that the manifest promises, durably, or refuse them."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE_FILE)
     with os.fdopen(descriptor, "wb") as handle:
-        while left and (chunk := source.read(min(left, CHUNK_BYTES))):
+        for chunk in iterate_bytes(path, file, source):
             handle.write(chunk)
-            digest.update(chunk)
-            left -= len(chunk)
-            progress(f"copying {file.name}", file.size_bytes - left, file.size_bytes)
+            progress(f"copying {file.name}", handle.tell(), file.size_bytes)
         handle.flush()
         os.fsync(handle.fileno())
-    if left:
-        raise StoreError(f"{path}: {file.name} is cut off: {left} bytes are missing")
-    if digest.hexdigest() != file.blake3:
-        raise StoreError(
-            f"{path}: {file.name}: expected BLAKE3 {file.blake3}, got {digest.hexdigest()}: the "
-            "backup is damaged"
-        )
 
 
 # --- checking -----------------------------------------------------------------------------------

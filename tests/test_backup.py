@@ -824,6 +824,21 @@ def test_damaged_databases_are_not_called_a_backup(good, tmp_path, name):
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
 
 
+def test_a_backup_that_reads_back_as_something_else_is_not_called_one(good, tmp_path, monkeypatch):
+    write = module.write_archive
+
+    def write_badly(target, files, **options):
+        write(target, files, **options)
+        data = bytearray(target.read_bytes())
+        data[len(data) // 2] ^= 1
+        target.write_bytes(data)
+
+    monkeypatch.setattr(module, "write_archive", write_badly)
+    line = refusal(aitbc("backup", "--data", good / "data", "--output", tmp_path / "b.tar"))
+    assert "expected BLAKE3" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_of_two_networks_are_not_called_a_backup(good, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(good / "data", root)
