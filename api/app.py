@@ -1,7 +1,8 @@
 """The REST face as routes: every documented path at the root and under `/api`.
 
-Whatever else is asked for under `/v1`, `/api`, `/explorer/` and `/tile/` is answered in JSON too,
-so these routes can stand in one application before the pages of the explorer.
+The viewers of the document stand beside them. Whatever else is asked for under `/v1`, `/api`,
+`/explorer/` and `/tile/` is answered in JSON too, so these routes can stand in one application
+before the pages of the explorer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from api.resource import ApiSettings, Handler, Operation, Resource
 from api.statements import StatementEndpoints
 from api.transactions import TransactionEndpoints
 from api.transparency import TransparencyEndpoints
+from api.viewers import Viewers
 from ledger.views import SyncProgress
 
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
@@ -91,9 +93,11 @@ def build_api(
         return Route(path, resource)
 
     routes: list[BaseRoute] = [route(path, operations) for path, operations in paths.items()]
+    viewers = Viewers()
     return [
         *routes,
-        Mount("/api", routes=[*routes, route("/{rest:path}", {})]),
+        *viewers.routes(home="./"),
+        Mount("/api", routes=[*routes, *viewers.routes(home="../"), route("/{rest:path}", {})]),
         *(route(path, {}) for path in _UNKNOWN),
     ]
 

@@ -18,6 +18,8 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 """By suffix, of files that pages ask for; lists and licences stay on disk."""
+OF_THE_API = ("api/", "vendor/redoc/", "vendor/swagger-ui/")
+"""Folders of the other face, whose pages serve their large files themselves."""
 MAX_FILES = 200
 
 
@@ -44,7 +46,12 @@ def load_assets(folder: Path = FOLDER) -> Assets:
     """Read the static files that pages ask for."""
     files: dict[str, Asset] = {}
     digest = hashlib.sha256()
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in MEDIA_TYPES)
+    paths = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix in MEDIA_TYPES
+        and not path.relative_to(folder).as_posix().startswith(OF_THE_API)
+    )
     assert len(paths) <= MAX_FILES, f"more than {MAX_FILES} static files under {folder}"
     for path in paths:
         name, plain = path.relative_to(folder).as_posix(), path.read_bytes()

@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 ARGUMENTS = [
@@ -26,7 +26,7 @@ ACTION_MS = 10_000
 class Server:
     """An application on an ephemeral port of the loopback, in a thread of its own."""
 
-    def __init__(self, app: Starlette) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         config = uvicorn.Config(app, log_level="error", lifespan="off")
         self._server = uvicorn.Server(config)
         self._loop = asyncio.new_event_loop()
@@ -91,7 +91,7 @@ def open_page(
         "request",
         lambda request: (
             None
-            if request.url.startswith(server.url + "/")
+            if request.url.removeprefix("blob:").startswith(server.url + "/")
             else problems.append("request to " + request.url)
         ),
     )

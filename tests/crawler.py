@@ -2,12 +2,12 @@
 
 import re
 from html.parser import HTMLParser
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from starlette.testclient import TestClient
 
 OF_THE_API = re.compile(
-    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?"
+    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?|/docs"
 )
 """Addresses that pages name and another face answers."""
 
@@ -43,7 +43,8 @@ def crawl(client: TestClient, prefix: str, start: list[str], *, with_api: bool =
     waiting, seen = [prefix + address for address in start], set()
     while waiting:
         address = waiting.pop()
-        if address in seen or address.startswith("#"):
+        address = address.partition("#")[0]
+        if address in seen:
             continue
         seen.add(address)
         assert address.startswith(prefix + "/"), address
@@ -55,5 +56,5 @@ def crawl(client: TestClient, prefix: str, start: list[str], *, with_api: bool =
         if response.status_code == 303:
             waiting.append(response.headers["location"])
         elif response.headers["content-type"].startswith("text/html"):
-            waiting += Skeleton(response.text).links
+            waiting += [urljoin(address, link) for link in Skeleton(response.text).links]
     return {urlsplit(address.removeprefix(prefix)).path for address in seen}
