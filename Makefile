@@ -66,13 +66,15 @@ lock: dev  ## rewrite requirements/*.txt, keeping pins that still fit; ARGS=--up
 	        requirements/$$set.in --output-file requirements/$$set.txt || exit 1; \
 	done
 
-browser:  ## install Debian's Chromium if $(CHROMIUM) is missing
-	@[ -x "$(CHROMIUM)" ] || { \
+browser:  ## install Debian's Chromium if $(CHROMIUM) is missing, and curl
+	@[ -x "$(CHROMIUM)" ] && command -v curl >/dev/null || { \
 	    command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
-	        echo "The page tests need a browser at $(CHROMIUM): run \"apt-get install chromium\" as root" \
-	            "(Debian), or name one: make test CHROMIUM=/path/to/chromium" >&2; exit 1; }; \
+	        echo "The page tests need a browser at $(CHROMIUM), and those of docs/api.md curl: run" \
+	            "\"apt-get install chromium curl\" as root (Debian), or name a browser:" \
+	            "make test CHROMIUM=/path/to/chromium" >&2; exit 1; }; \
+	    packages=curl; [ -x "$(CHROMIUM)" ] || packages="curl chromium fonts-dejavu-core"; \
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-	        apt-get -qqy install --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	        apt-get -qqy install --no-install-recommends $$packages >/dev/null; }
 
 clean:  ## remove .venv, caches and build output; never a data directory
 	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage \
