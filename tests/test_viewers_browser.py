@@ -119,6 +119,7 @@ def test_swagger_ui_lists_every_operation_and_calls_the_node_that_it_came_from(
         with page.expect_response(f"{node.server.url}{base}/health") as called:
             status, answer = try_out(page, "operations-System-getHealth")
         assert (called.value.status, status, answer["status"]) == (200, "200", "ok")
+        assert fits(page), "an open operation and its answer too"
 
 
 @pytest.mark.parametrize(("base", "width"), PLACES)
@@ -139,6 +140,15 @@ def test_redoc_searches_in_its_worker(browser, node):
         results = page.locator("[data-role='search:results'] label")
         expect(results.first).to_contain_text(re.compile("tree|consistency", re.IGNORECASE))
         assert results.count() < len(OPERATIONS)
+
+
+def test_an_address_cannot_make_the_page_show_or_call_something_else(browser, node):
+    foreign = "http://other.test/openapi.json"
+    path = f"/docs?url={foreign}&configUrl={foreign}&urls.primaryName=x#{foreign}"
+    with open_viewer(browser, node, path) as page:
+        assert listed_in_swagger(page) == OPERATIONS
+        shown = page.locator(".servers option").all_inner_texts()
+        assert shown == [f"{node.server.url} - this node"]
 
 
 def test_the_viewers_lead_to_each_other(browser, node):

@@ -89,7 +89,7 @@ def _run(settings: UpSettings) -> int:
                 raise StoreError(f"the sample job did not end well: {error}") from error
             if settings.once:
                 return 0
-            click.echo(f"\nExplorer {url}/    API {url}/openapi.json    Ctrl-C stops")
+            click.echo(f"\nExplorer {url}/    API {url}/docs    Ctrl-C stops")
             while True:
                 check_children()
                 time.sleep(_POLL_S)
