@@ -37,6 +37,8 @@ class Answer:
     content_type: bytes = JSON
     headers: tuple[Header, ...] = ()
     cache_control: bytes = b"no-store"
+    error_code: str = ""
+    """Of a refusal; for metrics and the access log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,13 +22,14 @@ from api.nomarket import NoMarket
 from api.ports import Market, Tree, Views
 from api.records import RecordEndpoints
 from api.requests import BodyRoom, Request
-from api.resource import ApiSettings, Handler, Operation, Resource
+from api.resource import ApiSettings, Boundary, Handler, Operation, Resource
 from api.statements import StatementEndpoints
 from api.transactions import TransactionEndpoints
 from api.transparency import TransparencyEndpoints
 from api.viewers import Viewers
 from ledger.views import SyncProgress
 
+METRICS_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
 # Under these the API answers for paths that do not exist; elsewhere the explorer does.
@@ -47,6 +48,8 @@ def build_api(
     make_request_id: Callable[[], str],
     find_obstacle: Callable[[], RequestError | None] = lambda: None,
     find_sync: Callable[[], SyncProgress | None] = lambda: None,
+    boundary: Boundary | None = None,
+    metrics: Callable[[], bytes] = lambda: b"",
 ) -> list[BaseRoute]:
     """Return the routes of the REST face; put them before any others.
 
@@ -61,6 +64,8 @@ def build_api(
         make_request_id: a new id of at most 64 letters, digits and `._-`.
         find_obstacle: why the node takes no work now, a SYSTEM_ error, or None.
         find_sync: how far the node is with catching up, or None if it does not.
+        boundary: limits the rate of requests, and is told of every answer.
+        metrics: the node's metrics in Prometheus' text format, version 0.0.4.
     """
     records = RecordEndpoints(
         views,
@@ -80,6 +85,7 @@ def build_api(
         **records.paths(),
         **StatementEndpoints(views).paths(),
         **TransparencyEndpoints(tree, checkpoint).paths(),
+        "/metrics": {"GET": _show_metrics(metrics)},
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},
         "/openapi.json": {"GET": _file(_load_document(), b"application/json")},
     }
@@ -88,7 +94,13 @@ def build_api(
 
     def route(path: str, operations: Mapping[str, Operation]) -> Route:
         resource = Resource(
-            operations, keys=market, settings=settings, make_request_id=make_request_id, room=room
+            operations,
+            keys=market,
+            settings=settings,
+            make_request_id=make_request_id,
+            room=room,
+            path=path,
+            boundary=boundary or Boundary(),
         )
         return Route(path, resource)
 
@@ -106,6 +118,14 @@ def build_api(
 def _load_document() -> bytes:
     with OPENAPI_FILE.open("rb") as file:
         return msgspec.json.encode(yaml.load(file, Loader=yaml.CSafeLoader))
+
+
+def _show_metrics(render: Callable[[], bytes]) -> Operation:
+    async def show(_request: Request) -> Answer:
+        return Answer(body=render(), content_type=METRICS_TYPE)
+
+    # Figures of a business are not for everybody; an admin's key goes into Prometheus' settings.
+    return Operation(handler=show, role="admin", key="strict")
 
 
 def _file(body: bytes, content_type: bytes) -> Operation:

@@ -13,6 +13,7 @@ an `error_code` may not.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
@@ -128,6 +129,7 @@ def answer_error(error: RequestError | MarketError, request_id: str) -> Answer:
     headers = list(error.headers if isinstance(error, RequestError) else ())
     if error.code in _CHALLENGES:
         headers.append((b"www-authenticate", _CHALLENGES[error.code].encode()))
-    if status in RETRY_AFTER_S:
+    if status in RETRY_AFTER_S and all(name != b"retry-after" for name, _ in headers):
         headers.append((b"retry-after", str(RETRY_AFTER_S[status]).encode()))
-    return answer_json(body, status=status, headers=tuple(headers))
+    answer = answer_json(body, status=status, headers=tuple(headers))
+    return replace(answer, error_code=error.code)

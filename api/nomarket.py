@@ -6,7 +6,7 @@ another machine, so the caller is told where to go instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from api.answers import Answer
@@ -22,13 +22,22 @@ from ledger.views import TransactionView
 class NoMarket:
     """Stands where a coordinator's market would."""
 
-    def __init__(self, refusal: RequestError) -> None:
-        """`refusal` answers whatever has to do with jobs and miners."""
-        self._refusal = refusal
+    def __init__(
+        self,
+        refusal: RequestError,
+        *,
+        find_own_key: Callable[[str], Caller | None] = lambda _secret: None,
+    ) -> None:
+        """`refusal` answers whatever has to do with jobs and miners.
 
-    def authenticate(self, _secret: str) -> Caller:
-        """Return a stranger: the keys of other nodes mean nothing here, and do no harm."""
-        return ANONYMOUS
+        `find_own_key` knows the keys that this node's operator made for its metrics.
+        """
+        self._refusal = refusal
+        self._find_own_key = find_own_key
+
+    def authenticate(self, secret: str) -> Caller:
+        """Return whose key this is; the keys of other nodes mean nothing here, and do no harm."""
+        return self._find_own_key(secret) or ANONYMOUS
 
     def paths(self, settings: ApiSettings) -> Mapping[str, Mapping[str, Operation]]:
         """Return the refusing operations by path. They need no key and take no body."""

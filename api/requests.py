@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from starlette.types import Receive, Scope
 
+from api.answers import Answer, Stream
 from api.errors import ClientGoneError, RequestError, refuse_field
 from ledger.jobs import Caller
 
@@ -67,7 +68,8 @@ class Request:
 
     __slots__ = (
         "_room_taken",
-        *("_fields", "_headers", "body", "body_done", "caller", "id", "method", "receive", "scope"),
+        *("_fields", "_headers", "answer", "body", "body_done", "caller", "id", "method"),
+        *("receive", "scope"),
     )
     receive: Receive
     """Where the rest of the request comes from."""
@@ -79,6 +81,8 @@ class Request:
         self.body = b""
         self.id = ""
         self._room_taken = 0
+        self.answer: Answer | Stream | None = None
+        """What is sent, once that is known; for metrics and the access log."""
         self._fields: dict[str, list[str]] | None = None
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:

@@ -1,13 +1,15 @@
 """Resources: one path with its operations, and the boundary around them.
 
 Whatever happens inside, the client gets one answer in the documented form. The order of checks is
-method, key, role, body, and only then the endpoint: a stranger cannot make a node hold a body.
+method, key, rate limit, role, body, and only then the endpoint: a stranger cannot make a node hold
+a body.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,15 @@ from starlette.types import Receive, Scope, Send
 from api.access import ApiMode, authenticate, check_role
 from api.answers import Answer, Stream, start_answer
 from api.errors import ClientGoneError, RequestError, answer_error
+from api.limits import RateLimiter
+from api.metering import (
+    REQUEST_ID,
+    UNKNOWN_ROUTE,
+    Observer,
+    build_outcome,
+    ignore_outcome,
+    name_route,
+)
 from api.ports import Keys
 from api.requests import BodyRoom, Request
 from ledger.errors import HistoryMissingError, MarketError, StoreError
@@ -64,6 +75,18 @@ class Operation:
     """Bound of the JSON body; None: no body is expected, and one that comes is ignored."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boundary:
+    """What every request meets besides its endpoint."""
+
+    limiter: RateLimiter | None = None
+    observe: Observer = ignore_outcome
+    clock_s: Callable[[], float] = time.perf_counter
+
+
+_OPEN = Boundary()
+
+
 class Resource:
     """One path as an ASGI application."""
 
@@ -75,19 +98,32 @@ class Resource:
         settings: ApiSettings,
         make_request_id: Callable[[], str],
         room: BodyRoom,
+        path: str = "",
+        boundary: Boundary = _OPEN,
     ) -> None:
         self.operations = operations
         self._keys = keys
         self._settings = settings
         self._make_request_id = make_request_id
         self._room = room
+        self._route = name_route(path) if operations else UNKNOWN_ROUTE
+        self._boundary = boundary
         methods = {*operations, "OPTIONS"} | ({"HEAD"} if "GET" in operations else set())
         self._allow = (b"allow", ", ".join(sorted(methods)).encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Answer one request, and tell of it."""
+        began_s = self._boundary.clock_s()
         request = Request(scope)
         request.id = request.given_id or self._make_request_id()
+        REQUEST_ID.set(request.id)  # each request has a task, and so a context, of its own
+        try:
+            await self._serve(request, receive, send)
+        finally:
+            seconds = self._boundary.clock_s() - began_s
+            self._boundary.observe(build_outcome(request, self._route, seconds))
+
+    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
         answer: Answer | Stream
         try:
             answer = await self._answer(request, receive)
@@ -119,7 +155,7 @@ class Resource:
         operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
         if operation is None:
             return self._answer_other_method(request)
-        request.caller = authenticate(request.secret(), self._keys)
+        self._identify(request)
         needed = operation.key == "always" or (
             operation.key == "strict" and self._settings.mode == "strict"
         )
@@ -136,6 +172,17 @@ class Resource:
             return await operation.handler(request)
         finally:
             request.drop_body(self._room)
+
+    def _identify(self, request: Request) -> None:
+        limiter = self._boundary.limiter
+        try:
+            request.caller = authenticate(request.secret(), self._keys)
+        except RequestError:
+            if limiter is not None:
+                limiter.check_address(request.scope)
+            raise
+        if limiter is not None:
+            limiter.check(request.caller, request.scope)
 
     def _answer_other_method(self, request: Request) -> Answer:
         if not self.operations:
@@ -172,6 +219,7 @@ async def _send(answer: Answer, request: Request, receive: Receive, send: Send) 
 
     A connection closed on unread bytes is reset, and the client would never see why.
     """
+    request.answer = answer
     unread = not request.body_done
     await start_answer(answer, request.id, send, close=unread)
     body = b"" if request.method == "HEAD" else answer.body
@@ -184,6 +232,7 @@ async def _send(answer: Answer, request: Request, receive: Receive, send: Send) 
 
 async def _send_stream(answer: Stream, request: Request, send: Send) -> None:
     """Send pieces as they come, until there are no more, the client hangs up, or the node ends."""
+    request.answer = answer
     gone = asyncio.ensure_future(request.wait_until_gone())
     try:
         await start_answer(answer, request.id, send, close=not request.body_done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from starlette.applications import Starlette
@@ -16,15 +17,19 @@ from starlette.routing import BaseRoute
 
 from api.app import build_api
 from api.errors import RequestError
+from api.limits import RateLimiter
+from api.metering import Observer, Outcome
 from api.nomarket import NoMarket
 from api.ports import Market
-from api.resource import ApiSettings
+from api.resource import ApiSettings, Boundary
 from explorer_ui import build_error_handler, build_explorer
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
 from ledger.views import LedgerViews, TreeViews
-from node.config import NodeSettings, choose_mode
+from node.config import NodeSettings, choose_access_log, choose_mode, choose_rate_limits
 from node.head import HeadWatch
+from node.logs import log_outcome
+from node.metrics import NodeMetrics, NodeRole
 from node.ownname import OwnNameOnly
 from node.p2p.blocks import build_block_route
 from node.sync import Syncer
@@ -45,6 +50,7 @@ def build_application(
     syncer: Syncer,
     checkpoint: Callable[[], bytes | None],
     clock_ms: Callable[[], int],
+    metrics: NodeMetrics,
     routes: Sequence[BaseRoute],
     lifespan: Callable[[Starlette], AsyncIterator[None]],
 ) -> Starlette:
@@ -59,6 +65,7 @@ def build_application(
         syncer: tells how far the node has caught up.
         checkpoint: the newest checkpoint that this node signed, None if it signs none.
         clock_ms: Unix time in milliseconds.
+        metrics: counts what is answered.
         routes: its other endpoints under /p2p/.
         lifespan: what runs while it is served.
     """
@@ -87,6 +94,8 @@ def build_application(
                 make_request_id=lambda: secrets.token_hex(8),
                 find_obstacle=lambda: CLOSING if head.is_closing else None,
                 find_sync=lambda: syncer.progress,
+                boundary=_build_boundary(settings, metrics),
+                metrics=metrics.render,
             ),
             *build_explorer(views, clock_ms=clock_ms, head_changed=head, release=RELEASE),
         ],
@@ -98,3 +107,20 @@ def build_application(
     # unknown instead.
     app.router.redirect_slashes = False
     return app
+
+
+def build_metrics(settings: NodeSettings, role: NodeRole) -> NodeMetrics:
+    """Return the metrics of a node before anything has happened."""
+    return NodeMetrics(release=RELEASE, mode=choose_mode(settings), role=role)
+
+
+def _build_boundary(settings: NodeSettings, metrics: NodeMetrics) -> Boundary:
+    observe: Observer = metrics.note_request
+    if choose_access_log(settings):
+
+        def observe(outcome: Outcome) -> None:
+            metrics.note_request(outcome)
+            log_outcome(outcome)
+
+    limiter = RateLimiter(choose_rate_limits(settings), clock_s=time.monotonic)
+    return Boundary(limiter=limiter, observe=observe)

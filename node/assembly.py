@@ -10,20 +10,22 @@ from dataclasses import dataclass
 
 from starlette.applications import Starlette
 
-from ledger.block import VerifiedBlock, hash_genesis
+from ledger.block import Genesis, VerifiedBlock, hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
+from ledger.store.database import Database
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
 from ledger.views import LedgerViews, TreeViews
-from node.application import RELEASE, build_application
+from node.application import RELEASE, build_application, build_metrics
 from node.checkpoints import CheckpointSigner
 from node.clock import read_clock_ms
-from node.config import NodeSettings
+from node.config import NodeSettings, check_market_times
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
+from node.gauges import NodeState, StateCollector
 from node.head import HeadWatch
 from node.memory import refuse_old_votes, refuse_to_wait_for_nobody
 from node.mempool import Mempool
@@ -76,23 +78,11 @@ def open_node(
     data = DataDirectory(settings.data)
     genesis = data.load_genesis()
     key, instance = load_key(data.authority_key)
-    genesis_hash = hash_genesis(genesis)
     with contextlib.ExitStack() as stack:
         stack.enter_context(data.lock())
-        votes = VoteStore.open(
-            data.votes, instance=instance, account=key.account, genesis_hash=genesis_hash
+        votes, chain, market = _open_files(
+            stack, data, genesis, instance=instance, account=key.account
         )
-        stack.callback(votes.close)
-        chain = ChainStore(data.ledger, genesis)
-        stack.callback(chain.close)
-        market = open_market(data.market, genesis_hash)
-        stack.callback(market.close)
-        if missing := chain.missing():
-            raise StoreError(
-                f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
-                "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
-            )
-        refuse_old_votes(chain, votes, account=key.account)
         head = HeadWatch(chain.tip().height)
         mempool = Mempool(chain=chain, market=market)
         network = PeerNetwork(
@@ -141,6 +131,7 @@ def open_node(
             sealer.kick()
             network.note_waiting()
 
+        metrics = build_metrics(settings, "authority")
         coordinator = Coordinator(
             chain=chain,
             store=market,
@@ -148,7 +139,22 @@ def open_node(
             settings=_market_settings(settings),
             clock_ms=clock_ms,
             receipt_waiting=note_receipt,
+            moved=metrics.note_job,
         )
+        state = NodeState(
+            chain=chain,
+            market=market,
+            clock_ms=clock_ms,
+            sync=lambda: syncer.progress,
+            peers=network.list_peers,
+            count_foreign=mempool.count_foreign,
+            waiters={
+                "work": lambda: coordinator.job_waiting.waiting,
+                "job": lambda: coordinator.feed.waiting,
+                "block": lambda: head.signal.waiting,
+            },
+        )
+        metrics.registry.register(StateCollector(state))
         watch = NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers)
         views = LedgerViews(chain, market, network=watch)
         endpoints = PeerEndpoints(
@@ -177,6 +183,7 @@ def open_node(
             syncer=syncer,
             checkpoint=CheckpointSigner(TreeViews(chain), genesis, key).newest,
             clock_ms=clock_ms,
+            metrics=metrics,
             routes=endpoints.routes(),
             lifespan=lifespan,
         )
@@ -186,11 +193,50 @@ def open_node(
         yield node
 
 
+def _open_files(
+    stack: contextlib.ExitStack,
+    data: DataDirectory,
+    genesis: Genesis,
+    *,
+    instance: str,
+    account: str,
+) -> tuple[VoteStore, ChainStore, Database]:
+    """Open what is durable; `stack` closes it.
+
+    Raises:
+        StoreError: a file is foreign, or what is in them does not allow to vote.
+    """
+    genesis_hash = hash_genesis(genesis)
+    votes = VoteStore.open(
+        data.votes, instance=instance, account=account, genesis_hash=genesis_hash
+    )
+    stack.callback(votes.close)
+    chain = ChainStore(data.ledger, genesis)
+    stack.callback(chain.close)
+    market = open_market(data.market, genesis_hash)
+    stack.callback(market.close)
+    if missing := chain.missing():
+        raise StoreError(
+            f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
+            "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
+        )
+    refuse_old_votes(chain, votes, account=account)
+    return votes, chain, market
+
+
 def _market_settings(settings: NodeSettings) -> MarketSettings:
+    check_market_times(settings)
     prices = Prices(
         tokens=settings.price_token_micros, gpu_seconds=settings.price_gpu_second_micros
     )
-    return MarketSettings(prices=prices, max_pending_per_key=settings.max_pending_per_key)
+    return MarketSettings(
+        prices=prices,
+        lease_ms=settings.lease_ms,
+        heartbeat_interval_ms=settings.heartbeat_interval_ms,
+        execution_timeout_ms=settings.execution_timeout_ms,
+        queue_timeout_ms=settings.queue_timeout_ms,
+        max_pending_per_key=settings.max_pending_per_key,
+    )
 
 
 def _store_batch(chain: ChainStore, batch: Sequence[VerifiedBlock]) -> None:

@@ -6,11 +6,12 @@ import ipaddress
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from api.limits import RateLimits
 from ledger.errors import StoreError
 
 Mode = Literal["auto", "dev", "strict"]
@@ -18,6 +19,8 @@ Mode = Literal["auto", "dev", "strict"]
 DEFAULT_PORT = 8001
 DEFAULT_DATA = Path("data")
 EMBEDDED_MODEL = "smollm2:135m"
+STRICT_LIMITS = RateLimits(key=1000, address=50)
+"""Of strict mode: a key stands for somebody known, who may keep a whole data centre of miners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,22 @@ class NodeSettings:
     """Addresses of the nodes that a follower asks for blocks; empty for other nodes."""
     checkpoint: Path | None = None
     """A pinned checkpoint that a new follower begins at."""
+    lease_ms: int = 60_000
+    """How long a claimed job stays a miner's without a heartbeat."""
+    heartbeat_interval_ms: int = 20_000
+    """How often a miner is told to send one."""
+    execution_timeout_ms: int = 600_000
+    """Longest run of one attempt, and the lease of a miner without heartbeats."""
+    queue_timeout_ms: int = 3_600_000
+    """How long a job waits for a miner before it fails."""
+    rate_limit_key: float | None = None
+    """Requests per second of one API key, 0 for any number; None: as the mode has it."""
+    rate_limit_address: float | None = None
+    """The same of one client address, for requests without a good key."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose X-Forwarded-For is believed."""
+    access_log: bool | None = None
+    """Whether the log has a line for each request of the API; None: in strict mode."""
 
 
 def choose_mode(settings: NodeSettings) -> Literal["dev", "strict"]:
@@ -59,6 +78,68 @@ def choose_mode(settings: NodeSettings) -> Literal["dev", "strict"]:
             "use --mode strict, or --host 127.0.0.1"
         )
     return settings.mode
+
+
+def choose_rate_limits(settings: NodeSettings) -> RateLimits:
+    """Decide how many requests per second are taken."""
+    usual = STRICT_LIMITS if choose_mode(settings) == "strict" else RateLimits()
+    key, address = settings.rate_limit_key, settings.rate_limit_address
+    return RateLimits(
+        key=usual.key if key is None else key,
+        address=usual.address if address is None else address,
+    )
+
+
+def choose_access_log(settings: NodeSettings) -> bool:
+    """Decide whether the log has a line for each request.
+
+    In strict mode others use the node, and its operator is asked what became of their requests; in
+    dev mode the miner's polls would bury what the log has to say.
+    """
+    return choose_mode(settings) == "strict" if settings.access_log is None else settings.access_log
+
+
+def check_market_times(settings: NodeSettings) -> None:
+    """Hold the times of the market against each other.
+
+    Raises:
+        StoreError: a miner that does as it is told would lose its job.
+    """
+    if 2 * settings.heartbeat_interval_ms > settings.lease_ms:
+        raise StoreError(
+            f"--heartbeat-interval-ms {settings.heartbeat_interval_ms}: expected at most half of "
+            f"--lease-ms {settings.lease_ms}, so that one lost heartbeat does not cost the job"
+        )
+    if settings.lease_ms > settings.execution_timeout_ms:
+        raise StoreError(
+            f"--lease-ms {settings.lease_ms}: expected at most --execution-timeout-ms "
+            f"{settings.execution_timeout_ms}, after which the attempt ends anyway"
+        )
+
+
+def parse_trusted_proxies(texts: Sequence[str]) -> list[str]:
+    """Return the networks of proxies, each also as a socket for IPv6 shows IPv4.
+
+    Raises:
+        StoreError: one is no address and no network, or takes in everybody.
+    """
+    trusted = []
+    for text in texts:
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise StoreError(
+                f"--trusted-proxy {text}: expected an address or a network, such as 10.0.0.2 or "
+                f"10.0.0.0/24: {error}"
+            ) from error
+        if network.prefixlen == 0:
+            raise StoreError(
+                f"--trusted-proxy {text}: takes in everybody, so anybody could name any address"
+            )
+        trusted.append(str(network))
+        if network.version == 4:
+            trusted.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
+    return trusted
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

@@ -27,11 +27,13 @@ from ledger.pin import MAX_PIN_BYTES, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.views import LedgerViews, SyncProgress
-from node.application import RELEASE, build_application
+from node.apikeys import authenticate
+from node.application import RELEASE, build_application, build_metrics
 from node.clock import read_clock_ms
 from node.config import NodeSettings, format_options
 from node.datadir import DataDirectory, create_follower_directory
 from node.files import load_document, write_private
+from node.gauges import NodeState, StateCollector
 from node.head import HeadWatch
 from node.p2p.address import parse_url
 from node.p2p.routes import build_status_route
@@ -152,6 +154,16 @@ def open_follower(
         watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
         views = LedgerViews(chain, market, network=watch)
 
+        metrics = build_metrics(settings, "follower" if rounds is None else "witness")
+        state = NodeState(
+            chain=chain,
+            market=market,
+            clock_ms=clock_ms,
+            sync=lambda: syncer.progress,
+            waiters={"block": lambda: head.signal.waiting},
+        )
+        metrics.registry.register(StateCollector(state))
+
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
             head.signal.bind()
             history.start()
@@ -162,13 +174,19 @@ def open_follower(
 
         app = build_application(
             settings,
-            market=NoMarket(_refuse(chain, settings.follow)),
+            market=NoMarket(
+                _refuse(chain, settings.follow),
+                find_own_key=lambda secret: authenticate(
+                    market.reader, secret, genesis_hash=hash_genesis(genesis)
+                ),
+            ),
             views=views,
             chain=chain,
             head=head,
             syncer=syncer,
             checkpoint=checkpoint,
             clock_ms=clock_ms,
+            metrics=metrics,
             routes=[build_status_route(chain, account="", release=RELEASE)],
             lifespan=lifespan,
         )

@@ -66,6 +66,10 @@ class Mempool:
         """Tell whether a transaction of another coordinator waits here already."""
         return bytes(transaction.id) in self._foreign
 
+    def count_foreign(self) -> int:
+        """Return how many transactions of other coordinators wait here."""
+        return len(self._foreign)
+
     def list_own(self, limit: int, *, after: int = 0) -> list[tuple[int, bytes]]:
         """Return our own transactions as (place, envelope), oldest first, above a place."""
         page = list_mempool(self._market.reader, limit=limit, after=after)

@@ -8,9 +8,9 @@ import resource
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -64,8 +64,17 @@ class Opener(Protocol):
         """Open it."""
 
 
-def serve(opener: Opener, *, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(
+    opener: Opener,
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    trusted_proxies: Sequence[str] = (),
+) -> None:
     """Run a node until SIGINT or SIGTERM. `ready(url)` is called once its socket listens.
+
+    The headers of `trusted_proxies`, networks, are believed when they say whose request it is.
 
     Raises:
         StoreError: it cannot start, or had to stop by itself.
@@ -93,6 +102,7 @@ def serve(opener: Opener, *, host: str, port: int, ready: Callable[[str], None])
             access_log=False,
             log_config=None,
             server_header=False,
+            **forwarding_options(trusted_proxies),
             limit_concurrency=max_connections,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
@@ -105,6 +115,18 @@ def serve(opener: Opener, *, host: str, port: int, ready: Callable[[str], None])
         servers[0].run(sockets=[listening])
         if node.failure is not None:
             raise StoreError(f"the node had to stop: {node.failure}") from node.failure
+
+
+def forwarding_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
+    """Return how uvicorn learns client addresses.
+
+    Left alone it believes the X-Forwarded-For of anybody on this machine, or whatever the variable
+    FORWARDED_ALLOW_IPS names.
+    """
+    return {
+        "proxy_headers": bool(trusted_proxies),
+        "forwarded_allow_ips": list(trusted_proxies),
+    }
 
 
 def bound_connections() -> int:

@@ -12,6 +12,8 @@ class Signal:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event = asyncio.Event()
+        self.waiting = 0
+        """How many wait now."""
 
     def bind(self) -> None:
         """Let `fire` reach waiters of the running loop."""
@@ -30,11 +32,14 @@ class Signal:
         fires in between is not missed, since both happen in one turn of the loop.
         """
         event = self._event
+        self.waiting += 1
         try:
             async with asyncio.timeout(timeout_s):
                 await event.wait()
         except TimeoutError:
             return
+        finally:
+            self.waiting -= 1
 
     def _wake(self) -> None:
         event, self._event = self._event, asyncio.Event()

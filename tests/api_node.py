@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from api.access import ApiMode
 from api.app import build_api
 from api.errors import RequestError
-from api.resource import ApiSettings
+from api.resource import ApiSettings, Boundary
 from ledger.block import hash_genesis
 from ledger.encoding import decode_base64url, encode
 from ledger.hashing import hash_text
@@ -130,6 +130,8 @@ class ApiNode:
         mode: ApiMode = "dev",
         *,
         find_obstacle: Callable[[], RequestError | None] = lambda: None,
+        boundary: Boundary | None = None,
+        metrics: Callable[[], bytes] = lambda: b"",
         **settings: Any,
     ) -> Starlette:
         numbers = itertools.count(1)
@@ -143,6 +145,8 @@ class ApiNode:
             clock_ms=self.clock_ms,
             make_request_id=lambda: f"req-{next(numbers)}",
             find_obstacle=find_obstacle,
+            boundary=boundary,
+            metrics=metrics,
         )
         return Starlette(routes=routes)
 

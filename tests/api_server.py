@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from node.httphead import BoundedHeadProtocol
+from node.server import forwarding_options
 
 STOP_TIMEOUT_S = 30
 
@@ -22,6 +23,7 @@ def serve(
     http: type[BoundedHeadProtocol] = BoundedHeadProtocol,
     limit_concurrency: int | None = None,
     shutdown_s: int = 5,
+    trusted_proxies: Sequence[str] = (),
 ) -> Iterator[int]:
     """Serve `app`; yields the port. The socket listens before, so nobody has to wait for it."""
     config = uvicorn.Config(
@@ -32,6 +34,7 @@ def serve(
         log_config=None,
         lifespan="off",
         timeout_graceful_shutdown=shutdown_s,
+        **forwarding_options(trusted_proxies),
     )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:

@@ -72,6 +72,7 @@ class MarketNode:
         (self.key,) = build_members(1)
         self.failures: list[BaseException] = []
         self.kicks = 0
+        self.moves: list[tuple[str, str]] = []
         self._settings = settings
         self._root = root
         self._owner = {
@@ -93,6 +94,7 @@ class MarketNode:
             store=self.store,
             key=self.key,
             settings=self._settings,
+            moved=lambda event, reason: self.moves.append((event, reason)),
             clock_ms=lambda: self.now_ms,
             receipt_waiting=self._note_receipt,
         )

@@ -306,6 +306,12 @@ def test_what_is_served_is_documented_and_what_is_documented_is_served():
     assert operations(mount.routes) == documented
 
 
+def test_every_operation_says_that_it_may_be_refused_for_its_rate_and_its_key():
+    for path, methods in SERVED["paths"].items():
+        for method, operation in methods.items():
+            assert {"401", "429"} <= operation["responses"].keys(), f"{method} {path}"
+
+
 def test_operation_ids_are_distinct_so_that_generators_can_name_methods():
     ids = [op["operationId"] for ops in SERVED["paths"].values() for op in ops.values()]
     assert len(set(ids)) == len(ids)

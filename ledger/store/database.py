@@ -169,6 +169,11 @@ class Database:
         return future
 
     @property
+    def waiting_writes(self) -> int:
+        """How many writes wait, roughly: others come and go."""
+        return self._waiting.qsize()
+
+    @property
     def reader(self) -> sqlite3.Connection:
         """The calling thread's read-only connection."""
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)

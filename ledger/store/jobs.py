@@ -160,6 +160,20 @@ def count_pending(connection: sqlite3.Connection, owner: str, limit: int) -> int
     return int(count)
 
 
+def count_open_jobs(connection: sqlite3.Connection, limit: int) -> dict[str, int]:
+    """Return how many jobs are pending and running, counting no further than `limit`."""
+    return {
+        state: int(
+            connection.execute(
+                f"SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY {index}"  # noqa: S608 - ours
+                f" WHERE state = '{state}' LIMIT ?)",
+                (limit,),
+            ).fetchone()[0]
+        )
+        for state, index in (("pending", "jobs_queue"), ("running", "jobs_leases"))
+    }
+
+
 def claim_job(
     connection: sqlite3.Connection,
     job: Job,

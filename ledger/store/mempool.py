@@ -59,6 +59,20 @@ def count_besides_receipts(connection: sqlite3.Connection, limit: int) -> int:
     return int(count)
 
 
+def count_waiting(connection: sqlite3.Connection, limit: int) -> int:
+    """Return how many transactions wait, counted up to `limit`."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?)", (limit,)
+    ).fetchone()
+    return int(count)
+
+
+def find_oldest_ms(connection: sqlite3.Connection) -> int | None:
+    """Return when the transaction that waits longest was received, None if none waits."""
+    row = connection.execute("SELECT received_at_ms FROM mempool ORDER BY seq LIMIT 1").fetchone()
+    return int(row[0]) if row else None
+
+
 def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:
     """Forget transactions that are final."""
     connection.executemany("DELETE FROM mempool WHERE id = ?", [(i,) for i in ids])

@@ -68,6 +68,15 @@ def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: 
     )
 
 
+def count_active_miners(connection: sqlite3.Connection, since_ms: int, limit: int) -> int:
+    """Return how many miners were heard since a time, counting no further than `limit`."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM miners WHERE last_seen_at_ms >= ? LIMIT ?)",
+        (since_ms, limit),
+    ).fetchone()
+    return int(count)
+
+
 def _miner(row: Sequence[Any]) -> Miner:
     return Miner(
         miner_id=row[0],

@@ -22,7 +22,7 @@ file_type = click.Path(path_type=Path, dir_okay=False)
 
 def option(name: str, *names: str, **attributes: Any) -> Callable[[F], F]:
     """Declare an option that `AITBC_<NAME>` sets too."""
-    variable = "AITBC_" + name.lstrip("-").replace("-", "_").upper()
+    variable = "AITBC_" + name.split("/")[0].lstrip("-").replace("-", "_").upper()
     attributes = {"show_default": True, "show_envvar": True, **attributes}
     return click.option(name, *names, envvar=variable, **attributes)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import logging.handlers
 import os
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -30,15 +28,12 @@ from node.cli.options import (
     read_stored_options,
     stdin_option,
 )
-from node.config import NodeSettings
+from node.config import STRICT_LIMITS, NodeSettings, parse_trusted_proxies
 from node.datadir import DataDirectory, create_key, load_key
 from node.follower import open_follower, prepare_follower
+from node.logs import LogFormat, configure_logging
 from node.server import serve
 from node.witness import open_identity
-
-LOG_BYTES = 10 << 20
-LOG_FILES = 3
-
 
 log_option = option(
     "--log-file",
@@ -46,6 +41,12 @@ log_option = option(
     default=None,
     show_default=False,
     help="Write the log there, rotated; by default to standard error.",
+)
+log_format_option = option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    default="text",
+    help="json: each line of the log is one JSON object.",
 )
 
 
@@ -80,6 +81,57 @@ log_option = option(
     help="Pending jobs that one API key may have.",
 )
 @option(
+    "--lease-ms",
+    type=click.IntRange(100, 3_600_000),
+    default=60_000,
+    help="How long a job stays a miner's without a heartbeat.",
+)
+@option(
+    "--heartbeat-interval-ms",
+    type=click.IntRange(10, 3_600_000),
+    default=20_000,
+    help="How often miners are told to send one; well below the lease.",
+)
+@option(
+    "--execution-timeout-ms",
+    type=click.IntRange(100, 86_400_000),
+    default=600_000,
+    help="Longest run of one attempt, and the lease of miners without heartbeats.",
+)
+@option(
+    "--queue-timeout-ms",
+    type=click.IntRange(100, 604_800_000),
+    default=3_600_000,
+    help="How long a job waits for a miner before it fails.",
+)
+@option(
+    "--rate-limit-key",
+    type=click.FloatRange(0, 1_000_000),
+    default=None,
+    show_default=f"{STRICT_LIMITS.key} in strict mode, else 0",
+    help="Requests per second that one API key may send to the API; 0: any number.",
+)
+@option(
+    "--rate-limit-address",
+    type=click.FloatRange(0, 1_000_000),
+    default=None,
+    show_default=f"{STRICT_LIMITS.address} in strict mode, else 0",
+    help="The same for one client address, for requests without a valid key.",
+)
+@option(
+    "--trusted-proxy",
+    "trusted_proxies",
+    multiple=True,
+    show_default=False,
+    help="Address or network of a proxy whose X-Forwarded-For is believed; repeatable.",
+)
+@option(
+    "--access-log/--no-access-log",
+    default=None,
+    show_default="on in strict mode, else off",
+    help="A line in the log for each request of the API.",
+)
+@option(
     "--peer",
     "peers",
     multiple=True,
@@ -108,6 +160,7 @@ log_option = option(
     help="A checkpoint file (./aitbc pin) that a new follower begins at; history follows behind.",
 )
 @log_option
+@log_format_option
 @stdin_option
 @click.pass_context
 def run(
@@ -115,6 +168,7 @@ def run(
     /,
     *,
     log_file: Path | None,
+    log_format: LogFormat,
     until_stdin_closes: bool,
     genesis: Path | None,
     **settings: Any,
@@ -131,12 +185,14 @@ def run(
         prepare_follower(data, sources=node.follow, genesis=genesis)
     if ctx.command is witness:
         _prepare_witness(data, sources=node.follow)
-    _configure_logging(log_file)
+    configure_logging(log_file, log_format)
     follow_parent(enabled=until_stdin_closes)
+    proxies = parse_trusted_proxies(node.trusted_proxies)
     serve(
         partial(open_follower if node.follow else open_node, node),
         host=node.host,
         port=node.port,
+        trusted_proxies=proxies,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
 
@@ -169,6 +225,7 @@ witness = click.Command(
 )
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
 @log_option
+@log_format_option
 @stdin_option
 def miner(
     *,
@@ -179,10 +236,11 @@ def miner(
     models: tuple[str, ...],
     threads: int,
     log_file: Path | None,
+    log_format: LogFormat,
     until_stdin_closes: bool,
 ) -> None:
     """Run jobs of a node on ONNX Runtime, and sign their receipts."""
-    _configure_logging(log_file)
+    configure_logging(log_file, log_format)
     follow_parent(enabled=until_stdin_closes)
     signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key(keyfile)
     cache = default_cache(os.environ)
@@ -223,18 +281,3 @@ def _parse_model(text: str) -> tuple[str, Path]:
     if not (name and separator and directory):
         raise click.BadParameter(f"expected NAME=DIR, got {text}", param_hint="--model")
     return name, Path(directory)
-
-
-def _configure_logging(path: Path | None) -> None:
-    handler: logging.Handler = logging.StreamHandler()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=LOG_BYTES, backupCount=LOG_FILES
-        )
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=[handler],
-    )
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it has a line for every request

@@ -62,6 +62,7 @@ class ClientDesk(Desk):
                     f"this key has {limit} pending jobs; wait for some to run, or cancel them",
                 )
             job_store.insert_job(connection, job)
+            self._move("submitted")
 
         await self._write(store, then=self.job_waiting.fire)
         return job
@@ -85,6 +86,7 @@ class ClientDesk(Desk):
                     reason="cancelled_by_client",
                     now_ms=self._clock_ms(),
                 )
+                self._move("cancelled")
             return job_store.load_job(connection, job.id)
 
         return await self._write(cancel, then=lambda: self._end(job_id))

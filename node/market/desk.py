@@ -6,8 +6,9 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from ledger.errors import MarketError
 from ledger.jobs import Caller, Job, Prices, parse_job_id
@@ -23,6 +24,10 @@ from node.signal import Signal
 
 T = TypeVar("T")
 
+JobEvent = Literal["submitted", "claimed", "completed", "failed", "cancelled", "requeued"]
+Moved = Callable[[JobEvent, str], None]
+"""Is told of each durable transition of a job and why it happened, from the writer's thread."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketSettings:
@@ -37,6 +42,10 @@ class MarketSettings:
     max_pending_per_key: int = 100
 
 
+def ignore_move(_event: JobEvent, _reason: str) -> None:
+    """Count nothing."""
+
+
 class Desk:
     """The base of every part; none of them has state of its own."""
 
@@ -49,6 +58,7 @@ class Desk:
         settings: MarketSettings,
         clock_ms: Callable[[], int],
         receipt_waiting: Callable[[], None],
+        moved: Moved = ignore_move,
     ) -> None:
         self._chain = chain
         self._store = store
@@ -56,6 +66,9 @@ class Desk:
         self._settings = settings
         self._clock_ms = clock_ms
         self._receipt_waiting = receipt_waiting
+        self._moved = moved
+        self._moves: list[tuple[JobEvent, str]] = []
+        """Of the write that the writer's thread does now."""
         self._genesis_hash = chain.tip().genesis_hash
         self._views = LedgerViews(chain, store)
         self._polls: Counter[str] = Counter()
@@ -84,10 +97,26 @@ class Desk:
         self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
     ) -> T:
         """Do it durably. `then` follows even if whoever waits for the answer is gone by then."""
-        future = self._store.write(work)
+        moves: list[tuple[JobEvent, str]] = []
+
+        def run(connection: sqlite3.Connection) -> T:
+            self._moves = moves
+            return work(connection)
+
+        future = self._store.write(run)
+        future.add_done_callback(lambda done: self._tell_moves(done, moves))
         if then is not None:
             future.add_done_callback(lambda _: then())
         return await asyncio.wrap_future(future)
+
+    def _move(self, event: JobEvent, reason: str = "") -> None:
+        """Note, inside a write, that a job changes; it counts once that is durable."""
+        self._moves.append((event, reason))
+
+    def _tell_moves(self, done: Future[T], moves: list[tuple[JobEvent, str]]) -> None:
+        if not done.cancelled() and done.exception() is None:
+            for event, reason in moves:
+                self._moved(event, reason)
 
     def _end(self, job_id: str) -> None:
         """Tell who waits that an attempt is over."""

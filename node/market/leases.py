@@ -51,6 +51,7 @@ class LeaseDesk(MinerDesk):
                     lease_expires_at_ms=now_ms + lasting_ms,
                     heartbeat=heartbeat,
                 )
+                self._move("claimed")
             return job_store.load_job(connection, job.id)
 
         job = await self._write(claim, then=lambda: self._note(job_id))
@@ -138,7 +139,7 @@ class LeaseDesk(MinerDesk):
                 return None  # the same request was faster
             check_completable(now, report.miner_id)
             # The lease may have run out since; only another attempt makes this receipt wrong.
-            return job_store.complete_job(
+            seq = job_store.complete_job(
                 connection,
                 replace(job, state=now.state),
                 miner_id=report.miner_id,
@@ -147,6 +148,8 @@ class LeaseDesk(MinerDesk):
                 transaction=transaction,
                 now_ms=now_ms,
             )
+            self._move("completed")
+            return seq
 
         def follow_up() -> None:
             self._receipt_waiting()
@@ -243,6 +246,7 @@ class LeaseDesk(MinerDesk):
         """Give the job back to the queue, unless it had all its attempts."""
         if job.attempt < MAX_ATTEMPTS:
             job_store.requeue_job(connection, job, reason="requeued")
+            self._move("requeued")
         else:
             self._fail_job(connection, job, "max_attempts", error=error)
 
@@ -252,3 +256,4 @@ class LeaseDesk(MinerDesk):
         job_store.end_job(
             connection, job, state="failed", reason=reason, now_ms=self._clock_ms(), error=error
         )
+        self._move("failed", reason)
