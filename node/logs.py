@@ -34,13 +34,7 @@ def configure_logging(path: Path | None, log_format: LogFormat) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
-            path,
-            maxBytes=LOG_BYTES,
-            backupCount=LOG_FILES,
-            encoding="utf-8",
-            errors="backslashreplace",
-        )
+        handler = LogFile(path)
     handler.addFilter(note_request_id)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -58,6 +52,30 @@ def note_request_id(record: logging.LogRecord) -> bool:
     """Give a record the id of the request that is being handled, if one is."""
     record.request_id = REQUEST_ID.get()
     return True
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """A file that is rotated after the line that fills it.
+
+    The library looks ahead, and formats every line twice for that.
+    """
+
+    def __init__(self, path: Path, *, max_bytes: int = LOG_BYTES) -> None:
+        """What is no regular file, such as /dev/stderr, is never rotated."""
+        is_rotated = path.is_file() or not path.exists()
+        super().__init__(
+            path,
+            maxBytes=max_bytes if is_rotated else 0,
+            backupCount=LOG_FILES,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802 - logging's own name
+        """Tell whether the file is full; `record` goes into the next one then."""
+        del record
+        assert self.stream is not None, "it is opened at once"
+        return 0 < self.maxBytes <= self.stream.tell()
 
 
 class TextFormatter(logging.Formatter):

@@ -21,8 +21,9 @@ from prometheus_client import (
     generate_latest,
 )
 
+from api.errors import STATUSES
 from api.metering import Outcome
-from node.market.desk import JobEvent
+from node.market.desk import FAILURES, JOB_EVENTS, JobEvent
 
 NodeRole = Literal["authority", "follower", "witness"]
 
@@ -62,6 +63,12 @@ class NodeMetrics:
             ("event", "reason"),
             registry=registry,
         )
+        # A counter that begins at its first event hides that event from every rate.
+        for code in STATUSES:
+            self._refusals.labels(code)
+        for event in JOB_EVENTS:
+            for reason in FAILURES if event == "failed" else ("",):
+                self._jobs.labels(event, reason)
         build = Gauge(
             "aitbc_build_info",
             "Always 1; the labels say what this node is.",

@@ -1,11 +1,13 @@
 """Rate limits: how many requests pass, who pays for them, and whose word counts for an address."""
 
+import asyncio
 import http.client
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api.errors import RequestError
 from api.limits import (
@@ -252,6 +254,21 @@ def test_a_proxy_that_is_not_the_trusted_one_is_a_stranger(node):
 )
 def test_a_proxy_is_an_address_or_a_network_in_both_families(given, trusted):
     assert parse_trusted_proxies([given]) == trusted
+
+
+@pytest.mark.parametrize("peer", ["10.0.0.7", "::ffff:10.0.0.7"])
+def test_a_proxy_is_known_on_a_socket_of_either_family(peer):
+    seen = []
+
+    async def app(scope, _receive, _send):
+        seen.append(read_address(scope))
+
+    trusted = parse_trusted_proxies(["10.0.0.0/24"])
+    headers = [(b"x-forwarded-for", b"198.51.100.1")]
+    for client in (peer, "::ffff:10.0.1.7"):
+        scope = {"type": "http", "client": (client, 1), "headers": headers}
+        asyncio.run(ProxyHeadersMiddleware(app, trusted)(scope, None, None))
+    assert seen == ["198.51.100.1", "10.0.1.7"]
 
 
 @pytest.mark.parametrize("given", ["*", "", "proxy.example", "10.0.0.1/24", "0.0.0.0/0", "::/0"])

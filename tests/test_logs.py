@@ -3,7 +3,10 @@
 import asyncio
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -17,9 +20,16 @@ from api.metering import REQUEST_ID, Outcome
 from api.requests import BodyRoom
 from api.resource import ApiSettings, Boundary, Operation, Resource
 from node.config import choose_access_log
-from node.logs import JsonFormatter, TextFormatter, access_logger, log_outcome, note_request_id
+from node.logs import (
+    JsonFormatter,
+    LogFile,
+    TextFormatter,
+    access_logger,
+    log_outcome,
+    note_request_id,
+)
 from tests.caller import Caller
-from tests.live import LiveNode
+from tests.live import ROOT, LiveNode
 from tests.node_settings import build_settings
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -146,6 +156,32 @@ def test_every_line_written_while_a_request_is_handled_carries_its_id():
     assert REQUEST_ID.get() == ""
 
 
+def test_a_log_file_is_rotated_when_it_is_full_and_loses_no_line(tmp_path):
+    path = tmp_path / "node.log"
+    handler = LogFile(path, max_bytes=100)
+    for number in range(12):
+        handler.emit(build_record("%s", f"line {number:02} " + "\udc80" * 4))
+    handler.close()
+    files = [tmp_path / f"node.log{end}" for end in (".2", ".1", "")]
+    lines = [line for file in files for line in file.read_text("utf-8").splitlines()]
+    assert lines == [rf"line {number:02} " + r"\udc80" * 4 for number in range(12)]
+    assert [len(file.read_text().splitlines()) for file in files] == [4, 4, 4]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_is_no_file_is_written_to_and_not_rotated(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    handler = LogFile(pipe, max_bytes=1)
+    for number in range(3):
+        handler.emit(build_record("line %d", number))
+    handler.close()
+    assert os.read(reader, 1000) == b"line 0\nline 1\nline 2\n"
+    os.close(reader)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
 # --- a whole node -----------------------------------------------------------------------------
 
 
@@ -194,6 +230,21 @@ def test_a_node_writes_one_json_line_for_each_request_and_nothing_of_what_it_sai
     ]
     assert {line["request_id"] for line in access} == {"the-request"}
     assert all(line["ms"] > 0 for line in access)
+
+
+def test_a_miner_writes_json_too(tmp_path):
+    served = ("--keyfile", str(tmp_path / "key.json"), "--model", f"m={tmp_path / 'nothing'}")
+    process = subprocess.run(
+        [sys.executable, "-m", "node", "miner", *served, "--log-format", "json"],
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    (line,) = map(json.loads, process.stderr.splitlines())
+    assert (process.returncode, line["level"], line["logger"]) == (1, "ERROR", "miner.service")
 
 
 def test_in_dev_mode_a_node_writes_text_and_no_access_lines(tmp_path):

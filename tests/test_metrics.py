@@ -1,5 +1,6 @@
 """Metrics: what is counted, what it costs in series, who may read it, and what it never says."""
 
+import asyncio
 import math
 import re
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from ledger.errors import MarketError, StoreError
 from ledger.store import jobs as job_store
 from ledger.views import SyncProgress
 from node.gauges import NodeState, StateCollector
+from node.market.desk import FAILURES
 from node.metrics import NodeMetrics
 from node.p2p.peers import Peer
+from node.signal import Signal
 from tests.api_node import ApiNode, run_job
 from tests.caller import Caller
 from tests.live import LiveFollower, LiveNode
-from tests.market_node import CLIENT, MarketNode
+from tests.market_node import CLIENT, MINER, MarketNode
 
 SECRET = "the secret prompt"
 
@@ -87,8 +90,24 @@ def test_a_request_is_counted_by_method_route_and_class_of_status():
 def test_two_nodes_in_one_process_count_apart():
     first, second = new_metrics(), new_metrics()
     first.note_job("submitted", "")
-    assert value(first.render(), "aitbc_job_transitions_total", event="submitted", reason="") == 1
-    assert b"aitbc_job_transitions_total{" not in second.render()
+    submitted = {"event": "submitted", "reason": ""}
+    assert value(first.render(), "aitbc_job_transitions_total", **submitted) == 1
+    assert value(second.render(), "aitbc_job_transitions_total", **submitted) == 0
+
+
+def test_what_may_be_counted_is_there_from_the_start(market):
+    fresh = set(samples(new_metrics().render()))
+    metrics = new_metrics()
+    for code, status in STATUSES.items():
+        metrics.note_request(outcome(status=status, error_code=code))
+    market.finish()
+    market.do(market.coordinator.cancel(CLIENT, market.submit().job_id))
+    fail_in_every_way(market)
+    for event, reason in market.moves:
+        metrics.note_job(event, reason)
+    new = set(samples(metrics.render())) - fresh
+    assert {name for name, _ in new if not name.startswith("aitbc_http_request")} == set()
+    assert {reason for event, reason in market.moves if event == "failed"} == set(FAILURES)
 
 
 def test_build_and_process_are_told():
@@ -241,20 +260,37 @@ def test_what_changes_nothing_is_not_told(market):
     ]
 
 
-def test_why_a_job_failed_is_told(market):
+def fail_in_every_way(market: MarketNode) -> None:
+    """One job that loses three leases, one that runs too long, one that its miner gives up, one
+    that nobody wants.
+    """
     market.register()
     job = market.submit()
     for _ in range(3):
         market.claim(job)
         market.now_ms += 60_000
         market.do(market.coordinator.sweep())
+    job = market.submit()
+    market.claim(job)
+    market.now_ms += 600_000
+    market.do(market.coordinator.sweep())
+    job = market.submit()
+    market.claim(job)
+    given_up = {"reason": SECRET, "retryable": False}
+    market.do(market.coordinator.fail(MINER, job.job_id, "m1", **given_up))
     market.submit()
     market.now_ms += 3_600_001
     market.do(market.coordinator.sweep())
+
+
+def test_why_a_job_failed_is_told_and_not_what_its_miner_said(market):
+    fail_in_every_way(market)
     assert [move for move in market.moves if move[0] not in {"submitted", "claimed"}] == [
         ("requeued", ""),
         ("requeued", ""),
         ("failed", "max_attempts"),
+        ("failed", "execution_timeout"),
+        ("failed", "miner_error"),
         ("failed", "queue_timeout"),
     ]
 
@@ -351,6 +387,24 @@ def test_the_gauges_tell_how_the_network_stands(market):
     assert b"example" not in text
 
 
+def test_whoever_waits_is_counted_until_it_leaves_in_whatever_way():
+    async def wait() -> list[int]:
+        signal = Signal()
+        signal.bind()
+        stays, leaves = (asyncio.ensure_future(signal.wait()) for _ in range(2))
+        ends = asyncio.ensure_future(signal.wait(0))
+        await asyncio.sleep(0)
+        counts = [signal.waiting]
+        leaves.cancel()
+        await asyncio.wait([leaves, ends])
+        counts.append(signal.waiting)
+        signal.fire()
+        await stays
+        return [*counts, signal.waiting]
+
+    assert asyncio.run(wait()) == [3, 1, 0]
+
+
 def test_rows_are_counted_up_to_a_bound(market, monkeypatch):
     monkeypatch.setattr("node.gauges.MAX_COUNTED", 2)
     market.register()
@@ -422,11 +476,13 @@ def test_a_node_counts_its_work_and_tells_nothing_about_whose_it_was(tmp_path):
     assert not re.search(r"_created\b", text)
 
 
-def test_a_follower_tells_its_metrics_to_a_key_of_its_own(tmp_path):
+@pytest.mark.parametrize(("command", "role"), [("run", "follower"), ("witness", "witness")])
+def test_a_follower_tells_its_metrics_to_a_key_of_its_own(tmp_path, command, role):
     source = LiveNode(tmp_path / "node", "--mode", "dev")
     foreign = source.create_key("admin")
     source.start()
     follower = LiveFollower(tmp_path / "follower", source, "--mode", "strict")
+    follower.command = command
     follower.start()
     own = follower.create_key("admin")
     try:
@@ -438,7 +494,7 @@ def test_a_follower_tells_its_metrics_to_a_key_of_its_own(tmp_path):
     finally:
         follower.stop()
         source.stop()
-    role = {"version": "0.1.0", "mode": "strict", "role": "follower"}
-    assert value(text, "aitbc_build_info", **role) == 1
+    build = {"version": "0.1.0", "mode": "strict", "role": role}
+    assert value(text, "aitbc_build_info", **build) == 1
     assert value(text, "aitbc_sync_lag_blocks") == 0
     assert value(text, "aitbc_waiters", news="block") == 0

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from ledger.errors import MarketError
 from ledger.jobs import Caller, Job, Prices, parse_job_id
@@ -25,6 +25,9 @@ from node.signal import Signal
 T = TypeVar("T")
 
 JobEvent = Literal["submitted", "claimed", "completed", "failed", "cancelled", "requeued"]
+JOB_EVENTS: tuple[JobEvent, ...] = get_args(JobEvent)
+FAILURES = ("miner_error", "max_attempts", "execution_timeout", "queue_timeout")
+"""Why a job fails."""
 Moved = Callable[[JobEvent, str], None]
 """Is told of each durable transition of a job and why it happened, from the writer's thread."""
 
