@@ -111,7 +111,7 @@ def read_address(scope: Scope) -> str:
     return (
         _group_address(client[0])
         if client and len(client[0]) <= _MAX_ADDRESS_CHARS
-        else (UNKNOWN_ADDRESS)
+        else UNKNOWN_ADDRESS
     )
 
 
