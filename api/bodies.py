@@ -20,6 +20,7 @@ import msgspec
 from api.errors import RequestError, refuse_field
 from api.requests import MAX_BODY_BYTES
 from ledger.encoding import MAX_INTEGER
+from ledger.events import EVENT_TYPES, EventType
 from ledger.jobs import JobOrder, Registration, Report
 from ledger.transaction import MICROS, Signature
 
@@ -125,6 +126,13 @@ class JobResultBody(MinerBody):
     signature: SignatureBody | None = None
 
 
+class WebhookBody(msgspec.Struct):
+    """`POST /v1/webhooks`."""
+
+    url: str
+    events: Annotated[list[EventType], msgspec.Meta(min_length=1, max_length=16)] | None = None
+
+
 class GpuBody(msgspec.Struct):
     """`MinerRegistration.gpu_info`."""
 
@@ -218,6 +226,12 @@ def parse_registration(body: bytes) -> Registration:
         account=given.public_key,
         proof=given.proof.sig if given.proof else None,
     )
+
+
+def parse_webhook(body: bytes) -> tuple[str, tuple[EventType, ...]]:
+    """Parse `WebhookRequest` into a URL, which the market judges, and what is to be told."""
+    given = decode_body(body, WebhookBody)
+    return given.url, tuple(dict.fromkeys(given.events or EVENT_TYPES))
 
 
 def decode_body(body: bytes, kind: type[T]) -> T:

@@ -8,11 +8,16 @@ from api.jobs import JobEndpoints
 from api.miners import MinerEndpoints
 from api.ports import Market
 from api.resource import ApiSettings, Operation
+from api.webhooks import WebhookEndpoints
 
 
 def list_market_paths(
     market: Market, settings: ApiSettings
 ) -> Mapping[str, Mapping[str, Operation]]:
     """Return the operations by path; a path without a variable stands before one with it."""
-    endpoints = (MinerEndpoints(market, settings), JobEndpoints(market, settings))
+    endpoints = (
+        MinerEndpoints(market, settings),
+        JobEndpoints(market, settings),
+        WebhookEndpoints(market),
+    )
     return {path: operations for each in endpoints for path, operations in each.paths().items()}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from ledger.events import EventType
 from ledger.jobs import (
     Caller,
     Claim,
@@ -24,6 +25,7 @@ from ledger.jobs import (
     Registration,
     Report,
 )
+from ledger.store.webhooks import Webhook
 from ledger.tiles import TilePlace
 from ledger.views import (
     AuthoritiesView,
@@ -47,7 +49,34 @@ class JobWatch(Protocol):
         """
 
 
-class Market(Protocol):
+class Webhooks(Protocol):
+    """The webhooks of a coordinator's clients."""
+
+    async def create_webhook(
+        self, caller: Caller, url: str, events: Sequence[EventType]
+    ) -> tuple[Webhook, str]:
+        """Store a webhook for the caller's jobs; returns it with its secret, for the only time.
+
+        Raises MarketError VALIDATION_FAILED, WEBHOOK_LIMIT_REACHED.
+        """
+
+    def webhooks(self, caller: Caller, *, limit: int, before: int | None) -> Sequence[Webhook]:
+        """Return the caller's webhooks, an admin everybody's, newest first, below a place."""
+
+    def webhook(self, caller: Caller, webhook_id: str) -> Webhook:
+        """Return a webhook. Raises MarketError WEBHOOK_NOT_FOUND, for those of others too."""
+
+    async def delete_webhook(self, caller: Caller, webhook_id: str) -> None:
+        """Forget a webhook, and what waits for it. Raises MarketError WEBHOOK_NOT_FOUND."""
+
+    async def ping_webhook(self, caller: Caller, webhook_id: str) -> str:
+        """Let a webhook hear a test event; returns its message id.
+
+        Raises MarketError WEBHOOK_NOT_FOUND, WEBHOOK_DISABLED.
+        """
+
+
+class Market(Webhooks, Protocol):
     """The coordinator's job market."""
 
     def authenticate(self, secret: str) -> Caller | None:

@@ -6,11 +6,10 @@ seconds. Micros become JSON numbers digit by digit, so no amount is ever rounded
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 
 from ledger.encoding import encode_base64url
+from ledger.events import format_time as format_time
 from ledger.jobs import Claim, Job, Lease, Miner, Queue
 from ledger.metering import build_work_order
 from ledger.transaction import (
@@ -32,13 +31,6 @@ from ledger.views import (
 )
 
 Json = dict[str, object]
-
-
-def format_time(time_ms: int) -> str:
-    """Return RFC 3339 in UTC, such as `2026-01-31T12:00:00.000Z`."""
-    seconds, millis = divmod(time_ms, 1000)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
 
 
 def format_decimal(micros: int) -> str:

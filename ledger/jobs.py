@@ -209,15 +209,23 @@ def build_job_id(*, now_ms: int, entropy: bytes) -> bytes:
 
 def format_job_id(job_id: bytes) -> str:
     """Return `job_` and the ULID in Crockford's base32."""
-    number = int.from_bytes(job_id, "big")
-    digits = [_CROCKFORD[(number >> 5 * i) & 31] for i in reversed(range(_ULID_LENGTH))]
-    return "job_" + "".join(digits)
+    return "job_" + format_ulid(job_id)
 
 
 def parse_job_id(text: str) -> bytes | None:
     """Return the 16 bytes of a job id, or None if `text` is not one."""
-    digits = text.removeprefix("job_")
-    if len(text) != len("job_") + _ULID_LENGTH or len(digits) != _ULID_LENGTH:
+    return parse_ulid(text.removeprefix("job_")) if text.startswith("job_") else None
+
+
+def format_ulid(name: bytes) -> str:
+    """Return 16 bytes as a ULID in Crockford's base32."""
+    number = int.from_bytes(name, "big")
+    return "".join(_CROCKFORD[(number >> 5 * i) & 31] for i in reversed(range(_ULID_LENGTH)))
+
+
+def parse_ulid(digits: str) -> bytes | None:
+    """Return the 16 bytes of a ULID, or None if `digits` is not one."""
+    if len(digits) != _ULID_LENGTH:
         return None
     number = 0
     for digit in digits:

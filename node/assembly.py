@@ -22,7 +22,7 @@ from ledger.views import LedgerViews, TreeViews
 from node.application import RELEASE, build_application, build_metrics
 from node.checkpoints import CheckpointSigner
 from node.clock import read_clock_ms
-from node.config import NodeSettings, check_market_times
+from node.config import NodeSettings, check_market_times, choose_reach
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import DataDirectory, load_key
 from node.gauges import NodeState, StateCollector
@@ -34,6 +34,7 @@ from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
 from node.sync import Syncer
 from node.watch import NodeWatch
+from node.webhooks.dispatcher import run_webhooks
 
 SWEEP_INTERVAL_S = 1.0
 
@@ -84,7 +85,9 @@ def open_node(
             stack, data, genesis, instance=instance, account=key.account
         )
         head = HeadWatch(chain.tip().height)
-        mempool = Mempool(chain=chain, market=market)
+        mempool = Mempool(
+            chain=chain, market=market, events_waiting=lambda: coordinator.note_events()
+        )
         network = PeerNetwork(
             chain=chain,
             mempool=mempool,
@@ -171,7 +174,16 @@ def open_node(
             coordinator.bind()
             sealer.start()
             syncer.start()
-            async with _sweeping(coordinator), network.run():
+            async with (
+                _sweeping(coordinator),
+                network.run(),
+                run_webhooks(
+                    market,
+                    news=coordinator.events_waiting,
+                    reach=choose_reach(settings),
+                    clock_ms=clock_ms,
+                ),
+            ):
                 yield
 
         app = build_application(
@@ -236,6 +248,7 @@ def _market_settings(settings: NodeSettings) -> MarketSettings:
         execution_timeout_ms=settings.execution_timeout_ms,
         queue_timeout_ms=settings.queue_timeout_ms,
         max_pending_per_key=settings.max_pending_per_key,
+        webhook_reach=choose_reach(settings),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from api.limits import RateLimits
 from ledger.errors import StoreError
+from node.webhooks.guard import Reach
 
 Mode = Literal["auto", "dev", "strict"]
 
@@ -39,6 +40,8 @@ class NodeSettings:
     batch_delay_ms: int
     """How long the first transaction of a block waits for company."""
     max_pending_per_key: int
+    webhook_allow_private: bool = False
+    """Whether webhooks may lead into private networks."""
     peers: tuple[str, ...] = ()
     """Addresses of other nodes, besides those that the authority set names."""
     follow: tuple[str, ...] = ()
@@ -140,6 +143,16 @@ def parse_trusted_proxies(texts: Sequence[str]) -> list[str]:
         if network.version == 4:
             trusted.append(f"::ffff:{network.network_address}/{96 + network.prefixlen}")
     return trusted
+
+
+def choose_reach(settings: NodeSettings) -> Reach:
+    """Decide where webhooks may lead.
+
+    In dev mode whoever can ask is on this machine, and can reach it without the node's help.
+    """
+    if settings.webhook_allow_private:
+        return "private"
+    return "loopback" if choose_mode(settings) == "dev" else "public"
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

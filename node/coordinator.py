@@ -10,9 +10,10 @@ from __future__ import annotations
 from node.market.clients import ClientDesk
 from node.market.desk import MarketSettings
 from node.market.leases import LeaseDesk
+from node.webhooks.desk import WebhookDesk
 
 __all__ = ["Coordinator", "MarketSettings"]
 
 
-class Coordinator(ClientDesk, LeaseDesk):
+class Coordinator(ClientDesk, LeaseDesk, WebhookDesk):
     """Fulfils `api.ports.Market` on node.db and the chain."""

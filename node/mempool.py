@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ledger.block import Tip
 from ledger.errors import LedgerError
@@ -21,7 +21,15 @@ from ledger.rules import verify_transaction
 from ledger.selection import choose_transactions
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database, DatabaseBusyError
-from ledger.store.mempool import insert_transaction, is_waiting, list_mempool, remove_from_mempool
+from ledger.store.events import note_final
+from ledger.store.mempool import (
+    insert_transaction,
+    is_waiting,
+    list_mempool,
+    remove_from_mempool,
+    take_from_mempool,
+)
+from ledger.store.webhooks import has_webhooks
 from ledger.transaction import Transaction, parse_transaction
 
 MAX_FOREIGN_BYTES = 64 << 20
@@ -34,9 +42,17 @@ logger = logging.getLogger(__name__)
 class Mempool:
     """Any thread may add and read; the sealer alone decides what leaves."""
 
-    def __init__(self, *, chain: ChainStore, market: Database) -> None:
+    def __init__(
+        self,
+        *,
+        chain: ChainStore,
+        market: Database,
+        events_waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`events_waiting()` is called, from any thread, when webhooks are to hear something."""
         self._chain = chain
         self._market = market
+        self._events_waiting = events_waiting
         self._lock = threading.Lock()
         self._foreign: dict[bytes, tuple[str, Transaction]] = {}
         """By id, in order of arrival, with who sent it."""
@@ -99,18 +115,41 @@ class Mempool:
         return selection.chosen
 
     def remove(self, ids: list[bytes]) -> bool:
-        """Forget transactions; what stays is skipped, and removed another time."""
+        """Forget transactions; what stays is skipped, and removed another time.
+
+        In the same transaction webhooks are to hear of receipts that are final: each leaves once,
+        whichever block, restart or sync it was that made it final here.
+        """
         with self._lock:
             for transaction_id in ids:
                 if found := self._foreign.pop(transaction_id, None):
                     sender, transaction = found
                     self._shares[sender] -= len(transaction.envelope)
         try:
-            self._market.write(lambda c: remove_from_mempool(c, ids)).result()
+            is_heard = self._market.write(lambda c: self._remove_own(c, ids)).result()
         except DatabaseBusyError as error:
             logger.warning("%s: %d transactions stay in the mempool for now", error, len(ids))
             return False
+        if is_heard:
+            self._events_waiting()
         return True
+
+    def _remove_own(self, connection: sqlite3.Connection, ids: list[bytes]) -> bool:
+        """Remove rows; tells whether webhooks are to hear of any."""
+        if not has_webhooks(connection):
+            remove_from_mempool(connection, ids)
+            return False
+        is_heard = False
+        for transaction_id in ids:
+            receipt_id, received_at_ms = take_from_mempool(connection, transaction_id) or (None, 0)
+            if receipt_id is not None:
+                is_heard |= note_final(
+                    connection,
+                    receipt_id,
+                    received_at_ms=received_at_ms,
+                    locate=self._chain.locate_receipt,
+                )
+        return is_heard
 
     def evict_invalid(self, tip: Tip) -> bool:
         """Remove what was chosen for the block after `tip` and is not valid there.

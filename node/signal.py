@@ -1,4 +1,4 @@
-"""A signal that any number of coroutines wait for, fired from any thread."""
+"""Signals fired from any thread: one for any number of waiters, and a latch for a single one."""
 
 from __future__ import annotations
 
@@ -44,3 +44,31 @@ class Signal:
     def _wake(self) -> None:
         event, self._event = self._event, asyncio.Event()
         event.set()
+
+
+class Latch:
+    """Wakes the one who waits, and remembers having been set while nobody did."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event = asyncio.Event()
+
+    def bind(self) -> None:
+        """Let `set` reach the waiter of the running loop."""
+        self._loop = asyncio.get_running_loop()
+
+    def set(self) -> None:
+        """Wake the waiter, now or as soon as it waits. Without a running loop nobody does."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
+                self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return once it has been set since the last call, or after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._event.clear()

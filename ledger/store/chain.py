@@ -38,6 +38,7 @@ from ledger.pin import Pin
 from ledger.rules import validate_block
 from ledger.store.appending import adopt_pin, append_block, append_history, append_verified
 from ledger.store.database import Database
+from ledger.store.events import FinalPlace
 from ledger.store.reading import (
     find_missing,
     load_authority_set,
@@ -191,6 +192,15 @@ class ChainStore:
     def contains(self, transaction_id: bytes, receipt_id: str | None) -> bool:
         """Tell whether a transaction, or another one with its receipt id, is final."""
         return contains(self.database.reader, transaction_id, receipt_id)
+
+    def locate_receipt(self, receipt_id: str) -> FinalPlace | None:
+        """Return where a receipt is final."""
+        row = self.database.reader.execute(
+            "SELECT t.id, t.height, b.time_ms FROM receipts r JOIN transactions t USING (leaf)"
+            " JOIN blocks b USING (height) WHERE r.receipt_id = ?",
+            (receipt_id,),
+        ).fetchone()
+        return FinalPlace(transaction_id=row[0], height=row[1], time_ms=row[2]) if row else None
 
     def validate(self, block: Block, tip: Tip) -> None:
         """Check a block completely, apart from its certificate and the clock.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from typing import Literal
 
 import msgspec
 
@@ -23,6 +24,7 @@ from ledger.jobs import (
     list_served_models,
     normalize_model,
 )
+from ledger.store.events import note_completion, note_job_end
 from ledger.store.mempool import insert_transaction
 from ledger.transaction import ReceiptPayload, Transaction
 
@@ -227,12 +229,12 @@ def end_job(
     connection: sqlite3.Connection,
     job: Job,
     *,
-    state: JobState,
+    state: Literal["cancelled", "failed"],
     reason: str,
     now_ms: int,
     error: str | None = None,
 ) -> None:
-    """Fail or cancel a job that has not ended."""
+    """Fail or cancel a job that has not ended, and let its owner's webhooks hear it."""
     _transition(
         connection,
         "UPDATE jobs SET state = ?, status_reason = ?, completed_at_ms = ?, error = ?,"
@@ -240,6 +242,7 @@ def end_job(
         (state, reason, now_ms, error, job.id, job.state, job.attempt),
         lost="JOB_LEASE_LOST",
     )
+    note_job_end(connection, job, state=state, reason=reason, now_ms=now_ms)
 
 
 def complete_job(
@@ -254,7 +257,7 @@ def complete_job(
 ) -> int:
     """Store the result and put its receipt into the mempool: both or neither.
 
-    Returns the receipt's place in the mempool.
+    The owner's webhooks hear it. Returns the receipt's place in the mempool.
     """
     payload = transaction.payload
     assert isinstance(payload, ReceiptPayload), "a job ends with a receipt"
@@ -274,6 +277,13 @@ def complete_job(
             job.attempt,
         ),
         lost="JOB_LEASE_LOST",
+    )
+    note_completion(
+        connection,
+        job,
+        receipt_id=payload.receipt_id,
+        transaction_id=transaction.id,
+        now_ms=now_ms,
     )
     return insert_transaction(connection, transaction, now_ms=now_ms)
 

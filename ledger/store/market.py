@@ -3,6 +3,9 @@
     jobs.py       jobs with their texts
     registry.py   miners and API keys
     mempool.py    transactions on their way into a block
+    webhooks.py   whom clients want told of their jobs
+    events.py, deliveries.py
+                  what they are to hear; how that gets there
 
 Job ids are 16-byte ULIDs, rows are in order of submission.
 """
@@ -79,6 +82,35 @@ def m002_mempool(db: sqlite_utils.Database) -> None:
         " AND (receipt_id IS NULL) = (model IS NULL))) STRICT",
         "INSERT INTO mempool SELECT * FROM mempool_of_receipts",
         "DROP TABLE mempool_of_receipts",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m004_webhooks(db: sqlite_utils.Database) -> None:
+    """Webhooks with their secrets, and what they are to be told.
+
+    A place is never given twice: whoever has a delivery in hand cannot meet another one under it.
+    """
+    for statement in (
+        "CREATE TABLE webhooks (seq INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE,"
+        " owner TEXT NOT NULL, url TEXT NOT NULL, events TEXT NOT NULL, secret BLOB NOT NULL,"
+        " created_at_ms INTEGER NOT NULL, disabled_reason TEXT,"
+        " failures INTEGER NOT NULL DEFAULT 0, failing_since_ms INTEGER,"
+        " held_until_ms INTEGER NOT NULL DEFAULT 0, waiting INTEGER NOT NULL DEFAULT 0,"
+        " given_up INTEGER NOT NULL DEFAULT 0, last_delivery TEXT) STRICT",
+        "CREATE INDEX webhooks_owner ON webhooks (owner, seq)",
+        "CREATE INDEX webhooks_waiting ON webhooks (seq) WHERE waiting > 0",
+        "CREATE TABLE webhook_deliveries (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " webhook INTEGER NOT NULL REFERENCES webhooks, message_id TEXT NOT NULL,"
+        " type TEXT NOT NULL, payload TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0,"
+        " due_at_ms INTEGER NOT NULL) STRICT",
+        "CREATE INDEX webhook_deliveries_webhook ON webhook_deliveries (webhook)",
+        "CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook, due_at_ms, seq)",
+        "CREATE INDEX webhook_deliveries_pings ON webhook_deliveries (webhook)"
+        " WHERE type = 'webhook.ping'",
+        "INSERT INTO counters VALUES ('webhooks_waiting', 0), ('webhooks_delivered', 0),"
+        " ('webhooks_failed', 0), ('webhooks_given_up', 0)",
     ):
         db.execute(statement)
 

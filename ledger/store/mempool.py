@@ -76,3 +76,13 @@ def find_oldest_ms(connection: sqlite3.Connection) -> int | None:
 def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:
     """Forget transactions that are final."""
     connection.executemany("DELETE FROM mempool WHERE id = ?", [(i,) for i in ids])
+
+
+def take_from_mempool(
+    connection: sqlite3.Connection, transaction_id: bytes
+) -> tuple[str | None, int] | None:
+    """Forget one transaction; returns its receipt id and when it came, None if it was not there."""
+    row = connection.execute(
+        "DELETE FROM mempool WHERE id = ? RETURNING receipt_id, received_at_ms", (transaction_id,)
+    ).fetchone()
+    return (row[0], int(row[1])) if row else None

@@ -132,6 +132,11 @@ log_format_option = option(
     help="A line in the log for each request of the API.",
 )
 @option(
+    "--webhook-allow-private",
+    is_flag=True,
+    help="Let webhooks lead into private networks and to this machine, also by plain http.",
+)
+@option(
     "--peer",
     "peers",
     multiple=True,

@@ -16,11 +16,13 @@ from ledger.keys import KeyPair
 from ledger.store import jobs as job_store
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
+from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
 from node import apikeys
 from node.issuer import ReceiptIssuer
 from node.market.feed import JobFeed
-from node.signal import Signal
+from node.signal import Latch, Signal
+from node.webhooks.guard import Reach
 
 T = TypeVar("T")
 
@@ -43,6 +45,8 @@ class MarketSettings:
     """Longest run of one attempt, and the lease of a miner without heartbeats."""
     queue_timeout_ms: int = 3_600_000
     max_pending_per_key: int = 100
+    webhook_reach: Reach = "public"
+    """Where webhooks may lead."""
 
 
 def ignore_move(_event: JobEvent, _reason: str) -> None:
@@ -77,6 +81,8 @@ class Desk:
         self._polls: Counter[str] = Counter()
         self.job_waiting = Signal()
         self.feed = JobFeed()
+        self.events_waiting = Latch()
+        self._has_webhooks = has_webhooks(store.reader)
 
     def bind(self) -> None:
         """Let news reach those who wait in the running loop."""
@@ -125,6 +131,12 @@ class Desk:
         """Tell who waits that an attempt is over."""
         if name := parse_job_id(job_id):
             self.feed.end(name)
+        self.note_events()
+
+    def note_events(self) -> None:
+        """Say, from any thread, that webhooks may have something to hear."""
+        if self._has_webhooks:
+            self.events_waiting.set()
 
     def _check_standing(self) -> None:
         """Refuse work whose receipts no block could hold."""

@@ -154,6 +154,7 @@ class LeaseDesk(MinerDesk):
         def follow_up() -> None:
             self._receipt_waiting()
             self.feed.end(job.id)
+            self.note_events()
 
         seq = await self._write(complete, then=follow_up)
         if seq is None:
@@ -232,6 +233,7 @@ class LeaseDesk(MinerDesk):
             self.feed.end(job.id)
         if swept:
             self.job_waiting.fire()
+            self.note_events()
         return len(swept)
 
     def _end_attempt(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
