@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
+from ledger.store.deliveries import read_figures
 from ledger.store.jobs import count_open_jobs
 from ledger.store.mempool import count_waiting, find_oldest_ms
 from ledger.store.registry import count_active_miners
@@ -42,9 +43,10 @@ class StateCollector(Collector):
     def __init__(self, state: NodeState) -> None:
         self._state = state
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         """Read every gauge."""
         yield from self._collect_market()
+        yield from self._collect_webhooks()
         yield from self._collect_ledger()
         yield from self._collect_network()
         yield _labelled(
@@ -87,6 +89,25 @@ class StateCollector(Collector):
             "aitbc_final_lag_seconds",
             "How long the oldest own transaction waits for its block; 0 if none waits.",
             0 if oldest_ms is None else max(now_ms - oldest_ms, 0) / 1000,
+        )
+
+    def _collect_webhooks(self) -> Iterable[Metric]:
+        figures = read_figures(self._state.market.reader)
+        yield GaugeMetricFamily(
+            "aitbc_webhook_waiting", "Webhook deliveries that wait.", figures.get("waiting", 0)
+        )
+        deliveries = CounterMetricFamily(
+            "aitbc_webhook_deliveries",
+            "Webhook deliveries that have ended, over all lives of the node.",
+            labels=("outcome",),
+        )
+        for outcome in ("delivered", "given_up"):
+            deliveries.add_metric((outcome,), figures.get(outcome, 0))
+        yield deliveries
+        yield CounterMetricFamily(
+            "aitbc_webhook_failed_attempts",
+            "Attempts of webhook deliveries that failed, over all lives of the node.",
+            figures.get("failed", 0),
         )
 
     def _collect_ledger(self) -> Iterable[GaugeMetricFamily]:

@@ -370,6 +370,22 @@ def test_the_gauges_tell_how_the_market_stands(market):
     assert value(text, "aitbc_ledger_time_seconds") * 1000 == market.chain.tip().time_ms
 
 
+def test_the_gauges_tell_how_webhooks_fare(market):
+    text = read_state(market)
+    assert value(text, "aitbc_webhook_waiting") == 0
+    figures = {"waiting": 3, "delivered": 5, "given_up": 7, "failed": 11}
+    market.store.write(
+        lambda c: c.executemany(
+            "INSERT OR REPLACE INTO counters VALUES ('webhooks_' || ?, ?)", figures.items()
+        )
+    ).result()
+    text = read_state(market)
+    assert value(text, "aitbc_webhook_waiting") == 3
+    assert value(text, "aitbc_webhook_deliveries_total", outcome="delivered") == 5
+    assert value(text, "aitbc_webhook_deliveries_total", outcome="given_up") == 7
+    assert value(text, "aitbc_webhook_failed_attempts_total") == 11
+
+
 def test_the_gauges_tell_how_the_network_stands(market):
     peers = [
         Peer(account="ait1x", name="beta", url="http://b.example", stated_url="", failure=failure)
