@@ -5,7 +5,7 @@ PYTHON   ?= python3
 CHROMIUM ?= /usr/bin/chromium
 VENV     := .venv
 PY       := $(VENV)/bin/python
-LOCKED   := base cpu gpu cuda dev
+LOCKED   := base cpu gpu cuda dev conformance
 # onnxruntime-gpu runs without a GPU too, but is built for Linux x86-64 only.
 RUNTIME  := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 CUDA     := $(if $(filter gpu,$(RUNTIME)),cuda,$(if $(GPU),$(error GPU=1 needs Linux on x86-64)))
@@ -14,11 +14,11 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench rehearse simulate vectors lock \
-    browser clean
+.PHONY: help run setup dev test lint types check format bench rehearse simulate conformance \
+    vectors lock browser clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup  ## set up, then ./aitbc up $(ARGS)
 	@./aitbc up $(ARGS)
@@ -26,7 +26,7 @@ run: setup  ## set up, then ./aitbc up $(ARGS)
 setup: $(SETS:%=$(VENV)/installed-%)  ## create .venv; GPU=1 adds NVIDIA's CUDA 13 and cuDNN 9
 	@:
 
-dev: setup $(VENV)/installed-dev
+dev: setup $(VENV)/installed-dev $(VENV)/installed-conformance
 	@:
 
 test: dev browser  ## everything CI runs: lint, types, layers and tests; ARGS go to pytest
@@ -54,6 +54,9 @@ rehearse: setup  ## kill and stop nodes of a real local network; ARGS go to scri
 
 simulate: dev  ## consensus under faults: SEEDS=N histories (2000), or SEED=N to replay one
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000)) $(ARGS)
+
+conformance: dev  ## schemathesis on a live node; ARGS go to tests/conformance, then to schemathesis
+	@$(PY) -m tests.conformance $(ARGS)
 
 vectors: dev  ## rewrite the golden vectors: a diff in them is a protocol change
 	@$(PY) -m scripts.vectors $(ARGS)

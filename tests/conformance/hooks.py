@@ -1,0 +1,112 @@
+"""What schemathesis is told about this API, loaded into its process.
+
+Two kinds of failures are dropped, each only where this API promises what was answered:
+
+- The reference bounds hardly any field of a request, a superset may not bound them either, and so a
+  value that is out of range is valid by the document. It is refused with a 400 that names the
+  field, or the rule of a signed whole that is broken.
+- `null` counts as absent where a field is optional. The served document says so; the reference does
+  not, and a body is taken that is valid but for its nulls.
+
+Everything else that schemathesis finds is a failure.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import schemathesis
+from requests.structures import CaseInsensitiveDict
+from schemathesis.core.failures import AcceptedNegativeData
+from schemathesis.core.jsonschema import make_validator
+from schemathesis.openapi.checks import RejectedPositiveData
+
+from api.errors import STATUSES
+
+SIGNED_WHOLES = frozenset(
+    {
+        "RECEIPT_MISMATCH",
+        "RECEIPT_INVALID_SIGNATURE",
+        "TRANSACTION_INVALID",
+        "TRANSACTION_TYPE_REFUSED",
+    }
+)
+
+
+@schemathesis.hook
+def map_query(context, query):
+    """Wait for nothing: a long poll does what the document says, only later."""
+    if query and str(query.get("wait", "")).lstrip("+").isdigit():
+        return {**query, "wait": 0}
+    return query
+
+
+@schemathesis.hook
+def filter_failure(context, failure, case, response) -> bool:
+    """Keep a failure, unless the answer is what this API promises."""
+    if isinstance(failure, RejectedPositiveData):
+        return not explains(case, response)
+    if isinstance(failure, AcceptedNegativeData):
+        return not is_valid_without_nulls(case)
+    return True
+
+
+def explains(case: Any, response: Any) -> bool:
+    """Tell whether a 400 names what was sent and is out of bounds."""
+    if response.status_code != 400:
+        return False
+    error = read_error(response)
+    if error.get("error_code") in SIGNED_WHOLES:
+        return True
+    named = {item["path"].split(".")[0].split("[")[0] for item in error.get("errors", ())}
+    return bool(named) and named <= sent(case)
+
+
+def sent(case: Any) -> set[str]:
+    """Return the names of the fields and parameters that a request carries."""
+    parameters = {name for part in (case.query, case.path_parameters) for name in part or ()}
+    return parameters | (set(case.body) if isinstance(case.body, dict) else set())
+
+
+def is_valid_without_nulls(case: Any) -> bool:
+    """Tell whether the nulls of a body are all that its schema has against it."""
+    body = case.operation.get_body_for_media_type(case.media_type)
+    given = drop_nulls(case.body)
+    if body is None or given == case.body:
+        return False
+    validator = case.operation.schema.adapter.jsonschema_validator_cls
+    return make_validator(body.validation_schema, validator).is_valid(given)
+
+
+def drop_nulls(value: Any) -> Any:
+    """Return JSON without the fields that are null."""
+    if isinstance(value, dict):
+        return {name: drop_nulls(field) for name, field in value.items() if field is not None}
+    return value
+
+
+def read_error(response: Any) -> dict[str, Any]:
+    """Return the JSON object of a refusal, or an empty one."""
+    if not CaseInsensitiveDict(response.headers).get("content-type"):
+        return {}
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+@schemathesis.check
+def refusals_are_errors(ctx, response, case) -> None:
+    """Every answer has a request id; every refusal names a code that belongs to its status."""
+    given = response.headers.get("x-request-id")
+    assert given, "the answer has no X-Request-Id"
+    if response.status_code < 400 or case.method == "HEAD":
+        return
+    error = read_error(response)
+    code = error.get("error_code")
+    assert code in STATUSES, f"error_code {code!r} is not documented"
+    assert STATUSES[code] == response.status_code, f"{code} was sent as {response.status_code}"
+    assert error["request_id"] == given[0], "request_id is not the X-Request-Id"
+    assert isinstance(error["detail"], str)
+    assert error["detail"], "detail is empty"
