@@ -26,7 +26,7 @@ run: setup  ## set up, then ./aitbc up $(ARGS)
 setup: $(SETS:%=$(VENV)/installed-%)  ## create .venv; GPU=1 adds NVIDIA's CUDA 13 and cuDNN 9
 	@:
 
-dev: setup $(VENV)/installed-dev $(VENV)/installed-conformance
+dev: setup $(VENV)/installed-dev $(VENV)/installed-conformance $(VENV)/installed-npm
 	@:
 
 test: dev browser  ## everything CI runs: lint, types, layers and tests; ARGS go to pytest
@@ -99,4 +99,9 @@ $(VENV)/installed-%: requirements/%.txt $(PY)
 	@echo "Installing requirements/$*.txt"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
 	    --requirement $<
+	@touch $@
+
+$(VENV)/installed-npm: requirements/npm.json $(VENV)/installed-conformance
+	@echo "Installing requirements/npm.json"
+	@$(PY) -m scripts.npm_packages
 	@touch $@

@@ -4,6 +4,7 @@ Lint and types run here, not beside pytest, so that one command and one closing 
 """
 
 import importlib
+import json
 import os
 import re
 import shlex
@@ -141,6 +142,14 @@ def test_every_requirement_is_pinned_and_hashed(path):
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert lines
     assert [line for line in lines if not REQUIREMENT.fullmatch(line)] == []
+
+
+def test_every_npm_package_is_pinned_and_hashed():
+    pins = json.loads((ROOT / "requirements/npm.json").read_text(encoding="utf-8"))
+    assert pins
+    for name, pin in pins.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", pin["version"]), name
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", pin["integrity"]), name
 
 
 def test_a_venv_never_holds_both_onnx_runtimes():
