@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 import yaml
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Mount, Route
 
 from api.answers import Answer
@@ -34,6 +35,18 @@ OPENAPI_FILE = Path(__file__).with_name("openapi.yaml")
 
 # Under these the API answers for paths that do not exist; elsewhere the explorer does.
 _UNKNOWN = ("/v1", "/v1/{rest:path}", "/api", "/explorer/{rest:path}", "/tile/{rest:path}")
+
+
+class _WholePath(PathConvertor):
+    """The rest of an address, whatever it holds.
+
+    Starlette's own ends at a line feed, so that an address with one would be no address of the API.
+    """
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("path", _WholePath())
 
 
 def build_api(

@@ -119,6 +119,14 @@ def refuse_field(path: str, message: str) -> RequestError:
     )
 
 
+def _blame(error: MarketError) -> tuple[FieldError, ...]:
+    """Return the field that the market refuses: its messages begin with the name and a colon."""
+    path, separator, message = str(error).partition(": ")
+    if error.code != "VALIDATION_FAILED" or not separator:
+        return ()
+    return (FieldError(path, message),)
+
+
 def answer_error(error: RequestError | MarketError, request_id: str) -> Answer:
     """Return the answer to a refused request. An unknown code is a fault of ours, a KeyError."""
     status = STATUSES[error.code]
@@ -126,7 +134,7 @@ def answer_error(error: RequestError | MarketError, request_id: str) -> Answer:
         detail=str(error),
         error_code=error.code,
         request_id=request_id,
-        errors=error.errors if isinstance(error, RequestError) else (),
+        errors=error.errors if isinstance(error, RequestError) else _blame(error),
         expected=error.expected if isinstance(error, MarketError) else None,
     )
     headers = list(error.headers if isinstance(error, RequestError) else ())

@@ -78,7 +78,7 @@ def test_every_answer_is_guarded_against_use_as_a_document(client, path):
     [
         *("/v1", "/v1/", "/v1/nothing", "/v1/jobs/", "/api", "/api/", "/api/nothing", "/api/v1"),
         *("/explorer/nothing", "/explorer/", "/v1/jobs/a/b", "/v1/jobs/%2f", "/v1/../v1/x"),
-        "/api/health/nothing",
+        *("/api/health/nothing", "/v1/a%0Ab", "/v1/%0A", "/api/a%0A/b", "/explorer/a%0Ab"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
