@@ -92,6 +92,7 @@ def test_more_units_are_billed_than_a_job_can_have(strict, node):
     report |= {"prompt_tokens": 1, "completion_tokens": 10**9 - 1}
     answer = strict.post(f"{place}/complete", json=report, headers=keyed(node, "miner"))
     refused(answer, 400, "VALIDATION_FAILED")
+    assert answer.json()["errors"][0]["path"] == "completion_tokens"
     assert strict.get("/v1/receipts").json() == []
 
 

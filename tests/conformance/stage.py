@@ -20,10 +20,12 @@ SERVED_MODEL = "served"
 MINERS = ("miner-1", "miner-2")
 """Names that requests draw."""
 _JOIN_S = 30
-# Short, so that what nobody takes up comes to an end while it is looked at.
-_TIMES = (
+# Short times, so that what nobody takes up comes to an end while it is looked at. No limits of
+# rate, since what is refused for its number is looked at no further.
+_OPTIONS = (
     *("--lease-ms", "1000", "--heartbeat-interval-ms", "200"),
     *("--execution-timeout-ms", "1000", "--queue-timeout-ms", "2000"),
+    *("--max-pending-per-key", "1000000", "--rate-limit-key", "0", "--rate-limit-address", "0"),
 )
 
 
@@ -41,7 +43,7 @@ class Stage:
 @contextmanager
 def open_stage(root: Path, mode: Mode) -> Iterator[Stage]:
     """Start a node with two final receipts, and a miner on it."""
-    node = LiveNode(root / "data", "--mode", mode, "--max-pending-per-key", "1000000", *_TIMES)
+    node = LiveNode(root / "data", "--mode", mode, *_OPTIONS)
     keys = {role: node.create_key(role) for role in get_args(KeyRole)}
     node.start()
     try:
