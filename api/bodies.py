@@ -21,7 +21,7 @@ from api.errors import RequestError, refuse_field
 from api.requests import MAX_BODY_BYTES
 from ledger.encoding import MAX_INTEGER
 from ledger.events import EVENT_TYPES, EventType
-from ledger.jobs import JobOrder, Registration, Report
+from ledger.jobs import FinishReason, JobOrder, Registration, Report
 from ledger.transaction import MICROS, Signature
 
 T = TypeVar("T")
@@ -123,6 +123,7 @@ class JobResultBody(MinerBody):
     output_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=100_000)] | None = None
     model_digest: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")] | None = None
     sampler: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.-]{0,64}\Z")] | None = None
+    finish_reason: FinishReason | None = None
     signature: SignatureBody | None = None
 
 
@@ -206,6 +207,7 @@ def parse_report(body: bytes) -> Report:
         output_token_ids=None if tokens is None else tuple(tokens),
         model_digest=given.model_digest or "",
         sampler=given.sampler or "",
+        finish_reason=given.finish_reason,
         signature=_signature(given.signature),
     )
 
