@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 MODEL = "llama3.2"
 TIMEOUT_S = 30
+MAX_COMMENTS = 20
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "Why?"}]}
 
 
@@ -37,10 +38,21 @@ class ScriptedMiner:
 
     def take(self) -> dict[str, Any]:
         """Wait for a job and claim it."""
-        answer = self._caller.get(f"/v1/jobs/available?miner_id={self.name}&wait=30")
-        offered = answer.raise_for_status().json()
-        assert offered, "there is no job"
-        self.job = self._call(offered["job_id"], "claim", heartbeat=True)
+        job = self.offered(wait_s=30)
+        assert job, "there is no job"
+        return job
+
+    def offered(self, *, wait_s: int) -> dict[str, Any] | None:
+        """Claim the next job; None if there is none, or it was cancelled meanwhile."""
+        path = f"/v1/jobs/available?miner_id={self.name}&wait={wait_s}"
+        job = self._caller.get(path).raise_for_status().json()
+        if job is None:
+            return None
+        body = {"miner_id": self.name, "heartbeat": True}
+        claimed = self._caller.post(f"/v1/jobs/{job['job_id']}/claim", **body)
+        if claimed.status_code == 409:
+            return None
+        self.job = claimed.raise_for_status().json()
         return self.job
 
     def tell(self, text: str, offset: int = 0) -> None:
@@ -139,6 +151,7 @@ class Events:
         for line in self._lines:
             if line.startswith(":"):
                 self.comments += 1
+                assert self.comments < MAX_COMMENTS, "nothing but signs of life"
             elif line.startswith("data: "):
                 data = line.removeprefix("data: ")
                 return data if data == "[DONE]" else json.loads(data)

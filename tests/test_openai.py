@@ -3,12 +3,16 @@
 import json
 from contextlib import closing
 from http.client import HTTPConnection
+from threading import Event
 
 import httpx2
 import pytest
 
+from api.following import follow_job
+from api.openai.running import JobRun
 from ledger.chat import ChatMessage, build_chat_prompt
-from tests.openai_stage import CHAT, MODEL, open_stage
+from ledger.store.database import DatabaseBusyError
+from tests.openai_stage import CHAT, MODEL, TIMEOUT_S, open_stage
 
 CONVERSATION = [
     {"role": "developer", "content": "Be brief."},
@@ -326,6 +330,34 @@ def test_a_node_that_ends_ends_its_streams_with_an_error(stage, miner):
     assert stage.read(job["job_id"]).state == "cancelled"
 
 
+def test_a_job_that_completes_while_it_is_given_up_is_answered(stage, miner, monkeypatch):
+    async def too_late(run, _timeout_s):
+        async for _ in follow_job(stage.node.coordinator, run.job.job_id):
+            pass
+        return "late"
+
+    monkeypatch.setattr(JobRun, "_wait", too_late)
+    waiting = stage.begin(**CHAT)
+    miner.take()
+    miner.complete("Because.")
+    assert waiting.result().json()["choices"][0]["message"]["content"] == "Because."
+
+
+def test_a_job_that_cannot_be_cancelled_for_now_is_logged(stage, miner, monkeypatch, caplog):
+    tried = Event()
+
+    async def refuse(*_):
+        tried.set()
+        raise DatabaseBusyError("too many writes")
+
+    monkeypatch.setattr(stage.node.coordinator, "cancel", refuse)
+    with stage.stream(**CHAT):
+        job = miner.take()
+    assert tried.wait(TIMEOUT_S)
+    miner.complete("Because.")  # whatever the node did about the stream, it has done by now
+    assert f"job {job['job_id']} runs on, for nobody" in caplog.text
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 
@@ -401,6 +433,16 @@ def test_too_many_pending_jobs_are_refused_in_both_forms(stage, miner):
     assert error_of(stage.post(**CHAT)) == (429, "RATE_LIMIT_EXCEEDED", "rate_limit_exceeded")
 
 
+def test_a_fault_of_the_node_has_both_forms_too(stage, monkeypatch):
+    def break_down(_model):
+        raise ValueError("a prompt")
+
+    monkeypatch.setattr(stage.node.coordinator, "serves", break_down)
+    answer = stage.post(**CHAT)
+    assert error_of(answer) == (500, "SYSTEM_INTERNAL_ERROR", "system_internal_error")
+    assert answer.json()["error"]["type"] == "server_error"
+
+
 def test_other_paths_keep_their_form(stage):
     answer = stage.http.get("/v1/jobs/job_x")
     assert answer.status_code == 404
@@ -449,3 +491,21 @@ def test_whoever_takes_any_model_serves_each_by_its_name(stage):
     stage.miner("m1", "*")
     assert [model["id"] for model in stage.http.get("/v1/models").json()["data"]] == [MODEL]
     assert stage.http.get("/v1/models/Other:7b").json()["id"] == "other:7b"
+
+
+def test_the_list_of_models_is_bounded(stage):
+    stage.miner("m1", "b", "c")
+    stage.node.now_ms += 1
+    stage.miner("m2", "a", "b")
+
+    def listed() -> list[str]:
+        return [model["id"] for model in stage.http.get("/v1/models").json()["data"]]
+
+    assert listed() == ["a", "b", "c"]
+    for bound, most in (
+        ("node.market.models.MAX_MODELS", 2),
+        ("ledger.store.registry.MAX_CAPABILITY_LISTS", 1),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bound, most)
+            assert listed() == ["b", "c"], "those that are served longest"
