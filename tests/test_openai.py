@@ -1,5 +1,6 @@
 """OpenAI's paths over HTTP: what clients get, and that no job outlives whoever asked for it."""
 
+import asyncio
 import json
 from contextlib import closing
 from http.client import HTTPConnection
@@ -10,6 +11,7 @@ import pytest
 
 from api.following import follow_job
 from api.openai.running import JobRun
+from api.requests import Request
 from ledger.chat import ChatMessage, build_chat_prompt
 from ledger.store.database import DatabaseBusyError
 from tests.openai_stage import CHAT, MODEL, TIMEOUT_S, open_stage
@@ -297,6 +299,44 @@ def test_the_job_of_a_stream_that_is_left_is_cancelled(stage, miner, events_read
         miner.tell("Be")
         for _ in range(events_read):
             events.next()
+    assert stage.end_of(job).state == "cancelled"
+
+
+def test_a_client_that_hangs_up_while_its_job_is_being_cancelled_stops_nothing(
+    stage, miner, monkeypatch
+):
+    begun, seen_gone = Event(), Event()
+    may_go_on = asyncio.Event()
+    cancel, wait_until_gone = stage.node.coordinator.cancel, Request.wait_until_gone
+
+    async def cancel_slowly(*job):
+        begun.set()
+        await may_go_on.wait()
+        return await cancel(*job)
+
+    async def note_gone(request):
+        await wait_until_gone(request)
+        seen_gone.set()
+
+    async def go_on():
+        for _ in range(20):  # turns of the loop, in which the node deals with who has gone
+            await asyncio.sleep(0)
+        may_go_on.set()
+
+    monkeypatch.setattr(stage.node.coordinator, "cancel", cancel_slowly)
+    monkeypatch.setattr(Request, "wait_until_gone", note_gone)
+    other = stage.miner("m2")
+    with stage.stream(**CHAT) as events:
+        miner.take()
+        miner.tell("one")
+        assert texts([events.next(), events.next()]) == "one"
+        miner.release()
+        job = other.take()
+        other.tell("two")
+        assert events.next()["error_code"] == "JOB_FAILED"
+        assert begun.wait(TIMEOUT_S)
+    assert seen_gone.wait(TIMEOUT_S)
+    stage.run(go_on())
     assert stage.end_of(job).state == "cancelled"
 
 

@@ -95,8 +95,11 @@ class JobRun:
 
     async def abandon(self) -> None:
         """Cancel the job, unless it has ended."""
-        if self.job.state in ENDED:
-            return
+        if self.job.state not in ENDED:
+            # Whoever gives up waiting for this must not take it back.
+            await asyncio.shield(asyncio.ensure_future(self._cancel()))
+
+    async def _cancel(self) -> None:
         try:
             self.job = await self._market.cancel(self._request.caller, self.job.job_id)
         except MarketError:
@@ -104,6 +107,9 @@ class JobRun:
 
     async def leave(self) -> None:
         """Abandon the job where there is no answer left that could tell of a failure."""
+        await asyncio.shield(asyncio.ensure_future(self._leave()))
+
+    async def _leave(self) -> None:
         try:
             await self.abandon()
         except StoreError as error:
