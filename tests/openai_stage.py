@@ -144,6 +144,7 @@ class Events:
     def __init__(self, answer: httpx2.Response) -> None:
         self.headers = answer.headers
         self.comments = 0
+        self.max_comments = MAX_COMMENTS
         self._lines = answer.iter_lines()
 
     def next(self) -> Any:
@@ -151,7 +152,7 @@ class Events:
         for line in self._lines:
             if line.startswith(":"):
                 self.comments += 1
-                assert self.comments < MAX_COMMENTS, "nothing but signs of life"
+                assert self.comments < self.max_comments, "nothing but signs of life"
             elif line.startswith("data: "):
                 data = line.removeprefix("data: ")
                 return data if data == "[DONE]" else json.loads(data)

@@ -272,6 +272,7 @@ def test_a_stream_of_a_job_that_fails_ends_with_the_miners_reason(stage, miner):
 def test_a_stream_gives_signs_of_life_while_nothing_is_new(stage, miner, monkeypatch):
     monkeypatch.setattr("api.following.follow_job.__kwdefaults__", {"beat_s": 0.01})
     with stage.stream(**CHAT) as events:
+        events.max_comments = 1_000_000
         events.next()
         miner.take()
         miner.complete("Because.")
