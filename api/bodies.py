@@ -21,7 +21,7 @@ from api.errors import RequestError, refuse_field
 from api.requests import MAX_BODY_BYTES
 from ledger.encoding import MAX_INTEGER
 from ledger.events import EVENT_TYPES, EventType
-from ledger.jobs import JobOrder, Registration, Report
+from ledger.jobs import FinishReason, JobOrder, Registration, Report
 from ledger.transaction import MICROS, Signature
 
 T = TypeVar("T")
@@ -123,6 +123,7 @@ class JobResultBody(MinerBody):
     output_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=100_000)] | None = None
     model_digest: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")] | None = None
     sampler: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.-]{0,64}\Z")] | None = None
+    finish_reason: FinishReason | None = None
     signature: SignatureBody | None = None
 
 
@@ -154,28 +155,28 @@ def parse_order(body: bytes, *, default_model: str) -> JobOrder:
     given = decode_body(body, JobRequestBody)
     params = given.params or ParamsBody()
     stop = tuple(params.stop or ())
-    _refuse_nul("prompt", given.prompt)
+    refuse_nul("prompt", given.prompt)
     for index, text in enumerate(stop):
-        _refuse_nul(f"params.stop[{index}]", text)
+        refuse_nul(f"params.stop[{index}]", text)
     return JobOrder(
         prompt=given.prompt,
         model=default_model if given.model is None else given.model,
-        max_tokens=_integer(
+        max_tokens=parse_integer(
             "params.max_tokens",
             params.max_tokens,
             default=DEFAULT_MAX_TOKENS,
             low=1,
             high=MAX_TOKENS,
         ),
-        temperature_micros=_micros(
+        temperature_micros=parse_micros(
             "params.temperature", params.temperature, default=DEFAULT_TEMPERATURE, low=0, high=2
         ),
-        top_p_micros=_micros(
+        top_p_micros=parse_micros(
             "params.top_p", params.top_p, default=DEFAULT_TOP_P, low=1 / MICROS, high=1
         ),
         seed=None
         if params.seed is None
-        else _integer("params.seed", params.seed, default=0, low=0, high=MAX_INTEGER),
+        else parse_integer("params.seed", params.seed, default=0, low=0, high=MAX_INTEGER),
         stop=stop,
     )
 
@@ -183,7 +184,7 @@ def parse_order(body: bytes, *, default_model: str) -> JobOrder:
 def parse_report(body: bytes) -> Report:
     """Parse `JobResult` and what a signing miner adds to it."""
     given = decode_body(body, JobResultBody)
-    _refuse_nul("result", given.result)
+    refuse_nul("result", given.result)
     if len(given.result.encode()) > MAX_RESULT_BYTES:
         raise RequestError(
             "VALIDATION_BODY_TOO_LARGE", f"result: expected at most {MAX_RESULT_BYTES} bytes"
@@ -200,12 +201,13 @@ def parse_report(body: bytes) -> Report:
         unit_type=given.unit_type,
         units_micros=None
         if given.units is None
-        else _micros("units", given.units, default=0, low=0, high=MAX_INTEGER // MICROS),
+        else parse_micros("units", given.units, default=0, low=0, high=MAX_INTEGER // MICROS),
         prompt_tokens=given.prompt_tokens,
         completion_tokens=given.completion_tokens,
         output_token_ids=None if tokens is None else tuple(tokens),
         model_digest=given.model_digest or "",
         sampler=given.sampler or "",
+        finish_reason=given.finish_reason,
         signature=_signature(given.signature),
     )
 
@@ -282,7 +284,8 @@ def _locate(text: str) -> RequestError:
     return refuse_field(path or "$", message[:1].lower() + message[1:])
 
 
-def _integer(path: str, value: Number | None, *, default: int, low: int, high: int) -> int:
+def parse_integer(path: str, value: Number | None, *, default: int, low: int, high: int) -> int:
+    """Return an integer within its bounds, `default` for None. Raises RequestError."""
     if value is None:
         return default
     if not low <= value <= high or value != int(value):
@@ -290,7 +293,10 @@ def _integer(path: str, value: Number | None, *, default: int, low: int, high: i
     return int(value)
 
 
-def _micros(path: str, value: Number | None, *, default: float, low: float, high: float) -> int:
+def parse_micros(
+    path: str, value: Number | None, *, default: float, low: float, high: float
+) -> int:
+    """Return a number within its bounds in micros, `default` for None. Raises RequestError."""
     given = default if value is None else value
     if not low <= given <= high:
         raise refuse_field(path, f"expected a number in {low:g}..{high:g}")
@@ -313,7 +319,8 @@ def _signature(given: SignatureBody | None) -> Signature | None:
     return Signature(key_id=given.key_id, role="provider", sig=given.sig)
 
 
-def _refuse_nul(path: str, text: str) -> None:
+def refuse_nul(path: str, text: str) -> None:
+    """Raise RequestError if a text holds NUL."""
     # SQLite and C readers would end the text here, and show another one than was signed.
     if "\0" in text:
         raise refuse_field(path, "expected no NUL character")

@@ -12,7 +12,7 @@ an `error_code` may not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -32,6 +32,9 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "JOB_ALREADY_CANCELLED": 409,
         "JOB_LEASE_LOST": 409,
         "JOB_RESULT_CONFLICT": 409,
+        "JOB_FAILED": 502,
+        "JOB_TIMEOUT": 504,
+        "MODEL_NOT_FOUND": 404,
         "MINER_NOT_FOUND": 404,
         "MINER_ALREADY_REGISTERED": 409,
         "RECEIPT_NOT_FOUND": 404,
@@ -91,6 +94,10 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expected: Mapping[str, object] | None = None
 
 
+ErrorForm = Callable[[ErrorBody, int], object]
+"""Makes the JSON of a refusal and its status; for paths whose clients expect another form."""
+
+
 class RequestError(Exception):
     """The caller's request is refused before the market sees it."""
 
@@ -127,16 +134,28 @@ def _blame(error: MarketError) -> tuple[FieldError, ...]:
     return (FieldError(path, message),)
 
 
-def answer_error(error: RequestError | MarketError, request_id: str) -> Answer:
-    """Return the answer to a refused request. An unknown code is a fault of ours, a KeyError."""
-    status = STATUSES[error.code]
-    body = ErrorBody(
+def build_error(error: RequestError | MarketError, request_id: str) -> ErrorBody:
+    """Return what is said of a refused request."""
+    return ErrorBody(
         detail=str(error),
         error_code=error.code,
         request_id=request_id,
         errors=error.errors if isinstance(error, RequestError) else _blame(error),
         expected=error.expected if isinstance(error, MarketError) else None,
     )
+
+
+def show_error(body: ErrorBody, _status: int) -> object:
+    """The form of every path that has none of its own."""
+    return body
+
+
+def answer_error(
+    error: RequestError | MarketError, request_id: str, form: ErrorForm = show_error
+) -> Answer:
+    """Return the answer to a refused request. An unknown code is a fault of ours, a KeyError."""
+    status = STATUSES[error.code]
+    body = form(build_error(error, request_id), status)
     headers = list(error.headers if isinstance(error, RequestError) else ())
     if error.code in _CHALLENGES:
         headers.append((b"www-authenticate", _CHALLENGES[error.code].encode()))

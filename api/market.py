@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from api.jobs import JobEndpoints
 from api.miners import MinerEndpoints
+from api.openai.endpoints import OpenAiEndpoints
 from api.ports import Market
 from api.resource import ApiSettings, Operation
 from api.webhooks import WebhookEndpoints
@@ -19,5 +20,6 @@ def list_market_paths(
         MinerEndpoints(market, settings),
         JobEndpoints(market, settings),
         WebhookEndpoints(market),
+        OpenAiEndpoints(market, settings),
     )
     return {path: operations for each in endpoints for path, operations in each.paths().items()}

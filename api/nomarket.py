@@ -43,9 +43,12 @@ class NoMarket:
         """Return the refusing operations by path. They need no key and take no body."""
         # Only the paths are taken from the endpoints, so there need be no market behind them.
         market_paths = list_market_paths(cast("Market", self), settings)
-        refusing = Operation(handler=self._refuse)
         return {
-            path: dict.fromkeys(operations, refusing) for path, operations in market_paths.items()
+            path: {
+                method: Operation(handler=self._refuse, error_form=operation.error_form)
+                for method, operation in operations.items()
+            }
+            for path, operations in market_paths.items()
         }
 
     async def submit_transaction(self, _envelope: bytes) -> TransactionView:

@@ -24,6 +24,7 @@ from ledger.jobs import (
     Queue,
     Registration,
     Report,
+    ServedModel,
 )
 from ledger.store.webhooks import Webhook
 from ledger.tiles import TilePlace
@@ -98,6 +99,18 @@ class Market(Webhooks, Protocol):
 
     def watch(self, job_id: str) -> AbstractContextManager[JobWatch]:
         """Let the caller wait for news of a job; enter it before the job is read."""
+
+    def receipt(self, receipt_id: str) -> ReceiptView | None:
+        """Return a receipt, pending or final."""
+
+    def models(self, default_model: str) -> Sequence[ServedModel]:
+        """Return the models that active miners name; who takes any stands for `default_model`."""
+
+    def serves(self, model: str) -> bool:
+        """Tell whether an active miner takes jobs for a model."""
+
+    def receipt_id(self, job: Job) -> str:
+        """Return the id that the receipt of a job has, or will have if there is one."""
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""

@@ -85,6 +85,8 @@ def _render_text(job: Job) -> Json:
     text: Json = {"prompt": order.prompt, "params": params}
     if job.result is not None:
         text["result"] = job.result
+    if job.finish_reason is not None:
+        text["finish_reason"] = job.finish_reason
     if job.error:
         text["error"] = job.error
     if job.state == "completed":

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.access import ApiMode, authenticate, check_role
 from api.answers import Answer, Stream, start_answer
-from api.errors import ClientGoneError, RequestError, answer_error
+from api.errors import ClientGoneError, ErrorForm, RequestError, answer_error, show_error
 from api.limits import RateLimiter
 from api.metering import (
     REQUEST_ID,
@@ -60,6 +60,9 @@ class ApiSettings:
     """Model of jobs that name none."""
     body_timeout_ms: int = 30_000
     """How long a client may take to send a body."""
+    completion_timeout_ms: int = 570_000
+    """How long a completion may take that is not streamed. OpenAI's clients wait for 600 s, and
+    would then ask again by themselves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,8 @@ class Operation:
     """Where a key is needed: in every mode, in strict mode, nowhere."""
     max_body_bytes: int | None = None
     """Bound of the JSON body; None: no body is expected, and one that comes is ignored."""
+    error_form: ErrorForm = show_error
+    """How its refusals look, those of the boundary included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,29 +135,29 @@ class Resource:
         except (RequestError, MarketError) as error:
             answer = self._answer_error(error, request)
         except HistoryMissingError as error:
-            answer = answer_error(RequestError("HISTORY_MISSING", str(error)), request.id)
+            answer = self._answer_error(RequestError("HISTORY_MISSING", str(error)), request)
         except DatabaseBusyError:
             busy = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
-            answer = answer_error(busy, request.id)
+            answer = self._answer_error(busy, request)
         except StoreError as error:
             logger.error("request %s: %s", request.id, error)  # noqa: TRY400 - it holds no text
             failed = RequestError("SYSTEM_STORAGE_FAILED", "the node could not store this")
-            answer = answer_error(failed, request.id)
+            answer = self._answer_error(failed, request)
         except ClientGoneError:
             return
         except asyncio.CancelledError:
             # Only a server that closes cancels a request, and it does not wait for a body.
             request.body_done = True
-            answer = answer_error(_CLOSING, request.id)
+            answer = self._answer_error(_CLOSING, request)
         except Exception as error:
-            answer = _answer_fault(error, request)
+            answer = self._answer_fault(error, request)
         if isinstance(answer, Stream):
             await _send_stream(answer, request, send)
         else:
             await _send(answer, request, receive, send)
 
     async def _answer(self, request: Request, receive: Receive) -> Answer | Stream:
-        operation = self.operations.get("GET" if request.method == "HEAD" else request.method)
+        operation = self._operation(request)
         if operation is None:
             return self._answer_other_method(request)
         self._identify(request)
@@ -184,6 +189,9 @@ class Resource:
         if limiter is not None:
             limiter.check(request.caller, request.scope)
 
+    def _operation(self, request: Request) -> Operation | None:
+        return self.operations.get("GET" if request.method == "HEAD" else request.method)
+
     def _answer_other_method(self, request: Request) -> Answer:
         if not self.operations:
             raise RequestError("PATH_NOT_FOUND", "there is nothing at this path")
@@ -196,16 +204,20 @@ class Resource:
         )
 
     def _answer_error(self, error: RequestError | MarketError, request: Request) -> Answer:
+        # A method that a path does not have is refused in the form of those it has.
+        operation = self._operation(request) or next(iter(self.operations.values()), None)
+        form = operation.error_form if operation else show_error
         try:
-            return answer_error(error, request.id)
+            return answer_error(error, request.id, form)
         except KeyError:
-            return _answer_fault(error, request)
+            return self._answer_fault(error, request)
 
-
-def _answer_fault(error: Exception, request: Request) -> Answer:
-    _log_fault(error, request)
-    fault = RequestError("SYSTEM_INTERNAL_ERROR", "a fault of this node; its log knows the request")
-    return answer_error(fault, request.id)
+    def _answer_fault(self, error: Exception, request: Request) -> Answer:
+        _log_fault(error, request)
+        fault = RequestError(
+            "SYSTEM_INTERNAL_ERROR", "a fault of this node; its log knows the request"
+        )
+        return self._answer_error(fault, request)
 
 
 def _log_fault(error: Exception, request: Request) -> None:

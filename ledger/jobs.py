@@ -23,6 +23,7 @@ from ledger.transaction import Signature
 JobState = Literal["cancelled", "completed", "failed", "pending", "running"]
 KeyRole = Literal["admin", "client", "miner"]
 UnitType = Literal["gpu_seconds", "tokens"]
+FinishReason = Literal["length", "stop"]
 
 MAX_ATTEMPTS = 3
 JOB_ID_BYTES = 16
@@ -109,6 +110,8 @@ class Job:
     error: str | None = None
     """Why the last miner gave up, in its words. As private as the result."""
     receipt_id: str | None = None
+    finish_reason: FinishReason | None = None
+    """Why the answer ended, in its miner's words: at max_tokens, or by itself."""
 
     @property
     def job_id(self) -> str:
@@ -130,6 +133,17 @@ class Miner:
     """Prefix of the API key that registered it; empty without one."""
     registered_at_ms: int
     last_seen_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model that active miners name."""
+
+    name: str
+    """As `normalize_model` writes it."""
+    miners: int
+    since_ms: int
+    """When the first of them registered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +213,8 @@ class Report:
     output_token_ids: tuple[int, ...] | None = None
     model_digest: str = ""
     sampler: str = ""
+    finish_reason: FinishReason | None = None
+    """For whoever asked; no part of the receipt."""
     signature: Signature | None = None
 
 

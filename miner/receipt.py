@@ -132,6 +132,7 @@ def build_result(
         "output_token_ids": list(completion.token_ids),
         "model_digest": payload.model_digest,
         "sampler": payload.sampler,
+        "finish_reason": completion.finish_reason,
         "signature": {"alg": "Ed25519", "key_id": signature.key_id, "sig": signature.sig},
     }
 

@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from ledger.chat import parse_chat
 from ledger.jobs import normalize_model
 from ledger.keys import KeyPair
 from miner.client import CoordinatorClient
@@ -303,7 +304,10 @@ class _Run:
         """Run the engine; in the inference thread."""
         request = GenerationRequest(
             job_id=self.job.job_id,
-            messages=(Message(role="user", content=self.job.prompt),),
+            messages=tuple(
+                Message(role=turn.role, content=turn.content)
+                for turn in parse_chat(self.job.prompt)
+            ),
             params=self.order.params,
             stop=self.job.params.stop_sequences,
         )

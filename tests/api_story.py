@@ -31,8 +31,9 @@ ANYTHING = "…"
 
 # Stands before the real curl in PATH: it notes what was answered, and changes nothing else.
 NOTE_ANSWERS = """#!/bin/bash
-answer="$STORY_ANSWERS/$(ls "$STORY_ANSWERS" | wc -l)"
-mkdir "$answer"
+number=0
+until mkdir "$STORY_ANSWERS/$number" 2> /dev/null; do number=$((number + 1)); done
+answer="$STORY_ANSWERS/$number"
 "$STORY_CURL" -D "$answer/head" "$@" | tee "$answer/body"
 exit "${PIPESTATUS[0]}"
 """

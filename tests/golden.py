@@ -11,10 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 from blake3 import blake3
+from msgspec import to_builtins
 
 from ledger import merkle
 from ledger.authorities import hash_authority_set
 from ledger.block import VoteKind, build_vote_message, hash_genesis
+from ledger.chat import MAX_MESSAGES, ChatMessage, build_chat_prompt
 from ledger.checkpoint import (
     Checkpoint,
     build_origin,
@@ -144,6 +146,50 @@ def build_canonical() -> Vectors:
     return {
         "canonical": [{"text": t, "canonical": encode(json.loads(t)).decode()} for t in texts],
         "not_canonical": [{"text": text, "why": why} for text, why in not_canonical],
+    }
+
+
+def build_chats() -> Vectors:
+    """Conversations with their prompts, and prompts that look like a chat and are none."""
+    user = ChatMessage(role="user", content="Why is the sky blue?")
+    system = ChatMessage(role="system", content="Answer in one word.")
+    answer = ChatMessage(
+        role="assistant", content='Air.\n\t"\u2028\u007f\u0001" Gr\u00fc\u00dfe \U0001f600'
+    )
+    chats = [
+        [user],
+        [ChatMessage(role="user", content="")],
+        [system],
+        [answer],
+        [system, user],
+        [system, user, answer, user],
+        [system, system],
+        [ChatMessage(role="user", content=build_chat_prompt([system, user]))],
+        [ChatMessage(role="user", content=build_chat_prompt([system])), answer],
+        [ChatMessage(role="user", content=build_chat_prompt([user, user]) + " ")],
+    ]
+    one = '{"content":"x","role":"user"}'
+    texts = [
+        ("[]", "no message"),
+        (one, "no array"),
+        (f"[{one}] ", "white space"),
+        (f"[ {one}]", "white space"),
+        (f"[{one},]", "no JSON"),
+        ('[{"role":"user","content":"x"}]', "keys out of order"),
+        ('[{"content":"\\u0078","role":"user"}]', "an escape that is not needed"),
+        ('[{"content":"x","role":"user","role":"system"}]', "a key twice"),
+        ('[{"content":"x","name":"y","role":"user"}]', "another key"),
+        ('[{"content":"x"}]', "no role"),
+        ('[{"content":"x","role":"tool"}]', "another role"),
+        ('[{"content":"x","role":"User"}]', "a role in upper case"),
+        ('[{"content":null,"role":"user"}]', "content that is no text"),
+        (f"[{','.join([one] * (MAX_MESSAGES + 1))}]", "too many messages"),
+    ]
+    return {
+        "chats": [
+            {"messages": to_builtins(chat), "prompt": build_chat_prompt(chat)} for chat in chats
+        ],
+        "not_chats": [{"prompt": text, "why": why} for text, why in texts],
     }
 
 
@@ -458,6 +504,7 @@ def build_all() -> dict[str, Vectors]:
     return {
         "accounts": build_accounts(),
         "canonical": build_canonical(),
+        "chats": build_chats(),
         "signatures": build_signatures(),
         "digests": build_digests(),
         "transactions": build_transactions(),

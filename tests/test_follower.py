@@ -62,9 +62,14 @@ def test_a_follower_refuses_what_belongs_to_a_coordinator_and_names_one(node, fo
             caller.get("/v1/jobs/available?miner_id=m1"),
             caller.post("/v1/miners/register", miner_id="m1", capabilities=["*"]),
             caller.http.post("/v1/jobs/x/claim", content=b"no json"),
+            caller.post("/v1/chat/completions", messages=[]),
+            caller.post("/v1/completions", prompt="Why?"),
+            caller.get("/v1/models"),
+            caller.get("/v1/models/org/name:7b"),
         ):
             assert (answer.status_code, answer.json()["error_code"]) == (421, "NODE_IS_FOLLOWER")
             assert node.url in answer.json()["detail"]
+        assert answer.json()["error"]["code"] == "node_is_follower", "as these clients read it"
         assert caller.get("/v1/receipts").json() == []
         assert caller.get("/v1/genesis").content + b"\n" == node.data.genesis.read_bytes()
     assert not follower.data.authority_key.exists()

@@ -19,6 +19,7 @@ from ledger.store import chain as chain_store
 from ledger.store import market as market_store
 from ledger.store.chain import ChainStore, locate_node
 from ledger.store.fsck import verify_chain
+from ledger.store.jobs import load_job
 from ledger.store.market import open_market
 from ledger.store.mempool import insert_transaction, list_mempool
 from ledger.store.rows import block_figures, receipt_rows
@@ -182,6 +183,22 @@ def test_receipts_that_wait_in_an_older_file_keep_their_places(path):
             None,
             evidence.envelope,
         )
+
+
+def test_a_job_of_an_older_file_does_not_say_why_its_answer_ended(path):
+    write_old_market(path, {})
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "INSERT INTO jobs (id, state, status_reason, client, owner, model, model_key, prompt,"
+            " max_tokens, temperature_micros, top_p_micros, stop, seed, prompt_salt, result_salt,"
+            " price_token_micros, price_gpu_second_micros, created_at_ms, result)"
+            " VALUES (x'07', 'completed', 'completed', 'c', 'k', 'm', 'm', 'p', 1, 0, 1, '[]', 2,"
+            " x'', x'', 3, 4, 5, 'r')"
+        )
+        connection.commit()
+    with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
+        job = load_job(store.reader, b"\x07")
+        assert (job.result, job.finish_reason) == ("r", None)
 
 
 def test_a_mempool_row_is_a_receipt_with_all_its_columns_or_none(path):

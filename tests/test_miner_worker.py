@@ -100,6 +100,16 @@ def test_a_job_is_claimed_run_and_completed_with_a_signed_receipt():
     [body] = node.bodies["complete"]
     assert (body["result"], body["output_token_ids"]) == ("Because.", [5, 6, 2])
     assert body["completed_at"] == "2023-11-14T22:13:20.250Z"
+    assert body["finish_reason"] == "stop"
+
+
+def test_a_prompt_that_is_a_conversation_reaches_the_model_as_its_messages():
+    engine = ScriptedEngine()
+    prompt = '[{"content":"Be brief.","role":"system"},{"content":"Why?","role":"user"}]'
+    play(FakeCoordinator(prompt=prompt), engine, "completed", "idle")
+    [asked] = engine.requests
+    turns = [(message.role, message.content) for message in asked.messages]
+    assert turns == [("system", "Be brief."), ("user", "Why?")]
 
 
 def test_heartbeats_go_on_while_the_inference_thread_is_busy():

@@ -15,6 +15,7 @@ import msgspec
 
 from ledger.errors import MarketError
 from ledger.jobs import (
+    FinishReason,
     Job,
     JobOrder,
     JobState,
@@ -254,6 +255,7 @@ def complete_job(
     result: str,
     transaction: Transaction,
     now_ms: int,
+    finish_reason: FinishReason | None = None,
 ) -> int:
     """Store the result and put its receipt into the mempool: both or neither.
 
@@ -264,12 +266,13 @@ def complete_job(
     _transition(
         connection,
         "UPDATE jobs SET state = 'completed', status_reason = 'completed', miner_id = ?,"
-        " claimed_by = ?, result = ?, receipt_id = ?, completed_at_ms = ?,"
+        " claimed_by = ?, result = ?, finish_reason = ?, receipt_id = ?, completed_at_ms = ?,"
         " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
         (
             miner_id,
             claimed_by,
             result,
+            finish_reason,
             payload.receipt_id,
             payload.completed_at_ms,
             job.id,
@@ -351,4 +354,5 @@ def _job(row: sqlite3.Row) -> Job:
         result=row["result"],
         error=row["error"],
         receipt_id=row["receipt_id"],
+        finish_reason=row["finish_reason"],
     )

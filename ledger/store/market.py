@@ -87,6 +87,12 @@ def m002_mempool(db: sqlite_utils.Database) -> None:
 
 
 @migrations()
+def m003_finish_reason(db: sqlite_utils.Database) -> None:
+    """Let a job remember why its answer ended."""
+    db.execute("ALTER TABLE jobs ADD COLUMN finish_reason TEXT")
+
+
+@migrations()
 def m004_webhooks(db: sqlite_utils.Database) -> None:
     """Webhooks with their secrets, and what they are to be told.
 

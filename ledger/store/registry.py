@@ -10,6 +10,9 @@ import msgspec
 
 from ledger.jobs import KeyRole, Miner, serves_model
 
+MAX_CAPABILITY_LISTS = 1_000
+"""Miners of one kind have the same list; more kinds are not looked at."""
+
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     """A stored API key. Its secret is not stored, only the keyed digest of it."""
@@ -75,6 +78,23 @@ def count_active_miners(connection: sqlite3.Connection, since_ms: int, limit: in
         (since_ms, limit),
     ).fetchone()
     return int(count)
+
+
+def list_capabilities(
+    connection: sqlite3.Connection, since_ms: int
+) -> list[tuple[tuple[str, ...], int, int]]:
+    """Return what the miners heard since a time can do.
+
+    Each list of capabilities, how many miners have it, and when the first of these registered; the
+    oldest first.
+    """
+    rows = connection.execute(
+        "SELECT capabilities, count(*), min(registered_at_ms) FROM miners"
+        " WHERE last_seen_at_ms >= ? GROUP BY capabilities"
+        " ORDER BY min(registered_at_ms), capabilities LIMIT ?",
+        (since_ms, MAX_CAPABILITY_LISTS),
+    )
+    return [(_parse_names(names), count, first_ms) for names, count, first_ms in rows]
 
 
 def _miner(row: Sequence[Any]) -> Miner:

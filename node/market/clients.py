@@ -23,7 +23,7 @@ from ledger.jobs import (
 )
 from ledger.store import jobs as job_store
 from ledger.store import registry
-from ledger.views import TransactionView
+from ledger.views import ReceiptView, TransactionView
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
 from node.market.feed import JobWatch
@@ -116,6 +116,10 @@ class ClientDesk(Desk):
     def watch(self, job_id: str) -> AbstractContextManager[JobWatch]:
         """Let the caller wait for news of a job, within the context."""
         return self.feed.watch(parse_job_id(job_id) or b"")
+
+    def receipt(self, receipt_id: str) -> ReceiptView | None:
+        """Return a receipt, pending or final."""
+        return self._views.receipt(receipt_id)
 
     async def submit_transaction(self, envelope: bytes) -> TransactionView:
         """Let a change of the authority set, or evidence, wait for a block.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
 from ledger.errors import MarketError
+from ledger.hashing import build_receipt_id
 from ledger.jobs import Caller, Job, Prices, parse_job_id
 from ledger.keys import KeyPair
 from ledger.store import jobs as job_store
@@ -101,6 +102,12 @@ class Desk:
     def job(self, job_id: str) -> Job:
         """Return a job. Raises MarketError JOB_NOT_FOUND."""
         return job_store.load_job(self._store.reader, parse_job_id(job_id))
+
+    def receipt_id(self, job: Job) -> str:
+        """Return the id that the receipt of a job has, or will have if there is one."""
+        return build_receipt_id(
+            genesis=self._genesis_hash.hex(), coordinator=self._issuer.account, job_id=job.job_id
+        )
 
     async def _write(
         self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None

@@ -145,6 +145,7 @@ class LeaseDesk(MinerDesk):
                 miner_id=report.miner_id,
                 claimed_by=caller.key,
                 result=report.result,
+                finish_reason=report.finish_reason,
                 transaction=transaction,
                 now_ms=now_ms,
             )
