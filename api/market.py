@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api.jobs import JobEndpoints
+from api.keys import KeyEndpoints
 from api.miners import MinerEndpoints
 from api.ports import Market
 from api.resource import ApiSettings, Operation
@@ -19,5 +20,6 @@ def list_market_paths(
         MinerEndpoints(market, settings),
         JobEndpoints(market, settings),
         WebhookEndpoints(market),
+        KeyEndpoints(market),
     )
     return {path: operations for each in endpoints for path, operations in each.paths().items()}

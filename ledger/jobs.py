@@ -109,6 +109,8 @@ class Job:
     error: str | None = None
     """Why the last miner gave up, in its words. As private as the result."""
     receipt_id: str | None = None
+    texts_purged_at_ms: int | None = None
+    """When its texts were removed; then the prompt is empty and there is no result."""
 
     @property
     def job_id(self) -> str:
@@ -130,6 +132,29 @@ class Miner:
     """Prefix of the API key that registered it; empty without one."""
     registered_at_ms: int
     last_seen_at_ms: int
+    draining: bool = False
+    """It finishes what it runs and gets no more, until it registers again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinerStanding:
+    """A miner as others see it."""
+
+    miner: Miner
+    active: bool
+    """Whether it was heard of lately."""
+    running: int
+    """Jobs that it runs now, counted to a thousand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What became of a request to submit jobs."""
+
+    jobs: tuple[Job, ...]
+    """In the order of the request."""
+    is_replay: bool = False
+    """Whether an earlier request with the same Idempotency-Key made them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +292,14 @@ def check_claimable(job: Job, miner_id: str) -> None:
     if job.state == "pending" or (job.state == "running" and job.miner_id == miner_id):
         return
     raise _state_error(job, otherwise="JOB_ALREADY_CLAIMED")
+
+
+def check_not_draining(miner: Miner) -> None:
+    """Raise if `miner` takes no new jobs."""
+    if miner.draining:
+        raise MarketError(
+            "MINER_DRAINING", f"miner {miner.miner_id} is draining; it takes jobs once registered"
+        )
 
 
 def check_held(job: Job, miner_id: str) -> None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from node.market.clients import ClientDesk
 from node.market.desk import MarketSettings
-from node.market.leases import LeaseDesk
+from node.market.upkeep import UpkeepDesk
 from node.webhooks.desk import WebhookDesk
 
 __all__ = ["Coordinator", "MarketSettings"]
 
 
-class Coordinator(ClientDesk, LeaseDesk, WebhookDesk):
+class Coordinator(ClientDesk, UpkeepDesk, WebhookDesk):
     """Fulfils `api.ports.Market` on node.db and the chain."""
