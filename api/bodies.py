@@ -31,6 +31,7 @@ MAX_REPORT_BODY_BYTES = 3 * MAX_RESULT_BYTES + 2 * MAX_BODY_BYTES
 """A result of MAX_RESULT_BYTES with every character beyond ASCII escaped, and its token ids."""
 MAX_TOKENS = 8192
 MAX_STOPS = 4
+MAX_BATCH_JOBS = 100
 MAX_REASON_CHARS = 500
 
 DEFAULT_MAX_TOKENS = 256
@@ -68,6 +69,12 @@ class JobRequestBody(msgspec.Struct):
     prompt: str
     model: ModelLine | None = None
     params: ParamsBody | None = None
+
+
+class BatchBody(msgspec.Struct):
+    """`POST /v1/jobs/batch`."""
+
+    jobs: Annotated[list[JobRequestBody], msgspec.Meta(min_length=1, max_length=MAX_BATCH_JOBS)]
 
 
 class MinerBody(msgspec.Struct):
@@ -152,31 +159,44 @@ class RegistrationBody(MinerBody):
 
 def parse_order(body: bytes, *, default_model: str) -> JobOrder:
     """Parse `JobRequest`."""
-    given = decode_body(body, JobRequestBody)
+    return _order(decode_body(body, JobRequestBody), "", default_model)
+
+
+def parse_batch(body: bytes, *, default_model: str) -> tuple[JobOrder, ...]:
+    """Parse `BatchRequest`."""
+    jobs = decode_body(body, BatchBody).jobs
+    return tuple(_order(job, f"jobs[{i}].", default_model) for i, job in enumerate(jobs))
+
+
+def _order(given: JobRequestBody, place: str, default_model: str) -> JobOrder:
     params = given.params or ParamsBody()
     stop = tuple(params.stop or ())
-    refuse_nul("prompt", given.prompt)
+    refuse_nul(f"{place}prompt", given.prompt)
     for index, text in enumerate(stop):
-        refuse_nul(f"params.stop[{index}]", text)
+        refuse_nul(f"{place}params.stop[{index}]", text)
     return JobOrder(
         prompt=given.prompt,
         model=default_model if given.model is None else given.model,
         max_tokens=parse_integer(
-            "params.max_tokens",
+            f"{place}params.max_tokens",
             params.max_tokens,
             default=DEFAULT_MAX_TOKENS,
             low=1,
             high=MAX_TOKENS,
         ),
         temperature_micros=parse_micros(
-            "params.temperature", params.temperature, default=DEFAULT_TEMPERATURE, low=0, high=2
+            f"{place}params.temperature",
+            params.temperature,
+            default=DEFAULT_TEMPERATURE,
+            low=0,
+            high=2,
         ),
         top_p_micros=parse_micros(
-            "params.top_p", params.top_p, default=DEFAULT_TOP_P, low=1 / MICROS, high=1
+            f"{place}params.top_p", params.top_p, default=DEFAULT_TOP_P, low=1 / MICROS, high=1
         ),
         seed=None
         if params.seed is None
-        else parse_integer("params.seed", params.seed, default=0, low=0, high=MAX_INTEGER),
+        else parse_integer(f"{place}params.seed", params.seed, default=0, low=0, high=MAX_INTEGER),
         stop=stop,
     )
 

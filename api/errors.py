@@ -37,6 +37,8 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "MODEL_NOT_FOUND": 404,
         "MINER_NOT_FOUND": 404,
         "MINER_ALREADY_REGISTERED": 409,
+        "MINER_DRAINING": 409,
+        "IDEMPOTENCY_MISMATCH": 409,
         "RECEIPT_NOT_FOUND": 404,
         "RECEIPT_PENDING": 409,
         "RECEIPT_MISMATCH": 400,
@@ -59,6 +61,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "VALIDATION_MEDIA_TYPE": 415,
         "NODE_IS_FOLLOWER": 421,
         "RATE_LIMIT_EXCEEDED": 429,
+        "QUOTA_EXCEEDED": 429,
         "SYSTEM_INTERNAL_ERROR": 500,
         "HISTORY_MISSING": 503,
         "SYSTEM_OVERLOADED": 503,
@@ -159,6 +162,8 @@ def answer_error(
     headers = list(error.headers if isinstance(error, RequestError) else ())
     if error.code in _CHALLENGES:
         headers.append((b"www-authenticate", _CHALLENGES[error.code].encode()))
+    if isinstance(error, MarketError) and error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
     if status in RETRY_AFTER_S and all(name != b"retry-after" for name, _ in headers):
         headers.append((b"retry-after", str(RETRY_AFTER_S[status]).encode()))
     answer = answer_json(body, status=status, headers=tuple(headers))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from api.access import may_read
 from api.answers import Answer, Header, answer_json, link
-from api.bodies import parse_order
+from api.bodies import parse_batch, parse_order
 from api.errors import RequestError, refuse_field
 from api.ports import Market
-from api.render import render_job
+from api.render import Json, render_job
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Operation
 from ledger.errors import MarketError
-from ledger.jobs import Job, JobState, parse_job_id
+from ledger.jobs import Job, JobOrder, JobState, Submission, parse_job_id
 
 DEFAULT_JOBS = 20
 MAX_JOBS = 100
@@ -39,6 +39,14 @@ class JobEndpoints:
                 ),
                 "GET": Operation(handler=self.list_jobs),
             },
+            "/v1/jobs/batch": {
+                "POST": Operation(
+                    handler=self.submit_batch,
+                    role="client",
+                    key="always",
+                    max_body_bytes=MAX_BODY_BYTES,
+                )
+            },
             "/v1/jobs/{job_id}": {"GET": Operation(handler=self.show)},
             "/v1/jobs/{job_id}/cancel": {
                 "POST": Operation(handler=self.cancel, role="client", key="strict")
@@ -48,9 +56,21 @@ class JobEndpoints:
     async def submit(self, request: Request) -> Answer:
         """`POST /v1/jobs`."""
         order = parse_order(request.body, default_model=self._settings.default_model)
-        job = await self._market.submit(request.caller, order)
-        place = f"{request.base}/v1/jobs/{job.job_id}".encode()
-        return self._answers.show(request, job, status=201, headers=((b"location", place),))
+        made = await self._submit(request, (order,))
+        place = f"{request.base}/v1/jobs/{made.jobs[0].job_id}".encode()
+        headers = ((b"location", place), *_tell_replay(made))
+        return self._answers.show(request, made.jobs[0], status=201, headers=headers)
+
+    async def submit_batch(self, request: Request) -> Answer:
+        """`POST /v1/jobs/batch`: all or none."""
+        orders = parse_batch(request.body, default_model=self._settings.default_model)
+        made = await self._submit(request, orders)
+        shown = self._answers.render_all(request, made.jobs)
+        return answer_json(shown, status=201, headers=_tell_replay(made))
+
+    async def _submit(self, request: Request, orders: Sequence[JobOrder]) -> Submission:
+        key = request.idempotency_key()
+        return await self._market.submit_all(request.caller, orders, idempotency_key=key)
 
     async def list_jobs(self, request: Request) -> Answer:
         """`GET /v1/jobs`: the reference's maximum holds, so a larger limit is an error."""
@@ -59,15 +79,18 @@ class JobEndpoints:
         limit = DEFAULT_JOBS if limit is None else max(0, limit)
         if limit > MAX_JOBS:
             raise refuse_field("limit", f"expected at most {MAX_JOBS}, got {limit}")
-        offset = max(0, request.integer("offset") or 0)
+        owner = self._owner(request)
         jobs = self._market.jobs(
-            owner=self._owner(request), state=state, limit=limit, offset=offset
+            owner=owner,
+            state=state,
+            limit=limit,
+            offset=max(0, request.integer("offset") or 0),
+            before=_cursor(request, "before"),
+            after=_cursor(request, "after"),
         )
-        shown = [render_job(job, readable=self._answers.may_read(request, job)) for job in jobs]
-        more = {}
-        if jobs:  # a page may end early, so only an empty one is surely the last
-            more["next"] = request.address("/v1/jobs", limit=limit, offset=offset + len(jobs))
-        return answer_json(shown, headers=link(more))
+        total = self._market.count_jobs(owner=owner, state=state)
+        headers = (*link(_lead_on(request, jobs)), (b"x-total-count", str(total).encode()))
+        return answer_json(self._answers.render_all(request, jobs), headers=headers)
 
     async def show(self, request: Request) -> Answer:
         """`GET /v1/jobs/{job_id}`."""
@@ -97,6 +120,10 @@ class JobAnswers:
         """Tell whether the caller may see the job's texts."""
         return may_read(request.caller, job, mode=self._settings.mode)
 
+    def render_all(self, request: Request, jobs: Sequence[Job]) -> list[Json]:
+        """Return several Jobs, without their places in the queue."""
+        return [render_job(job, readable=self.may_read(request, job)) for job in jobs]
+
     def show(
         self, request: Request, job: Job, *, status: int = 200, headers: tuple[Header, ...] = ()
     ) -> Answer:
@@ -104,6 +131,26 @@ class JobAnswers:
         queue = self._market.queue(job) if job.state == "pending" else None
         shown = render_job(job, readable=self.may_read(request, job), queue=queue)
         return answer_json(shown, status=status, headers=headers)
+
+
+def _tell_replay(made: Submission) -> tuple[Header, ...]:
+    return ((b"idempotency-replayed", b"true"),) if made.is_replay else ()
+
+
+def _cursor(request: Request, name: str) -> str | None:
+    job_id = request.text(name)
+    if job_id is not None and parse_job_id(job_id) is None:
+        raise refuse_field(name, "expected a job_id")
+    return job_id
+
+
+def _lead_on(request: Request, jobs: Sequence[Job]) -> dict[str, str]:
+    # A page may end early, so only an empty one is surely the last.
+    if not jobs:
+        return {}
+    older = request.address("/v1/jobs", before=jobs[-1].job_id, after=None, offset=None)
+    newer = request.address("/v1/jobs", after=jobs[0].job_id, before=None, offset=None)
+    return {"next": older, "prev": newer}
 
 
 def parse_job(request: Request) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api.jobs import JobEndpoints
+from api.keys import KeyEndpoints
 from api.miners import MinerEndpoints
 from api.openai.endpoints import OpenAiEndpoints
 from api.ports import Market
@@ -21,5 +22,6 @@ def list_market_paths(
         JobEndpoints(market, settings),
         WebhookEndpoints(market),
         OpenAiEndpoints(market, settings),
+        KeyEndpoints(market),
     )
     return {path: operations for each in endpoints for path, operations in each.paths().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from api.answers import Answer, answer_json
+from api.answers import Answer, Header, answer_json, link
 from api.bodies import (
     MAX_REPORT_BODY_BYTES,
     ClaimBody,
@@ -20,10 +20,19 @@ from api.bodies import (
 from api.errors import refuse_field
 from api.jobs import MAX_WAIT_S, JobAnswers, parse_job
 from api.ports import Market
-from api.render import render_claim, render_lease, render_miner, render_receipt
+from api.render import (
+    render_claim,
+    render_lease,
+    render_miner,
+    render_receipt,
+    render_standing,
+)
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Handler, Operation
 from ledger.errors import MarketError
+from ledger.views import MAX_PAGE
+
+DEFAULT_MINERS = 20
 
 _MINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 
@@ -56,8 +65,16 @@ class MinerEndpoints:
             "/v1/jobs/{job_id}/release": {"POST": work(self.release)},
             "/v1/jobs/{job_id}/fail": {"POST": work(self.fail)},
             "/v1/miners/register": {"POST": work(self.register)},
+            "/v1/miners": {"GET": Operation(handler=self.list_miners)},
+            "/v1/miners/{miner_id}": {
+                "GET": Operation(handler=self.show_miner),
+                "DELETE": Operation(handler=self.deregister, role="miner", key="strict"),
+            },
             "/v1/miners/{miner_id}/heartbeat": {
                 "POST": Operation(handler=self.miner_heartbeat, role="miner", key="strict")
+            },
+            "/v1/miners/{miner_id}/drain": {
+                "POST": Operation(handler=self.drain, role="miner", key="strict")
             },
         }
 
@@ -133,6 +150,33 @@ class MinerEndpoints:
         """`POST /v1/miners/{miner_id}/heartbeat`."""
         miner = await self._market.miner_heartbeat(request.caller, _known_form(request.path_id))
         return answer_json(render_miner(miner))
+
+    async def list_miners(self, request: Request) -> Answer:
+        """`GET /v1/miners`: in the order of their names."""
+        limit = request.clamped("limit", default=DEFAULT_MINERS, maximum=MAX_PAGE)
+        miners = self._market.miners(after=request.text("after") or "", limit=limit)
+        headers: tuple[Header, ...] = ()
+        if limit and len(miners) == limit:
+            name = miners[-1].miner.miner_id
+            headers = link({"next": request.address("/v1/miners", after=name)})
+        total = self._market.count_miners()
+        if total is not None:
+            headers = (*headers, (b"x-total-count", str(total).encode()))
+        return answer_json([render_standing(miner) for miner in miners], headers=headers)
+
+    async def show_miner(self, request: Request) -> Answer:
+        """`GET /v1/miners/{miner_id}`."""
+        return answer_json(render_standing(self._market.miner(_known_form(request.path_id))))
+
+    async def drain(self, request: Request) -> Answer:
+        """`POST /v1/miners/{miner_id}/drain`."""
+        miner = await self._market.drain(request.caller, _known_form(request.path_id))
+        return answer_json(render_standing(miner))
+
+    async def deregister(self, request: Request) -> Answer:
+        """`DELETE /v1/miners/{miner_id}`."""
+        await self._market.deregister(request.caller, _known_form(request.path_id))
+        return Answer(status=204)
 
 
 def _known_form(miner_id: str) -> str:

@@ -20,12 +20,15 @@ from ledger.jobs import (
     JobState,
     Lease,
     Miner,
+    MinerStanding,
     Progress,
     Queue,
     Registration,
     Report,
     ServedModel,
+    Submission,
 )
+from ledger.quotas import KeyStanding
 from ledger.store.webhooks import Webhook
 from ledger.tiles import TilePlace
 from ledger.views import (
@@ -83,16 +86,42 @@ class Market(Webhooks, Protocol):
     def authenticate(self, secret: str) -> Caller | None:
         """Return whose API key this is, or None for an unknown or revoked one."""
 
-    async def submit(self, caller: Caller, order: JobOrder) -> Job:
+    async def submit(
+        self, caller: Caller, order: JobOrder, *, idempotency_key: str | None = None
+    ) -> Job:
         """Store a pending job; it is durable when this returns."""
+
+    async def submit_all(
+        self, caller: Caller, orders: Sequence[JobOrder], *, idempotency_key: str | None = None
+    ) -> Submission:
+        """Store pending jobs, all or none; with a key, no others for the same orders.
+
+        Raises MarketError IDEMPOTENCY_MISMATCH, QUOTA_EXCEEDED, RATE_LIMIT_EXCEEDED.
+        """
+
+    def key_standing(self, caller: Caller) -> KeyStanding:
+        """Return what a key may submit, and what it has submitted."""
 
     def job(self, job_id: str) -> Job:
         """Return a job. Raises MarketError JOB_NOT_FOUND."""
 
     def jobs(
-        self, *, owner: str | None, state: JobState | None, limit: int, offset: int
+        self,
+        *,
+        owner: str | None,
+        state: JobState | None,
+        limit: int,
+        offset: int = 0,
+        before: str | None = None,
+        after: str | None = None,
     ) -> Sequence[Job]:
-        """Return jobs, newest first; `owner` (an API key's prefix) narrows the list."""
+        """Return jobs, newest first; `owner` (an API key's prefix) narrows the list.
+
+        `before` and `after` are job ids. Raises MarketError VALIDATION_FAILED for an unknown one.
+        """
+
+    def count_jobs(self, *, owner: str | None, state: JobState | None) -> int:
+        """Return how many jobs `jobs` would list in all."""
 
     def progress(self, job_id: str) -> Progress:
         """Return a job with its text so far. Raises MarketError JOB_NOT_FOUND."""
@@ -125,7 +154,7 @@ class Market(Webhooks, Protocol):
         """Cancel a pending or running job; a second time changes nothing."""
 
     async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
-        """Return the oldest job for this miner, waiting up to `wait_ms` for one."""
+        """Return the job that is next for this miner, waiting up to `wait_ms` for one."""
 
     async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
         """Give the job to this miner, under a lease."""
@@ -157,6 +186,21 @@ class Market(Webhooks, Protocol):
     async def miner_heartbeat(self, caller: Caller, miner_id: str) -> Miner:
         """Note that a miner is alive."""
 
+    async def drain(self, caller: Caller, miner_id: str) -> MinerStanding:
+        """Offer a miner nothing more; what it runs goes on. Registering again ends it."""
+
+    async def deregister(self, caller: Caller, miner_id: str) -> None:
+        """Forget a miner; what it runs goes back to the queue at once."""
+
+    def miner(self, miner_id: str) -> MinerStanding:
+        """Return what everybody may see of a miner. Raises MarketError MINER_NOT_FOUND."""
+
+    def miners(self, *, after: str, limit: int) -> Sequence[MinerStanding]:
+        """Return miners in the order of their names, above `after`."""
+
+    def count_miners(self) -> int | None:
+        """Return how many miners there are, None if there are too many to count."""
+
 
 class Keys(Protocol):
     """Knows API keys."""
@@ -187,6 +231,9 @@ class Views(Protocol):
         self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
     ) -> list[ReceiptView]:
         """Return receipts, pending ones first."""
+
+    def count_receipts(self, wanted: ReceiptFilter, /) -> int | None:
+        """Return how many receipts `receipts` would list in all; None where that is not cheap."""
 
     def receipt(self, receipt_id: str, /) -> ReceiptView | None:
         """Return a receipt, final or pending."""

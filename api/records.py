@@ -82,8 +82,11 @@ class RecordEndpoints:
         limit, before = _page(request, DEFAULT_ROWS)
         receipts = self._views.receipts(wanted, limit=limit, before=before)
         cursors = [receipt.transaction.cursor for receipt in receipts]
-        links = _links(request, path, page, limit, cursors)
-        return answer_json([render_receipt(receipt) for receipt in receipts], headers=link(links))
+        headers = link(_links(request, path, page, limit, cursors))
+        total = self._views.count_receipts(wanted)
+        if total is not None:
+            headers = (*headers, (b"x-total-count", str(total).encode()))
+        return answer_json([render_receipt(receipt) for receipt in receipts], headers=headers)
 
     async def show_receipt(self, request: Request) -> Answer:
         """`GET /v1/receipts/{receipt_id}`."""

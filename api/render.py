@@ -10,8 +10,9 @@ import msgspec
 
 from ledger.encoding import encode_base64url
 from ledger.events import format_time as format_time
-from ledger.jobs import Claim, Job, Lease, Miner, Queue
+from ledger.jobs import Caller, Claim, Job, Lease, Miner, MinerStanding, Queue
 from ledger.metering import build_work_order
+from ledger.quotas import KeyStanding
 from ledger.transaction import (
     MICROS,
     AuthoritySetPayload,
@@ -67,8 +68,15 @@ def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
             "position": queue.position,
             "eligible_miners": queue.eligible_miners,
         }
-    if readable:
+    if job.texts_purged_at_ms is not None:
+        shown["texts_purged_at"] = format_time(job.texts_purged_at_ms)
+    elif readable:
         shown |= _render_text(job)
+    if readable and job.state == "completed":
+        shown["disclosure"] = {
+            "prompt_salt": encode_base64url(job.prompt_salt),
+            "result_salt": encode_base64url(job.result_salt),
+        }
     return shown
 
 
@@ -89,11 +97,6 @@ def _render_text(job: Job) -> Json:
         text["finish_reason"] = job.finish_reason
     if job.error:
         text["error"] = job.error
-    if job.state == "completed":
-        text["disclosure"] = {
-            "prompt_salt": encode_base64url(job.prompt_salt),
-            "result_salt": encode_base64url(job.result_salt),
-        }
     return text
 
 
@@ -113,6 +116,34 @@ def render_claim(claim: Claim) -> Json:
         **render_job(claim.job, readable=True),
         "lease": render_lease(claim.lease),
         "work_order": build_work_order(claim),
+    }
+
+
+def render_key(caller: Caller, standing: KeyStanding) -> Json:
+    """Return what an API key may do, and what is used of it."""
+    limits, usage = standing.limits, standing.usage
+    known = {
+        "max_pending": limits.max_pending,
+        "daily_jobs": limits.daily_jobs,
+        "daily_tokens": limits.daily_tokens,
+    }
+    return {
+        "role": caller.role,
+        "client": caller.client,
+        "limits": {name: value for name, value in known.items() if value is not None},
+        "pending_jobs": usage.pending,
+        "today": {"jobs": usage.jobs, "tokens": usage.tokens},
+        "resets_at": format_time(standing.resets_at_ms),
+    }
+
+
+def render_standing(standing: MinerStanding) -> Json:
+    """Return a miner and what it does."""
+    return {
+        **render_miner(standing.miner),
+        "active": standing.active,
+        "draining": standing.miner.draining,
+        "running_jobs": standing.running,
     }
 
 

@@ -33,10 +33,12 @@ _HEADERS = frozenset(
         b"content-encoding",
         b"content-length",
         b"transfer-encoding",
+        b"idempotency-key",
     }
 )
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MEDIA_TYPE = re.compile(rb"application/(?:json|[a-z0-9.-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
+_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
 
 
@@ -151,6 +153,17 @@ class Request:
             raise RequestError("AUTH_INVALID_KEY", "this is not an API key")
         return secret.decode()
 
+    def idempotency_key(self) -> str | None:
+        """Return the `Idempotency-Key` of the request, None if there is none."""
+        given = self._headers.get(b"idempotency-key")
+        if given is None:
+            return None
+        if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
+            raise refuse_field(
+                "Idempotency-Key", "expected one key of 1 to 255 visible ASCII characters"
+            )
+        return given[0].decode()
+
     # --- body -----------------------------------------------------------------------------------
 
     def check_media_type(self) -> None:
@@ -257,11 +270,12 @@ class Request:
                 return known
         raise refuse_field(name, f"expected one of {', '.join(choices)}")
 
-    def address(self, path: str, **changes: int) -> str:
-        """Return the address of `path` with this request's query and `changes`."""
+    def address(self, path: str, **changes: int | str | None) -> str:
+        """Return the address of `path` with this request's query and `changes`; None removes."""
         if self._fields is None:
             self._fields = _parse_query(self.scope.get("query_string", b""))
-        query = {**self._fields, **{name: [str(value)] for name, value in changes.items()}}
+        query = {name: values for name, values in self._fields.items() if name not in changes}
+        query |= {name: [str(value)] for name, value in changes.items() if value is not None}
         return f"{self.base}{path}?{urlencode(query, doseq=True)}"
 
 

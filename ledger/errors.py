@@ -89,15 +89,22 @@ class MarketError(LedgerError):
     """The job market refuses a request: unknown, not allowed, or in the wrong state.
 
     `code` is one of the REST API's closed set of error codes, such as JOB_ALREADY_CLAIMED;
-    `expected` shows a signer the payload that it should have signed.
+    `expected` shows a signer the payload that it should have signed; `retry_after_s` says when the
+    same request may succeed, where that is known.
     """
 
     def __init__(
-        self, code: str, message: str, *, expected: Mapping[str, object] | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        expected: Mapping[str, object] | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.expected = expected
+        self.retry_after_s = retry_after_s
 
 
 class HistoryMissingError(LedgerError):

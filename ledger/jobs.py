@@ -112,6 +112,8 @@ class Job:
     receipt_id: str | None = None
     finish_reason: FinishReason | None = None
     """Why the answer ended, in its miner's words: at max_tokens, or by itself."""
+    texts_purged_at_ms: int | None = None
+    """When its texts were removed; then the prompt is empty and there is no result."""
 
     @property
     def job_id(self) -> str:
@@ -133,6 +135,29 @@ class Miner:
     """Prefix of the API key that registered it; empty without one."""
     registered_at_ms: int
     last_seen_at_ms: int
+    draining: bool = False
+    """It finishes what it runs and gets no more, until it registers again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinerStanding:
+    """A miner as others see it."""
+
+    miner: Miner
+    active: bool
+    """Whether it was heard of lately."""
+    running: int
+    """Jobs that it runs now, counted to a thousand."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What became of a request to submit jobs."""
+
+    jobs: tuple[Job, ...]
+    """In the order of the request."""
+    is_replay: bool = False
+    """Whether an earlier request with the same Idempotency-Key made them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +308,14 @@ def check_claimable(job: Job, miner_id: str) -> None:
     if job.state == "pending" or (job.state == "running" and job.miner_id == miner_id):
         return
     raise _state_error(job, otherwise="JOB_ALREADY_CLAIMED")
+
+
+def check_not_draining(miner: Miner) -> None:
+    """Raise if `miner` takes no new jobs."""
+    if miner.draining:
+        raise MarketError(
+            "MINER_DRAINING", f"miner {miner.miner_id} is draining; it takes jobs once registered"
+        )
 
 
 def check_held(job: Job, miner_id: str) -> None:

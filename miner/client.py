@@ -84,6 +84,10 @@ class CoordinatorClient:
         """Give the job back for another miner."""
         await self._call("POST", _job_path(job_id, "release"), body={"miner_id": miner_id})
 
+    async def drain(self, miner_id: str) -> None:
+        """Ask to be offered nothing more."""
+        await self._call("POST", f"/v1/miners/{quote(miner_id, safe='')}/drain")
+
     async def _call(
         self,
         method: str,

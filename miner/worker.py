@@ -4,7 +4,7 @@ Rules: a model that is not served here is never replaced by another. While a job
 inference thread, heartbeats go on from the event loop. A lost lease or a cancelled job stops the
 inference at the next token. A failure is reported as one and never as a result. A finished result
 is sent until the node answers, always the same body, which makes repeating harmless. Asked to
-stop, the worker gives the job back that is not done.
+stop, the worker gives the job back that is not done, and says that it takes no more.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ from miner.wire import ClaimedJob, Job
 log = logging.getLogger(__name__)
 
 FATAL_STATUSES = {401, 403}
+
+DRAIN_TIMEOUT_S = 2.0
 
 MAX_REASON = 500
 """Characters of a failure's reason that are sent."""
@@ -110,6 +112,13 @@ class Worker:
                     pause_s = backoff.pause_s(error)
                     log.warning("%s; trying again in %.1f s", error, pause_s)
                     await self._patience.rest(pause_s)
+        await self._drain()
+
+    async def _drain(self) -> None:
+        """Tell the node, if it hears us in time, that nobody should count on this miner."""
+        if self._genesis:
+            with suppress(CoordinatorError, TimeoutError):
+                await asyncio.wait_for(self._client.drain(self._miner_id), DRAIN_TIMEOUT_S)
 
     async def _serve(self, inference: ThreadPoolExecutor) -> None:
         """Register if need be, then do at most one job."""

@@ -19,6 +19,7 @@ from blake3 import blake3
 from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import Caller, KeyRole
+from ledger.quotas import KeyLimits
 from ledger.store.database import Database
 from ledger.store.market import open_market
 from ledger.store.registry import ApiKey, find_key, insert_key
@@ -28,6 +29,7 @@ from node.datadir import DataDirectory
 _PREFIX_BYTES = 5
 _SECRET_BYTES = 32
 _MAX_KEY_LENGTH = 100
+NO_LIMITS = KeyLimits()
 
 
 @contextlib.contextmanager
@@ -38,13 +40,25 @@ def open_keys(data: DataDirectory) -> Iterator[Database]:
         yield store
 
 
-def issue_key(data: DataDirectory, role: KeyRole, *, client: str | None = None, now_ms: int) -> str:
+def issue_key(
+    data: DataDirectory,
+    role: KeyRole,
+    *,
+    client: str | None = None,
+    now_ms: int,
+    limits: KeyLimits = NO_LIMITS,
+) -> str:
     """Make a key of a data directory, as `create_key` does. A running node takes it at once."""
     genesis_hash = hash_genesis(data.load_genesis())
     with open_keys(data) as store:
         return store.write(
             lambda connection: create_key(
-                connection, genesis_hash=genesis_hash, role=role, client=client, now_ms=now_ms
+                connection,
+                genesis_hash=genesis_hash,
+                role=role,
+                client=client,
+                now_ms=now_ms,
+                limits=limits,
             )
         ).result()
 
@@ -56,6 +70,7 @@ def create_key(
     role: KeyRole,
     client: str | None,
     now_ms: int,
+    limits: KeyLimits = NO_LIMITS,
 ) -> str:
     """Make and store a key; returns it whole, for the only time.
 
@@ -80,6 +95,7 @@ def create_key(
         client=client or f"{role}-{prefix}",
         created_at_ms=now_ms,
         revoked_at_ms=None,
+        limits=limits,
     )
     insert_key(connection, key)
     return f"aik_{prefix}_{secret}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from ledger.block import Genesis, VerifiedBlock, hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import Prices
 from ledger.keys import self_test
+from ledger.quotas import DAY_MS
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
 from ledger.store.market import open_market
@@ -249,6 +251,8 @@ def _market_settings(settings: NodeSettings) -> MarketSettings:
         queue_timeout_ms=settings.queue_timeout_ms,
         max_pending_per_key=settings.max_pending_per_key,
         webhook_reach=choose_reach(settings),
+        # Never rounded down to 0, which is for ever.
+        text_retention_ms=math.ceil(settings.text_retention_days * DAY_MS),
     )
 
 

@@ -42,6 +42,8 @@ class NodeSettings:
     max_pending_per_key: int
     webhook_allow_private: bool = False
     """Whether webhooks may lead into private networks."""
+    text_retention_days: float = 7.0
+    """How long texts of ended jobs are kept; 0 is for ever."""
     peers: tuple[str, ...] = ()
     """Addresses of other nodes, besides those that the authority set names."""
     follow: tuple[str, ...] = ()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from node.market.clients import ClientDesk
 from node.market.desk import MarketSettings
-from node.market.leases import LeaseDesk
 from node.market.models import ModelDesk
+from node.market.upkeep import UpkeepDesk
 from node.webhooks.desk import WebhookDesk
 
 __all__ = ["Coordinator", "MarketSettings"]
 
 
-class Coordinator(ClientDesk, ModelDesk, LeaseDesk, WebhookDesk):
+class Coordinator(ClientDesk, ModelDesk, UpkeepDesk, WebhookDesk):
     """Fulfils `api.ports.Market` on node.db and the chain."""

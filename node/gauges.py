@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
 from ledger.store.deliveries import read_figures
-from ledger.store.jobs import count_open_jobs
+from ledger.store.lists import count_open_jobs
 from ledger.store.mempool import count_waiting, find_oldest_ms
 from ledger.store.registry import count_active_miners
 from ledger.views import SyncProgress
@@ -69,9 +69,9 @@ class StateCollector(Collector):
         reader, now_ms = self._state.market.reader, self._state.clock_ms()
         yield _labelled(
             "aitbc_jobs",
-            f"Jobs that have not ended, counted up to {MAX_COUNTED} of each state.",
+            "Jobs that have not ended.",
             "state",
-            count_open_jobs(reader, MAX_COUNTED),
+            count_open_jobs(reader),
         )
         yield GaugeMetricFamily(
             "aitbc_active_miners",

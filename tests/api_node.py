@@ -25,12 +25,16 @@ from ledger.encoding import decode_base64url, encode
 from ledger.hashing import hash_text
 from ledger.jobs import KeyRole, Prices, build_registration_message
 from ledger.keys import KeyPair
+from ledger.quotas import KeyLimits
+from ledger.store import registry
 from ledger.store.chain import ChainStore
+from ledger.store.fsck import verify_chain
 from ledger.store.market import open_market
 from ledger.store.votes import VoteStore
 from ledger.transaction import ReceiptPayload, sign_payload
 from ledger.views import LedgerViews, TreeViews
 from node import apikeys
+from node.apikeys import NO_LIMITS
 from node.checkpoints import CheckpointSigner
 from node.coordinator import Coordinator, MarketSettings
 from node.datadir import create_data_directory, load_key
@@ -40,34 +44,41 @@ from tests.builders import CREATED_MS, build_key
 from tests.market_node import NoPeers
 
 FINAL_TIMEOUT_S = 30
+SETTINGS = MarketSettings(prices=Prices(tokens=2, gpu_seconds=500))
 ROLES: tuple[KeyRole, ...] = ("client", "miner", "admin")
 
 
 class ApiNode:
     """One node in a directory of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, settings: MarketSettings = SETTINGS) -> None:
         self.now_ms = CREATED_MS
-        directory = create_data_directory(
+        self._settings = settings
+        self._directory = create_data_directory(
             root / "data", network="test", name="first", now_ms=self.now_ms
         )
-        self.genesis = directory.load_genesis()
+        self.genesis = self._directory.load_genesis()
         self.genesis_hash = hash_genesis(self.genesis)
-        self.key, instance = load_key(directory.authority_key)
+        self.key, self._instance = load_key(self._directory.authority_key)
+        self._changed = threading.Condition()
+        self._open()
+        self.keys = {role: self.create_key(role) for role in ROLES}
+
+    def _open(self) -> None:
+        directory = self._directory
         self._chain = ChainStore(directory.ledger, self.genesis)
         self._store = open_market(directory.market, self.genesis_hash)
         self._votes = VoteStore.open(
             directory.votes,
-            instance=instance,
+            instance=self._instance,
             account=self.key.account,
             genesis_hash=self.genesis_hash,
         )
         self.views = LedgerViews(self._chain, self._store)
         self.tree = TreeViews(self._chain)
         self.checkpoints = CheckpointSigner(self.tree, self.genesis, self.key)
-        self._height = 0
+        self._height = self._chain.tip().height
         self._failure: BaseException | None = None
-        self._changed = threading.Condition()
         self._sealer = Sealer(
             chain=self._chain,
             mempool=Mempool(chain=self._chain, market=self._store),
@@ -83,16 +94,28 @@ class ApiNode:
             chain=self._chain,
             store=self._store,
             key=self.key,
-            settings=MarketSettings(prices=Prices(tokens=2, gpu_seconds=500)),
+            settings=self._settings,
             clock_ms=self.clock_ms,
             receipt_waiting=self._sealer.kick,
         )
-        self.keys = {role: self.create_key(role) for role in ROLES}
+
+    def restart(self) -> None:
+        """Close every file and start over from what is in them; sealing has to be started again."""
+        self.close()
+        self._open()
+
+    def verify(self) -> int:
+        """fsck the ledger; returns the number of its transactions."""
+        return verify_chain(
+            self._directory.ledger, self.genesis, lambda _height, _last: None
+        ).tree_size
 
     def clock_ms(self) -> int:
         return self.now_ms
 
-    def create_key(self, role: KeyRole, client: str | None = None) -> str:
+    def create_key(
+        self, role: KeyRole, client: str | None = None, limits: KeyLimits = NO_LIMITS
+    ) -> str:
         return self._store.write(
             lambda connection: apikeys.create_key(
                 connection,
@@ -100,8 +123,12 @@ class ApiNode:
                 role=role,
                 client=client,
                 now_ms=self.now_ms,
+                limits=limits,
             )
         ).result()
+
+    def revoke_key(self, key: str) -> None:
+        self._store.write(lambda c: registry.revoke_key(c, key.split("_")[1], 1)).result()
 
     def start_sealing(self) -> None:
         self._sealer.start()
@@ -114,6 +141,15 @@ class ApiNode:
             if self._failure:
                 raise self._failure
             assert done
+
+    def wait_sealed(self) -> None:
+        """Let every receipt that waits become final."""
+        with self._changed:
+            done = self._changed.wait_for(
+                lambda: self.views.head().pending_transactions == 0 or self._failure,
+                FINAL_TIMEOUT_S,
+            )
+        assert done, self._failure
 
     def _note_final(self, height: int) -> None:
         with self._changed:

@@ -80,7 +80,7 @@ class FakeCoordinator:
         action = request.url.path.rsplit("/", 1)[-1]
         self.calls.append(action)
         if request.method == "POST":
-            self.bodies[action].append(await request.json())
+            self.bodies[action].append(await request.json() if await request.body() else {})
         self.seen[action].set()
         if action != "health" and request.headers.get("x-api-key") != API_KEY:
             return refuse(401, "AUTH_INVALID_KEY")()
@@ -193,6 +193,9 @@ class FakeCoordinator:
         self.seen["released"].set()
         return JSONResponse(self.redacted)
 
+    async def drain(self, request: Request) -> Response:
+        return JSONResponse({"miner_id": MINER_ID, "draining": True})
+
     @property
     def app(self) -> Starlette:
         job = f"/v1/jobs/{self.job['job_id']}"
@@ -203,6 +206,7 @@ class FakeCoordinator:
                 *(Route(path, self.answer) for path in gets),
                 *(Route(path, self.answer, methods=["POST"]) for path in posts),
                 Route("/v1/miners/register", self.answer, methods=["POST"]),
+                Route(f"/v1/miners/{MINER_ID}/drain", self.answer, methods=["POST"]),
             ]
         )
 

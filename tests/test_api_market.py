@@ -161,7 +161,7 @@ def test_an_admin_who_changes_a_miner_does_not_take_it_from_its_key(node):
 
 
 def test_a_page_of_jobs_ends_where_its_texts_are_long_and_the_next_goes_on(client, monkeypatch):
-    monkeypatch.setattr("ledger.store.jobs.MAX_LISTED_CHARS", 10)
+    monkeypatch.setattr("ledger.store.lists.MAX_LISTED_CHARS", 10)
     made = [
         client.post("/v1/jobs", json={"prompt": "long prompt"}).json()["job_id"] for _ in range(3)
     ]

@@ -236,6 +236,26 @@ def test_keys_are_made_listed_and_revoked(data):
     assert "no active key" in refusal(aitbc("keys", "revoke", "--data", data.root, prefix))
 
 
+def test_a_key_is_made_with_limits_that_are_shown_and_changed(data):
+    at = ("--data", data.root)
+    made = aitbc("keys", "create", *at, "--role", "client", "--max-pending", 5, "--daily-jobs", 9)
+    prefix = made.stdout.split("_")[1]
+
+    def shown() -> list[str]:
+        return aitbc("keys", "list", *at).stdout.split()[4:]
+
+    assert shown() == ["max-pending=5", "daily-jobs=9"]
+    limit = ("keys", "limit", prefix, *at)
+    assert aitbc(*limit, "--daily-tokens", 1000, "--daily-jobs", "none").exit_code == 0
+    assert shown() == ["max-pending=5", "daily-tokens=1000"]
+    assert aitbc(*limit, "--max-pending", 7).exit_code == 0
+    assert shown() == ["max-pending=7", "daily-tokens=1000"]
+    for wrong in ("0", "-1", "x", "1.5", str(10**13)):
+        assert aitbc(*limit, "--max-pending", wrong).exit_code == 2
+    assert "no key with prefix" in refusal(aitbc("keys", "limit", "nobody", *at))
+    assert shown() == ["max-pending=7", "daily-tokens=1000"]
+
+
 @pytest.mark.parametrize("spell", [lambda k: k, lambda k: k.split("_")[1]])
 def test_a_key_is_revoked_by_any_spelling_that_is_shown(data, spell):
     key = aitbc("keys", "create", "--data", data.root, "--role", "client").stdout.strip()

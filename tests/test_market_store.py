@@ -10,7 +10,7 @@ from ledger.block import hash_genesis
 from ledger.errors import MarketError, StoreError
 from ledger.jobs import Job, JobOrder, Miner, Prices, build_job_id
 from ledger.store import jobs as job_store
-from ledger.store import mempool, registry
+from ledger.store import lists, mempool, queue, registry
 from ledger.store.market import open_market
 from ledger.store.registry import ApiKey
 from tests.builders import CREATED_MS, build_genesis, build_receipt, build_salt
@@ -239,7 +239,7 @@ def test_the_oldest_job_that_fits_is_found(submit, claim, store):
     jobs = [submit(i, model=model) for i, model in enumerate(("a", "B:latest", "c", "b"))]
 
     def find(*capabilities: str) -> Job | None:
-        return job_store.find_available(store.reader, build_miner("m1", *capabilities))
+        return queue.find_available(store.reader, build_miner("m1", *capabilities))
 
     assert find("*") == jobs[0]
     assert find("b") == jobs[1]
@@ -255,7 +255,7 @@ def test_a_job_that_this_miner_lost_is_offered_to_it_last(submit, claim, store, 
     write(job_store.requeue_job, claim(jobs[0]), reason="requeued")
 
     def find(miner_id: str) -> bytes | None:
-        found = job_store.find_available(store.reader, build_miner(miner_id))
+        found = queue.find_available(store.reader, build_miner(miner_id))
         return found.id if found else None
 
     assert find("m2") == jobs[0].id
@@ -269,10 +269,8 @@ def test_jobs_are_listed_newest_first_by_owner_and_state(submit, claim, store):
     jobs = [submit(i, owner=f"key{i % 2}") for i in range(5)]
     claim(jobs[4])
 
-    def listed(owner=None, state=None, limit=9, offset=0) -> list[int]:
-        found = job_store.list_jobs(
-            store.reader, owner=owner, state=state, limit=limit, offset=offset
-        )
+    def listed(limit=9, **page) -> list[int]:
+        found = lists.list_jobs(store.reader, lists.JobPage(limit=limit, **page))
         return [job.seed for job in found]
 
     assert listed() == [4, 3, 2, 1, 0]
@@ -283,26 +281,34 @@ def test_jobs_are_listed_newest_first_by_owner_and_state(submit, claim, store):
     assert listed(state="pending") == [3, 2, 1, 0]
     assert listed(owner="key0", state="running") == [4]
     assert listed(owner="nobody") == []
+    assert listed(before=jobs[3].id) == [2, 1, 0]
+    assert listed(before=jobs[3].id, owner="key0", limit=1) == [2]
+    assert listed(before=jobs[3].id, offset=1) == [1, 0]
+    assert listed(after=jobs[0].id, limit=2) == [2, 1]
+    assert listed(after=jobs[4].id) == []
+
+
+def test_jobs_are_counted_by_owner_and_state(submit, claim, store):
+    jobs = [submit(i, owner=f"key{i % 2}") for i in range(5)]
+    claim(jobs[4])
+
+    def count(**wanted) -> int:
+        return lists.count_jobs(store.reader, **wanted)
+
+    assert (count(), count(owner="key0"), count(owner="nobody")) == (5, 3, 0)
+    assert (count(state="pending"), count(state="running"), count(state="failed")) == (4, 1, 0)
+    assert (count(owner="key0", state="pending"), count(owner="key0", state="running")) == (2, 1)
 
 
 def test_the_queue_counts_older_jobs_of_the_same_model_up_to_a_bound(
     submit, claim, store, monkeypatch
 ):
     jobs = [submit(i, model=model) for i, model in enumerate(("a", "b", "A:latest", "a", "a"))]
-    assert [job_store.count_ahead(store.reader, job) for job in jobs] == [0, 0, 1, 2, 3]
+    assert [queue.count_ahead(store.reader, job) for job in jobs] == [0, 0, 1, 2, 3]
     claim(jobs[0])
-    assert job_store.count_ahead(store.reader, jobs[4]) == 2
-    monkeypatch.setattr(job_store, "MAX_QUEUE_POSITION", 1)
-    assert job_store.count_ahead(store.reader, jobs[4]) == 1
-
-
-def test_pending_jobs_of_a_key_are_counted_no_further_than_asked(submit, claim, store):
-    jobs = [submit(i, owner="key1") for i in range(4)]
-    submit(9, owner="key2")
-    assert job_store.count_pending(store.reader, "key1", 100) == 4
-    assert job_store.count_pending(store.reader, "key1", 2) == 2
-    claim(jobs[0])
-    assert job_store.count_pending(store.reader, "key1", 100) == 3
+    assert queue.count_ahead(store.reader, jobs[4]) == 2
+    monkeypatch.setattr(queue, "MAX_QUEUE_POSITION", 1)
+    assert queue.count_ahead(store.reader, jobs[4]) == 1
 
 
 def test_leases_and_places_in_the_queue_end_at_their_time_and_not_before(submit, claim, store):
@@ -321,40 +327,78 @@ def test_one_sweep_has_a_bound(submit, claim, store, monkeypatch):
     assert job_store.list_expired_leases(store.reader, 10) == jobs[:3]
 
 
+def pages(**page):
+    return lambda c: lists.list_jobs(c, lists.JobPage(limit=9, **page))
+
+
+SEEN = build_job(1).id
+
+
 @pytest.mark.parametrize(
-    ("question", "index"),
+    ("question", "steps"),
     [
-        (lambda c: job_store.find_available(c, build_miner()), "jobs_state (state=?)"),
         (
-            lambda c: job_store.find_available(c, build_miner("m1", "a", "b")),
-            "jobs_pending (model_key=?)",
-        ),
-        (lambda c: job_store.list_expired_leases(c, 5), "jobs_state (state=?)"),
-        (lambda c: job_store.list_stale_jobs(c, CREATED_MS), "jobs_state (state=?)"),
-        (lambda c: job_store.count_pending(c, "key1", 100), "jobs_pending_owner (owner=?)"),
-        (lambda c: job_store.count_ahead(c, build_job(1)), "jobs_pending (model_key=? AND seq<?)"),
-        (
-            lambda c: job_store.list_jobs(c, owner="key1", state=None, limit=9, offset=0),
-            "jobs_owner (owner=?)",
+            lambda c: queue.find_available(c, build_miner()),
+            ["q USING INDEX queues_turn", "jobs USING INDEX jobs_turns (owner=? AND model_key=?)"],
         ),
         (
-            lambda c: job_store.list_jobs(c, owner=None, state="failed", limit=9, offset=0),
-            "jobs_state (state=?)",
+            lambda c: queue.find_available(c, build_miner("m1", "a", "b")),
+            [
+                "q USING INDEX queues_model (model_key=?)",
+                "jobs USING INDEX jobs_turns (owner=? AND model_key=?)",
+            ],
+        ),
+        (
+            lambda c: queue.count_ahead(c, build_job(1)),
+            ["jobs USING INDEX jobs_turns (owner=? AND model_key=? AND seq<?)"],
+        ),
+        (
+            lambda c: job_store.list_expired_leases(c, 5),
+            ["jobs USING INDEX jobs_leases (lease_expires_at_ms<?)"],
+        ),
+        (
+            lambda c: job_store.list_stale_jobs(c, CREATED_MS),
+            ["jobs USING INDEX jobs_waiting (created_at_ms<?)"],
+        ),
+        (
+            lambda c: job_store.list_held_jobs(c, "m1"),
+            ["jobs USING INDEX jobs_miner (miner_id=?)"],
+        ),
+        (
+            lambda c: lists.count_jobs(c, owner="key1", state="pending"),
+            ["job_counts USING PRIMARY KEY (owner=? AND state=?)"],
+        ),
+        (pages(owner="key1"), ["jobs USING INDEX jobs_owner (owner=?)"]),
+        (pages(state="failed"), ["jobs USING INDEX jobs_state (state=?)"]),
+        (
+            pages(owner="key1", state="failed"),
+            ["jobs USING INDEX jobs_owner_state (owner=? AND state=?)"],
+        ),
+        (pages(before=SEEN), ["jobs USING INTEGER PRIMARY KEY (rowid<?)"]),
+        (pages(after=SEEN), ["jobs USING INTEGER PRIMARY KEY (rowid>?)"]),
+        (
+            pages(owner="key1", before=SEEN),
+            ["jobs USING INDEX jobs_owner (owner=? AND seq<?)"],
+        ),
+        (
+            pages(owner="key1", state="failed", after=SEEN),
+            ["jobs USING INDEX jobs_owner_state (owner=? AND state=? AND seq>?)"],
         ),
     ],
 )
-def test_no_question_of_every_second_reads_all_jobs_that_ever_were(store, question, index):
+def test_no_question_of_every_second_reads_all_jobs_that_ever_were(store, submit, question, steps):
     """What SQLite plans to walk through: an index that holds what is asked, in its order."""
-    asked = []
+    submit(1)
+    asked, planned = [], []
     store.reader.set_trace_callback(asked.append)
     question(store.reader)
     store.reader.set_trace_callback(None)
-    assert asked
     for statement in asked:
         plan = store.reader.execute(f"EXPLAIN QUERY PLAN {statement}").fetchall()
-        steps = [row["detail"] for row in plan]
-        assert any(step == f"SEARCH jobs USING INDEX {index}" for step in steps), steps
-        assert not any("TEMP B-TREE" in step or step == "SCAN jobs" for step in steps), steps
+        planned += [row["detail"] for row in plan]
+    for step in steps:
+        assert any(step in planned_step for planned_step in planned), planned
+    assert not any("TEMP B-TREE" in step or step == "SCAN jobs" for step in planned), planned
 
 
 # --- miners and keys --------------------------------------------------------------------------

@@ -423,10 +423,9 @@ def test_whoever_waits_is_counted_until_it_leaves_in_whatever_way():
 
 def test_rows_are_counted_up_to_a_bound(market, monkeypatch):
     monkeypatch.setattr("node.gauges.MAX_COUNTED", 2)
-    market.register()
     for _ in range(4):
-        market.submit()
-    assert value(read_state(market), "aitbc_jobs", state="pending") == 2
+        market.finish()
+    assert value(read_state(market), "aitbc_mempool_transactions", origin="own") == 2
 
 
 # --- served -----------------------------------------------------------------------------------

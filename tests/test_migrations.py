@@ -16,6 +16,8 @@ from ledger.block import hash_genesis
 from ledger.encoding import encode
 from ledger.errors import StoreError
 from ledger.store import chain as chain_store
+from ledger.store import jobs as job_store
+from ledger.store import lists, queue
 from ledger.store import market as market_store
 from ledger.store.chain import ChainStore, locate_node
 from ledger.store.fsck import verify_chain
@@ -24,6 +26,7 @@ from ledger.store.market import open_market
 from ledger.store.mempool import insert_transaction, list_mempool
 from ledger.store.rows import block_figures, receipt_rows
 from tests.builders import build_chain, build_evidence, build_members, build_receipt
+from tests.test_market_store import build_miner
 
 CHAIN = build_chain(1, blocks=[2, 1, 3])
 GENESIS_HASH = hash_genesis(CHAIN.genesis)
@@ -211,3 +214,42 @@ def test_a_mempool_row_is_a_receipt_with_all_its_columns_or_none(path):
                         "INSERT INTO mempool VALUES (NULL, x'00', ?, ?, ?, ?, 1, '')", values
                     )
                 ).result()
+
+
+def test_jobs_of_an_older_node_are_counted_and_queued(path):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        apply_first(connection, "node", market_store.m001_market)
+        connection.execute("INSERT INTO node VALUES (1, ?)", (GENESIS_HASH,))
+        for number, (owner, state) in enumerate(
+            [
+                ("x", "pending"),
+                ("x", "pending"),
+                ("x", "pending"),
+                ("y", "pending"),
+                ("y", "failed"),
+            ]
+        ):
+            connection.execute(
+                "INSERT INTO jobs (id, state, status_reason, client, owner, model, model_key,"
+                " prompt, max_tokens, temperature_micros, top_p_micros, stop, seed, prompt_salt,"
+                " result_salt, price_token_micros, price_gpu_second_micros, created_at_ms)"
+                " VALUES (?, ?, '', 'c', ?, 'm', 'm', 'p', 1, 1, 1, '[]', 1, ?, ?, 1, 1, 1)",
+                (bytes([number]) * 16, state, owner, bytes(32), bytes(32)),
+            )
+        connection.commit()
+    with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
+        reader = store.reader
+        assert lists.count_jobs(reader) == 5
+        assert lists.count_jobs(reader, owner="x", state="pending") == 3
+        assert lists.count_jobs(reader, state="failed") == 1
+        taken = []
+        while job := queue.find_available(reader, build_miner()):
+            taken.append(job.owner)
+            store.write(lambda c, job=job: take(c, job)).result()
+        assert "".join(taken) == "xyxx"
+
+
+def take(connection, job) -> None:
+    queue.take_turn(connection, job, build_miner())
+    job_store.end_job(connection, job, state="cancelled", reason="", now_ms=1)

@@ -402,6 +402,41 @@ def test_sigterm_releases_the_running_job_and_ends_with_zero(tmp_path, monkeypat
     assert not {"complete", "fail"} & set(node.calls)
 
 
+def test_a_miner_that_stops_gives_back_its_job_and_then_drains():
+    node = FakeCoordinator()
+    play(node, ScriptedEngine(until_stopped), "claim")
+    assert node.calls.index("release") < node.calls.index("drain") == len(node.calls) - 1
+
+
+@pytest.mark.parametrize("answer", [refuse(500, "SYSTEM_INTERNAL_ERROR"), refuse(404, "X"), CutOff])
+def test_a_miner_stops_whatever_the_node_says_to_its_draining(answer):
+    node = FakeCoordinator()
+    node.offered = False
+    node.script["drain"] = [answer]
+    play(node, ScriptedEngine(ANSWER), "idle")
+    assert node.calls.count("drain") == 1
+
+
+def test_a_miner_stops_though_the_node_does_not_answer_its_draining(monkeypatch):
+    monkeypatch.setattr("miner.worker.DRAIN_TIMEOUT_S", 0.01)
+    node = FakeCoordinator()
+    node.offered = False
+
+    async def hang(_request) -> Response:
+        await asyncio.sleep(PATIENCE_S)
+        return Response()
+
+    node.drain = hang
+    play(node, ScriptedEngine(ANSWER), "idle")
+
+
+def test_a_miner_that_never_registered_does_not_drain():
+    node = FakeCoordinator()
+    node.script["register"] = [refuse(503, "SYSTEM_OVERLOADED")] * 99
+    play(node, ScriptedEngine(ANSWER), "register")
+    assert "drain" not in node.calls
+
+
 def test_a_miner_process_runs_a_real_model_to_a_receipt(tmp_path, tiny_directory):
     node = FakeCoordinator()
     node.hooks["complete"] = lambda: os.kill(os.getpid(), signal.SIGINT)

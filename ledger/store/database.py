@@ -5,6 +5,9 @@ transaction (group commit), each in a savepoint of its own, and answers them aft
 what is answered is durable, and rests on nothing that is not. One that raises is rolled back alone;
 if the file fails, all of them fail.
 
+What is deleted or replaced is overwritten in the file (`secure_delete`); older versions of a page
+are in the WAL until `empty_wal`.
+
 The file is WAL with synchronous=FULL; both are read back when it is opened, since SQLite ignores
 a pragma it cannot honour without a word.
 """
@@ -32,6 +35,8 @@ Work = Callable[[sqlite3.Connection], T]
 
 PAGE_SIZE_BYTES = 8192
 BUSY_TIMEOUT_MS = 5_000
+EMPTYING_TIMEOUT_MS = 100
+"""How long whoever empties the WAL holds up others to wait for readers of it."""
 MAX_WAITING_WRITES = 10_000
 MAX_BATCH = 512
 GATHER_S = 0.001
@@ -116,6 +121,7 @@ def _configure(path: Path, connection: sqlite3.Connection) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")
     (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
     if mode != "wal" or synchronous != _SYNCHRONOUS_FULL:
         raise StoreError(
@@ -195,6 +201,16 @@ class Database:
             yield connection
         finally:
             connection.execute("COMMIT")
+
+    def empty_wal(self) -> bool:
+        """Bring the WAL into the file and cut it to nothing. Blocks shortly; not for the loop.
+
+        Returns False if somebody else was in the way; try again later then.
+        """
+        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+            connection.execute(f"PRAGMA busy_timeout = {EMPTYING_TIMEOUT_MS}")
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def close(self) -> None:
         """Finish the writes that wait, then close every connection."""

@@ -19,28 +19,23 @@ from ledger.jobs import (
     Job,
     JobOrder,
     JobState,
-    Miner,
     Prices,
     format_job_id,
-    list_served_models,
     normalize_model,
 )
 from ledger.store.events import note_completion, note_job_end
 from ledger.store.mempool import insert_transaction
+from ledger.store.tallies import count_in, count_out
 from ledger.transaction import ReceiptPayload, Transaction
 
-MAX_QUEUE_POSITION = 1000
-"""A queue longer than this is not counted to its end."""
-MAX_LISTED_CHARS = 4 << 20
-"""A page of jobs ends after the job with which its texts exceed this."""
 MAX_SWEPT_JOBS = 500
 """Jobs that one sweep ends."""
 
 
-def insert_job(connection: sqlite3.Connection, job: Job) -> None:
-    """Store a submitted job."""
+def insert_job(connection: sqlite3.Connection, job: Job) -> int:
+    """Store a submitted job. Returns its place in the order of submission."""
     order = job.order
-    connection.execute(
+    cursor = connection.execute(
         "INSERT INTO jobs (id, state, status_reason, client, owner, model, model_key, prompt,"
         " max_tokens, temperature_micros, top_p_micros, requested_seed, stop, seed, prompt_salt,"
         " result_salt, price_token_micros, price_gpu_second_micros, created_at_ms)"
@@ -68,6 +63,9 @@ def insert_job(connection: sqlite3.Connection, job: Job) -> None:
         ),
     )
     connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'jobs'")
+    count_in(connection, job, job.state)
+    assert cursor.lastrowid is not None, "an insert has a row"
+    return cursor.lastrowid
 
 
 def load_job(connection: sqlite3.Connection, job_id: bytes | None) -> Job:
@@ -80,101 +78,7 @@ def load_job(connection: sqlite3.Connection, job_id: bytes | None) -> Job:
     if row is None:
         name = format_job_id(job_id) if job_id else "with this id"
         raise MarketError("JOB_NOT_FOUND", f"no job {name} on this node")
-    return _job(row)
-
-
-def list_jobs(
-    connection: sqlite3.Connection,
-    *,
-    owner: str | None,
-    state: JobState | None,
-    limit: int,
-    offset: int,
-) -> list[Job]:
-    """Return jobs, newest first; fewer than `limit` where their texts are long.
-
-    `offset` is the reference API's and costs what it skips.
-    """
-    wanted = {"owner": owner, "state": state}
-    where, values = _where({field: value for field, value in wanted.items() if value is not None})
-    rows = connection.execute(
-        f"SELECT * FROM jobs {where} ORDER BY seq DESC LIMIT ? OFFSET ?",  # noqa: S608 - own words
-        (*values, limit, offset),
-    )
-    jobs: list[Job] = []
-    text_chars = 0
-    for row in rows:
-        jobs.append(_job(row))
-        text_chars += len(row["prompt"]) + len(row["result"] or "")
-        if text_chars > MAX_LISTED_CHARS:
-            break
-    return jobs
-
-
-def find_available(connection: sqlite3.Connection, miner: Miner) -> Job | None:
-    """Return the oldest pending job that fits, one that this miner lost before last."""
-    served = list_served_models(miner.capabilities)
-    if served is not None and not served:
-        return None
-    for excluded in ("IS NOT", "IS"):
-        oldest, values = _select_oldest(served, f"excluded_miner {excluded} ?", miner.miner_id)
-        row = connection.execute(
-            f"SELECT * FROM jobs WHERE seq = (SELECT min(seq) FROM ({oldest}))",  # noqa: S608
-            values,
-        ).fetchone()
-        if row:
-            return _job(row)
-    return None
-
-
-def _select_oldest(
-    served: frozenset[str] | None, condition: str, miner_id: str
-) -> tuple[str, list[str]]:
-    oldest = f"{condition} ORDER BY seq LIMIT 1"
-    if served is None:
-        return f"SELECT seq FROM jobs WHERE state = 'pending' AND {oldest}", [miner_id]  # noqa: S608
-    # One look into the index for each model: a long queue of others' jobs costs nothing.
-    one = (
-        "SELECT * FROM (SELECT seq FROM jobs INDEXED BY jobs_pending"  # noqa: S608 - our own words
-        f" WHERE state = 'pending' AND model_key = ? AND {oldest})"
-    )
-    values = [value for model in served for value in (model, miner_id)]
-    return " UNION ALL ".join([one] * len(served)), values
-
-
-def count_ahead(connection: sqlite3.Connection, job: Job) -> int:
-    """Return how many pending jobs for the same model are older, up to MAX_QUEUE_POSITION."""
-    (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'pending' AND model_key = ?"
-        " AND seq < (SELECT seq FROM jobs WHERE id = ?) LIMIT ?)",
-        (normalize_model(job.order.model), job.id, MAX_QUEUE_POSITION),
-    ).fetchone()
-    return int(count)
-
-
-def count_pending(connection: sqlite3.Connection, owner: str, limit: int) -> int:
-    """Return how many pending jobs an API key has, counting no further than `limit`."""
-    # Left alone, SQLite walks through all jobs that the key ever had.
-    (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_pending_owner"
-        " WHERE state = 'pending' AND owner = ? LIMIT ?)",
-        (owner, limit),
-    ).fetchone()
-    return int(count)
-
-
-def count_open_jobs(connection: sqlite3.Connection, limit: int) -> dict[str, int]:
-    """Return how many jobs are pending and running, counting no further than `limit`."""
-    return {
-        state: int(
-            connection.execute(
-                f"SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY {index}"  # noqa: S608 - ours
-                f" WHERE state = '{state}' LIMIT ?)",
-                (limit,),
-            ).fetchone()[0]
-        )
-        for state, index in (("pending", "jobs_queue"), ("running", "jobs_leases"))
-    }
+    return read_job(row)
 
 
 def claim_job(
@@ -191,11 +95,13 @@ def claim_job(
     """Make a pending job running. Raises MarketError if it is not pending any more."""
     _transition(
         connection,
+        job,
         "UPDATE jobs SET state = 'running', status_reason = 'running', attempt = attempt + 1,"
         " miner_id = ?, provider = ?, claimed_by = ?, started_at_ms = ?,"
         " lease_expires_at_ms = ?, heartbeat = ?"
         " WHERE id = ? AND state = 'pending'",
         (miner_id, provider, claimed_by, now_ms, lease_expires_at_ms, heartbeat, job.id),
+        moves=("pending", "running"),
         lost="JOB_ALREADY_CLAIMED",
     )
 
@@ -204,9 +110,11 @@ def renew_lease(connection: sqlite3.Connection, job: Job, *, lease_expires_at_ms
     """Move the end of a lease."""
     _transition(
         connection,
+        job,
         "UPDATE jobs SET lease_expires_at_ms = ?"
         " WHERE id = ? AND state = 'running' AND attempt = ?",
         (lease_expires_at_ms, job.id, job.attempt),
+        moves=("running", "running"),
         lost="JOB_LEASE_LOST",
     )
 
@@ -218,10 +126,12 @@ def requeue_job(connection: sqlite3.Connection, job: Job, *, reason: str) -> Non
     """
     _transition(
         connection,
+        job,
         "UPDATE jobs SET state = 'pending', status_reason = ?, excluded_miner = miner_id,"
         " miner_id = NULL, claimed_by = NULL, lease_expires_at_ms = NULL"
         " WHERE id = ? AND state = 'running' AND attempt = ?",
         (reason, job.id, job.attempt),
+        moves=("running", "pending"),
         lost="JOB_LEASE_LOST",
     )
 
@@ -238,9 +148,11 @@ def end_job(
     """Fail or cancel a job that has not ended, and let its owner's webhooks hear it."""
     _transition(
         connection,
+        job,
         "UPDATE jobs SET state = ?, status_reason = ?, completed_at_ms = ?, error = ?,"
         " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
         (state, reason, now_ms, error, job.id, job.state, job.attempt),
+        moves=(job.state, state),
         lost="JOB_LEASE_LOST",
     )
     note_job_end(connection, job, state=state, reason=reason, now_ms=now_ms)
@@ -265,6 +177,7 @@ def complete_job(
     assert isinstance(payload, ReceiptPayload), "a job ends with a receipt"
     _transition(
         connection,
+        job,
         "UPDATE jobs SET state = 'completed', status_reason = 'completed', miner_id = ?,"
         " claimed_by = ?, result = ?, finish_reason = ?, receipt_id = ?, completed_at_ms = ?,"
         " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
@@ -279,6 +192,7 @@ def complete_job(
             job.state,
             job.attempt,
         ),
+        moves=(job.state, "completed"),
         lost="JOB_LEASE_LOST",
     )
     note_completion(
@@ -292,36 +206,73 @@ def complete_job(
 
 
 def list_expired_leases(connection: sqlite3.Connection, now_ms: int) -> list[Job]:
-    """Return running jobs whose lease is over."""
-    return _expired(connection, "state = 'running' AND lease_expires_at_ms <= ?", now_ms)
+    """Return running jobs whose lease is over, those that ended first before others."""
+    return _select(
+        connection,
+        "INDEXED BY jobs_leases WHERE state = 'running' AND lease_expires_at_ms <= ?"
+        " ORDER BY lease_expires_at_ms",
+        now_ms,
+    )
 
 
 def list_stale_jobs(connection: sqlite3.Connection, created_before_ms: int) -> list[Job]:
-    """Return pending jobs that were submitted before a time."""
-    return _expired(connection, "state = 'pending' AND created_at_ms < ?", created_before_ms)
-
-
-def _expired(connection: sqlite3.Connection, where: str, limit_ms: int) -> list[Job]:
-    rows = connection.execute(
-        f"SELECT * FROM jobs WHERE {where} ORDER BY seq LIMIT ?",  # noqa: S608 - both are above
-        (limit_ms, MAX_SWEPT_JOBS),
+    """Return pending jobs that were submitted before a time, oldest first."""
+    # Left alone, SQLite looks at the time of every pending job.
+    return _select(
+        connection,
+        "INDEXED BY jobs_waiting WHERE state = 'pending' AND created_at_ms < ?"
+        " ORDER BY created_at_ms",
+        created_before_ms,
     )
-    return [_job(row) for row in rows]
+
+
+def list_held_jobs(connection: sqlite3.Connection, miner_id: str) -> list[Job]:
+    """Return jobs that a miner runs."""
+    return _select(
+        connection, "INDEXED BY jobs_miner WHERE state = 'running' AND miner_id = ?", miner_id
+    )
+
+
+def forgive_losses(connection: sqlite3.Connection, miner_id: str) -> int:
+    """Let pending jobs forget that this miner lost them, so it cannot deliver them late either.
+
+    Returns how many did; there may be more.
+    """
+    return connection.execute(
+        "UPDATE jobs SET excluded_miner = NULL WHERE seq IN (SELECT seq FROM jobs"
+        " INDEXED BY jobs_lost WHERE state = 'pending' AND excluded_miner = ? LIMIT ?)",
+        (miner_id, MAX_SWEPT_JOBS),
+    ).rowcount
+
+
+def _select(connection: sqlite3.Connection, where: str, value: int | str) -> list[Job]:
+    rows = connection.execute(
+        f"SELECT * FROM jobs {where} LIMIT ?",  # noqa: S608 - all are above
+        (value, MAX_SWEPT_JOBS),
+    )
+    return [read_job(row) for row in rows]
 
 
 def _transition(
-    connection: sqlite3.Connection, statement: str, values: Sequence[object], *, lost: str
+    connection: sqlite3.Connection,
+    job: Job,
+    statement: str,
+    values: Sequence[object],
+    *,
+    moves: tuple[JobState, JobState],
+    lost: str,
 ) -> None:
+    """Change a job, and what is counted of it, from one state to another."""
     if connection.execute(statement, values).rowcount != 1:
         raise MarketError(lost, "the job changed meanwhile; read it again")
+    before, after = moves
+    if before != after:
+        count_out(connection, job, before)
+        count_in(connection, job, after)
 
 
-def _where(wanted: dict[str, str]) -> tuple[str, list[str]]:
-    conditions = " AND ".join(f"{field} = ?" for field in wanted)
-    return f"WHERE {conditions}" if wanted else "", list(wanted.values())
-
-
-def _job(row: sqlite3.Row) -> Job:
+def read_job(row: sqlite3.Row) -> Job:
+    """Return the job of a row."""
     return Job(
         id=row["id"],
         state=row["state"],
@@ -355,4 +306,5 @@ def _job(row: sqlite3.Row) -> Job:
         error=row["error"],
         receipt_id=row["receipt_id"],
         finish_reason=row["finish_reason"],
+        texts_purged_at_ms=row["texts_purged_at_ms"],
     )

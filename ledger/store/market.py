@@ -1,6 +1,12 @@
 """node.db: what a node knows in private. Its schema; the rows are read and written beside it.
 
     jobs.py       jobs with their texts
+    queue.py      whose pending job a miner is offered
+    tallies.py    what is counted of jobs whenever one changes its state
+    lists.py      pages of jobs, and how many there are
+    repeats.py    what an Idempotency-Key was used for
+    limits.py     what an API key may submit, and has
+    texts.py      removes the texts of jobs that ended long ago
     registry.py   miners and API keys
     mempool.py    transactions on their way into a block
     webhooks.py   whom clients want told of their jobs
@@ -117,6 +123,49 @@ def m004_webhooks(db: sqlite_utils.Database) -> None:
         " WHERE type = 'webhook.ping'",
         "INSERT INTO counters VALUES ('webhooks_waiting', 0), ('webhooks_delivered', 0),"
         " ('webhooks_failed', 0), ('webhooks_given_up', 0)",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m005_limits(db: sqlite_utils.Database) -> None:
+    """Turns among keys, counts, quotas, repeated requests, purged texts, drained miners."""
+    for statement in (
+        "CREATE TABLE owners (owner TEXT PRIMARY KEY, turn INTEGER NOT NULL DEFAULT 0,"
+        " day INTEGER NOT NULL DEFAULT 0, jobs INTEGER NOT NULL DEFAULT 0,"
+        " tokens INTEGER NOT NULL DEFAULT 0) STRICT, WITHOUT ROWID",
+        "CREATE TABLE queues (id INTEGER PRIMARY KEY, owner TEXT NOT NULL,"
+        " model_key TEXT NOT NULL, turn INTEGER NOT NULL, pending INTEGER NOT NULL,"
+        " UNIQUE (owner, model_key)) STRICT",
+        "CREATE INDEX queues_turn ON queues (turn)",
+        "CREATE INDEX queues_model ON queues (model_key, turn)",
+        "INSERT INTO counters VALUES ('turns', 0)",
+        "INSERT INTO queues (owner, model_key, turn, pending) SELECT owner, model_key, 0, count(*)"
+        " FROM jobs WHERE state = 'pending' GROUP BY owner, model_key ORDER BY min(seq)",
+        "CREATE TABLE job_counts (owner TEXT NOT NULL, state TEXT NOT NULL, jobs INTEGER NOT NULL,"
+        " PRIMARY KEY (owner, state)) STRICT, WITHOUT ROWID",
+        "INSERT INTO job_counts SELECT owner, state, count(*) FROM jobs GROUP BY owner, state",
+        "INSERT INTO job_counts SELECT '*', state, count(*) FROM jobs GROUP BY state",
+        "DROP INDEX jobs_pending",
+        "DROP INDEX jobs_pending_owner",
+        "DROP INDEX jobs_queue",
+        "CREATE INDEX jobs_turns ON jobs (owner, model_key, seq) WHERE state = 'pending'",
+        "CREATE INDEX jobs_waiting ON jobs (created_at_ms) WHERE state = 'pending'",
+        "CREATE INDEX jobs_lost ON jobs (excluded_miner)"
+        " WHERE state = 'pending' AND excluded_miner IS NOT NULL",
+        "CREATE INDEX jobs_miner ON jobs (miner_id) WHERE state = 'running'",
+        "CREATE INDEX jobs_owner_state ON jobs (owner, state, seq)",
+        "ALTER TABLE jobs ADD COLUMN texts_purged_at_ms INTEGER",
+        "CREATE INDEX jobs_texts ON jobs (completed_at_ms)"
+        " WHERE completed_at_ms IS NOT NULL AND texts_purged_at_ms IS NULL",
+        "ALTER TABLE api_keys ADD COLUMN max_pending INTEGER",
+        "ALTER TABLE api_keys ADD COLUMN daily_jobs INTEGER",
+        "ALTER TABLE api_keys ADD COLUMN daily_tokens INTEGER",
+        "ALTER TABLE miners ADD COLUMN draining INTEGER NOT NULL DEFAULT 0",
+        "CREATE TABLE repeats (owner TEXT NOT NULL, key TEXT NOT NULL, digest BLOB NOT NULL,"
+        " first_seq INTEGER NOT NULL, jobs INTEGER NOT NULL, created_at_ms INTEGER NOT NULL,"
+        " PRIMARY KEY (owner, key)) STRICT, WITHOUT ROWID",
+        "CREATE INDEX repeats_created ON repeats (created_at_ms)",
     ):
         db.execute(statement)
 

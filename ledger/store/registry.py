@@ -8,7 +8,12 @@ from typing import Any
 
 import msgspec
 
-from ledger.jobs import KeyRole, Miner, serves_model
+from ledger.jobs import KeyRole, Miner, MinerStanding, serves_model
+from ledger.quotas import KeyLimits
+
+MAX_COUNTED_RUNNING = 1_000
+"""Running jobs of one miner are counted no further than this."""
+MAX_COUNTED_MINERS = 10_000
 
 MAX_CAPABILITY_LISTS = 1_000
 """Miners of one kind have the same list; more kinds are not looked at."""
@@ -23,15 +28,18 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     client: str
     created_at_ms: int
     revoked_at_ms: int | None
+    limits: KeyLimits = KeyLimits()
 
 
 def upsert_miner(connection: sqlite3.Connection, miner: Miner) -> None:
-    """Store a miner's description, keeping when it was first seen."""
+    """Store a miner's description, keeping when it was first seen. It drains no more."""
     connection.execute(
-        "INSERT INTO miners VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (miner_id) DO UPDATE SET"
+        "INSERT INTO miners (miner_id, account, capabilities, gpu_name, gpu_memory, owner,"
+        " registered_at_ms, last_seen_at_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (miner_id) DO UPDATE SET"
         " account = excluded.account, capabilities = excluded.capabilities,"
         " gpu_name = excluded.gpu_name, gpu_memory = excluded.gpu_memory, owner = excluded.owner,"
-        " last_seen_at_ms = excluded.last_seen_at_ms",
+        " last_seen_at_ms = excluded.last_seen_at_ms, draining = 0",
         (
             miner.miner_id,
             miner.account,
@@ -52,6 +60,46 @@ def touch_miner(connection: sqlite3.Connection, miner_id: str, now_ms: int) -> N
     )
 
 
+def drain_miner(connection: sqlite3.Connection, miner_id: str) -> None:
+    """Let a miner get no more jobs."""
+    connection.execute("UPDATE miners SET draining = 1 WHERE miner_id = ?", (miner_id,))
+
+
+def delete_miner(connection: sqlite3.Connection, miner_id: str) -> None:
+    """Forget a miner."""
+    connection.execute("DELETE FROM miners WHERE miner_id = ?", (miner_id,))
+
+
+def list_miners(
+    connection: sqlite3.Connection, *, after: str, limit: int, active_since_ms: int
+) -> list[MinerStanding]:
+    """Return miners in the order of their names, above `after`."""
+    rows = connection.execute(
+        "SELECT * FROM miners WHERE miner_id > ? ORDER BY miner_id LIMIT ?", (after, limit)
+    ).fetchall()
+    return [view_miner(connection, _miner(row), active_since_ms) for row in rows]
+
+
+def view_miner(connection: sqlite3.Connection, miner: Miner, active_since_ms: int) -> MinerStanding:
+    """Return what others see of a miner."""
+    (running,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_miner"
+        " WHERE state = 'running' AND miner_id = ? LIMIT ?)",
+        (miner.miner_id, MAX_COUNTED_RUNNING),
+    ).fetchone()
+    return MinerStanding(
+        miner=miner, active=miner.last_seen_at_ms >= active_since_ms, running=running
+    )
+
+
+def count_miners(connection: sqlite3.Connection) -> int | None:
+    """Return how many miners there are, None beyond MAX_COUNTED_MINERS."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM miners LIMIT ?)", (MAX_COUNTED_MINERS + 1,)
+    ).fetchone()
+    return None if count > MAX_COUNTED_MINERS else int(count)
+
+
 def find_miner(connection: sqlite3.Connection, miner_id: str) -> Miner | None:
     """Return a registered miner."""
     row = connection.execute("SELECT * FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
@@ -62,7 +110,7 @@ def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: 
     """Return how many of the miners heard since a time could serve `model`."""
     # Miners of one kind list the same capabilities, so few lists stand for many miners.
     rows = connection.execute(
-        "SELECT capabilities, count(*) FROM miners WHERE last_seen_at_ms >= ?"
+        "SELECT capabilities, count(*) FROM miners WHERE last_seen_at_ms >= ? AND draining = 0"
         " GROUP BY capabilities",
         (since_ms,),
     )
@@ -107,6 +155,7 @@ def _miner(row: Sequence[Any]) -> Miner:
         owner=row[5],
         registered_at_ms=row[6],
         last_seen_at_ms=row[7],
+        draining=bool(row[8]),
     )
 
 
@@ -117,8 +166,19 @@ def _parse_names(text: str) -> tuple[str, ...]:
 def insert_key(connection: sqlite3.Connection, key: ApiKey) -> None:
     """Store a new API key."""
     connection.execute(
-        "INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?)",
-        (key.prefix, key.digest, key.role, key.client, key.created_at_ms, key.revoked_at_ms),
+        "INSERT INTO api_keys (prefix, digest, role, client, created_at_ms, revoked_at_ms,"
+        " max_pending, daily_jobs, daily_tokens) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            key.prefix,
+            key.digest,
+            key.role,
+            key.client,
+            key.created_at_ms,
+            key.revoked_at_ms,
+            key.limits.max_pending,
+            key.limits.daily_jobs,
+            key.limits.daily_tokens,
+        ),
     )
 
 
@@ -151,4 +211,5 @@ def _key(row: Sequence[Any]) -> ApiKey:
         client=row[3],
         created_at_ms=row[4],
         revoked_at_ms=row[5],
+        limits=KeyLimits(max_pending=row[6], daily_jobs=row[7], daily_tokens=row[8]),
     )

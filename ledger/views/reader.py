@@ -24,6 +24,7 @@ from ledger.store.database import Database
 from ledger.store.reading import find_missing, load_pin
 from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header, load_raw_block
+from ledger.views.counts import count_receipts
 from ledger.views.models import (
     MAX_PAGE,
     AuthoritiesView,
@@ -162,6 +163,13 @@ class LedgerViews:
         """Return receipts below cursor `before`, pending ones first, then newest first."""
         page = self._page(wanted, _bound(limit), before)
         return [self._receipt(transaction) for transaction in page]
+
+    def count_receipts(self, wanted: ReceiptFilter) -> int | None:
+        """Return how many receipts `receipts` would list in all; None where that is not cheap."""
+        spellings = map(_list_columns, self._list_spellings(wanted))
+        counts = [count_receipts(self._ledger, self._market.reader, each) for each in spellings]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
         """Return a receipt, final or pending."""
@@ -303,11 +311,7 @@ class LedgerViews:
     def _plain_page(
         self, wanted: ReceiptFilter, limit: int, before: int | None
     ) -> list[TransactionView]:
-        columns = {
-            column: value
-            for column in ("client", "provider", "model")
-            if (value := getattr(wanted, column)) is not None
-        }
+        columns = _list_columns(wanted)
         conditions = "".join(f" AND {column} = ?" for column in columns)
         values = list(columns.values())
         pending = self._pending_page(
@@ -377,6 +381,14 @@ class LedgerViews:
             (find_receipt_id(transaction.payload),),
         ).fetchone()
         return ReceiptView(transaction=transaction, miner_id=row[0] if row else None)
+
+
+def _list_columns(wanted: ReceiptFilter) -> dict[str, str]:
+    return {
+        column: value
+        for column in ("client", "provider", "model")
+        if (value := getattr(wanted, column)) is not None
+    }
 
 
 def _merge(pending: list[TransactionView], final: list[TransactionView]) -> list[TransactionView]:

@@ -137,6 +137,12 @@ log_format_option = option(
     help="Let webhooks lead into private networks and to this machine, also by plain http.",
 )
 @option(
+    "--text-retention-days",
+    type=click.FloatRange(0, 36_500),
+    default=7.0,
+    help="How long prompts and results of ended jobs are kept; 0: for ever. Receipts stay.",
+)
+@option(
     "--peer",
     "peers",
     multiple=True,

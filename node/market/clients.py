@@ -6,6 +6,7 @@ import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import MarketError
@@ -17,12 +18,14 @@ from ledger.jobs import (
     JobState,
     Progress,
     Queue,
+    Submission,
     build_job_id,
     check_cancellable,
     parse_job_id,
 )
+from ledger.quotas import DAY_MS, KeyStanding, check_quota, find_day
 from ledger.store import jobs as job_store
-from ledger.store import registry
+from ledger.store import limits, lists, queue, registry, repeats
 from ledger.views import ReceiptView, TransactionView
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
@@ -35,10 +38,54 @@ _SEED_BITS = 53
 class ClientDesk(Desk):
     """What those do who want answers."""
 
-    async def submit(self, caller: Caller, order: JobOrder) -> Job:
-        """Store a pending job; it is durable when this returns."""
-        self._check_standing()
+    async def submit(
+        self, caller: Caller, order: JobOrder, *, idempotency_key: str | None = None
+    ) -> Job:
+        """Store a pending job; it is durable when this returns. See `submit_all`."""
+        made = await self.submit_all(caller, [order], idempotency_key=idempotency_key)
+        return made.jobs[0]
+
+    async def submit_all(
+        self, caller: Caller, orders: Sequence[JobOrder], *, idempotency_key: str | None = None
+    ) -> Submission:
+        """Store pending jobs, all or none; they are durable when this returns.
+
+        With an idempotency key the same orders of the same API key make no other jobs for 24 h:
+        those of the first time are returned as they are now, and nothing is counted.
+
+        Raises:
+            MarketError: IDEMPOTENCY_MISMATCH, QUOTA_EXCEEDED, RATE_LIMIT_EXCEEDED,
+                VALIDATION_FAILED (more than the key may ever submit), NODE_IS_FOLLOWER.
+        """
         now_ms = self._clock_ms()
+
+        def find_repeat(connection: sqlite3.Connection) -> Submission | None:
+            if idempotency_key is None:
+                return None
+            known = repeats.find_repeat(
+                connection, caller.key, idempotency_key, orders, now_ms=now_ms
+            )
+            return Submission(jobs=known, is_replay=True) if known else None
+
+        if known := find_repeat(self._store.reader):
+            return known
+        self._check_standing()
+        jobs = tuple(self._build_job(caller, order, now_ms) for order in orders)
+
+        def store(connection: sqlite3.Connection) -> Submission:
+            if known := find_repeat(connection):  # the same request was faster
+                return known
+            self._use_quota(connection, caller, orders, now_ms)
+            places = [job_store.insert_job(connection, job) for job in jobs]
+            if idempotency_key is not None:
+                repeats.remember(connection, caller.key, idempotency_key, jobs, first_seq=places[0])
+            for _ in jobs:
+                self._move("submitted")
+            return Submission(jobs=jobs)
+
+        return await self._write(store, then=self.job_waiting.fire)
+
+    def _build_job(self, caller: Caller, order: JobOrder, now_ms: int) -> Job:
         job = Job(
             id=build_job_id(now_ms=now_ms, entropy=secrets.token_bytes(10)),
             state="pending",
@@ -53,19 +100,37 @@ class ClientDesk(Desk):
             created_at_ms=now_ms,
         )
         assert job.seed <= MAX_INTEGER
-        limit = self._settings.max_pending_per_key
-
-        def store(connection: sqlite3.Connection) -> None:
-            if job_store.count_pending(connection, caller.key, limit) >= limit:
-                raise MarketError(
-                    "RATE_LIMIT_EXCEEDED",
-                    f"this key has {limit} pending jobs; wait for some to run, or cancel them",
-                )
-            job_store.insert_job(connection, job)
-            self._move("submitted")
-
-        await self._write(store, then=self.job_waiting.fire)
         return job
+
+    def _use_quota(
+        self,
+        connection: sqlite3.Connection,
+        caller: Caller,
+        orders: Sequence[JobOrder],
+        now_ms: int,
+    ) -> None:
+        day = find_day(now_ms)
+        check_quota(
+            limits.load_limits(connection, caller.key),
+            limits.load_usage(connection, caller.key, day),
+            orders,
+            max_pending=self._settings.max_pending_per_key,
+            now_ms=now_ms,
+        )
+        tokens = sum(order.max_tokens for order in orders)
+        limits.add_usage(connection, caller.key, day, jobs=len(orders), tokens=tokens)
+
+    def key_standing(self, caller: Caller) -> KeyStanding:
+        """Return what a key may submit, and what it has submitted."""
+        reader, day = self._store.reader, find_day(self._clock_ms())
+        own = limits.load_limits(reader, caller.key)
+        if own.max_pending is None:
+            own = replace(own, max_pending=self._settings.max_pending_per_key)
+        return KeyStanding(
+            limits=own,
+            usage=limits.load_usage(reader, caller.key, day),
+            resets_at_ms=(day + 1) * DAY_MS,
+        )
 
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
@@ -92,12 +157,44 @@ class ClientDesk(Desk):
         return await self._write(cancel, then=lambda: self._end(job_id))
 
     def jobs(
-        self, *, owner: str | None, state: JobState | None, limit: int, offset: int
+        self,
+        *,
+        owner: str | None,
+        state: JobState | None,
+        limit: int,
+        offset: int = 0,
+        before: str | None = None,
+        after: str | None = None,
     ) -> Sequence[Job]:
-        """Return jobs, newest first; `owner` (an API key's prefix) narrows the list."""
-        return job_store.list_jobs(
-            self._store.reader, owner=owner, state=state, limit=limit, offset=offset
+        """Return jobs, newest first; `owner` (an API key's prefix) narrows the list.
+
+        `before` and `after` are job ids: only jobs submitted before, or the first ones after.
+
+        Raises:
+            MarketError: VALIDATION_FAILED, there is no such job to begin at.
+        """
+        reader = self._store.reader
+        return lists.list_jobs(
+            reader,
+            lists.JobPage(
+                owner=owner,
+                state=state,
+                before=self._find_cursor("before", before),
+                after=self._find_cursor("after", after),
+                limit=limit,
+                offset=offset,
+            ),
         )
+
+    def _find_cursor(self, name: str, job_id: str | None) -> bytes | None:
+        cursor = None if job_id is None else parse_job_id(job_id) or b""
+        if cursor is not None and not lists.knows_job(self._store.reader, cursor):
+            raise MarketError("VALIDATION_FAILED", f"{name}: no job with this id on this node")
+        return cursor
+
+    def count_jobs(self, *, owner: str | None, state: JobState | None) -> int:
+        """Return how many jobs `jobs` would list in all."""
+        return lists.count_jobs(self._store.reader, owner=owner, state=state)
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
@@ -105,7 +202,7 @@ class ClientDesk(Desk):
         eligible = registry.count_eligible_miners(
             reader, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
         )
-        return Queue(position=job_store.count_ahead(reader, job) + 1, eligible_miners=eligible)
+        return Queue(position=queue.count_ahead(reader, job) + 1, eligible_miners=eligible)
 
     def progress(self, job_id: str) -> Progress:
         """Return a job with the text that its miner has told. Raises MarketError JOB_NOT_FOUND."""

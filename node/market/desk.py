@@ -46,6 +46,9 @@ class MarketSettings:
     """Longest run of one attempt, and the lease of a miner without heartbeats."""
     queue_timeout_ms: int = 3_600_000
     max_pending_per_key: int = 100
+    """Of keys that have no limit of their own."""
+    text_retention_ms: int = 7 * 86_400_000
+    """How long texts of ended jobs are kept; 0 is for ever."""
     webhook_reach: Reach = "public"
     """Where webhooks may lead."""
 

@@ -1,4 +1,4 @@
-"""The leases of the market: what a miner does with a job, and what happens when time is over."""
+"""The leases of the market: what a miner does with a job."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ledger.errors import MarketError
+from ledger.hashing import hash_text
 from ledger.jobs import (
     MAX_ATTEMPTS,
     Caller,
@@ -18,25 +19,53 @@ from ledger.jobs import (
     check_claimable,
     check_completable,
     check_held,
+    check_not_draining,
     parse_job_id,
 )
 from ledger.store import jobs as job_store
+from ledger.store import registry
+from ledger.store.queue import take_turn
 from ledger.views import ReceiptView, view_pending
-from node.market.miners import MinerDesk
+from node.market.miners import MinerDesk, load_miner
 
 
 class LeaseDesk(MinerDesk):
-    """What miners do with a job, and the sweep that ends what has run out."""
+    """What miners do with a job."""
+
+    async def deregister(self, caller: Caller, miner_id: str) -> None:
+        """Forget a miner; what it runs goes back to the queue at once. Its receipts stay."""
+        self._miner(caller, miner_id)
+
+        def deregister(connection: sqlite3.Connection) -> tuple[list[Job], bool]:
+            registry.drain_miner(connection, miner_id)
+            held = job_store.list_held_jobs(connection, miner_id)
+            for job in held:
+                self._try_again(connection, job)
+            # Another miner that takes this name has lost nothing, and delivers nothing late.
+            is_done = not held and not job_store.forgive_losses(connection, miner_id)
+            if is_done:
+                registry.delete_miner(connection, miner_id)
+            return held, is_done
+
+        is_done = False
+        while not is_done:  # a draining miner gets no more, so this ends
+            held, is_done = await self._write(deregister, then=self.job_waiting.fire)
+            for job in held:
+                self.feed.end(job.id)
+            self.note_events()
 
     async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
         """Give the job to this miner, under a lease. The same miner again gets the same lease."""
         self._check_standing()
-        miner = await self._seen(self._miner(caller, miner_id))
+        await self._seen(self._miner(caller, miner_id))
 
         def claim(connection: sqlite3.Connection) -> Job:
+            miner = load_miner(connection, miner_id)
             job = job_store.load_job(connection, parse_job_id(job_id))
             check_claimable(job, miner_id)
             if job.state == "pending":
+                check_not_draining(miner)
+                take_turn(connection, job, miner)
                 now_ms = self._clock_ms()
                 lasting_ms = (
                     self._settings.lease_ms if heartbeat else self._settings.execution_timeout_ms
@@ -205,43 +234,15 @@ class LeaseDesk(MinerDesk):
             self.feed.note(name)
 
     def _repeated(self, job: Job, report: Report) -> ReceiptView:
-        if job.result != report.result:
-            raise MarketError(
-                "JOB_RESULT_CONFLICT", f"job {job.job_id} was completed with another result"
-            )
         assert job.receipt_id is not None, "a completed job has a receipt"
         receipt = self._views.receipt(job.receipt_id)
         assert receipt is not None, "a receipt is in the mempool or on the chain"
+        # The result itself may have been purged; its salted digest stays.
+        if hash_text(job.result_salt, report.result).hex() != receipt.payload.result_digest:
+            raise MarketError(
+                "JOB_RESULT_CONFLICT", f"job {job.job_id} was completed with another result"
+            )
         return receipt
-
-    # --- upkeep ---------------------------------------------------------------------------------
-
-    async def sweep(self) -> int:
-        """End what has run out: leases, attempts, places in the queue. Returns how many."""
-        now_ms = self._clock_ms()
-
-        def sweep(connection: sqlite3.Connection) -> list[Job]:
-            expired = job_store.list_expired_leases(connection, now_ms)
-            for job in expired:
-                self._end_attempt(connection, job, now_ms)
-            stale = job_store.list_stale_jobs(connection, now_ms - self._settings.queue_timeout_ms)
-            for job in stale:
-                self._fail_job(connection, job, "queue_timeout")
-            return expired + stale
-
-        swept = await self._write(sweep)
-        for job in swept:
-            self.feed.end(job.id)
-        if swept:
-            self.job_waiting.fire()
-            self.note_events()
-        return len(swept)
-
-    def _end_attempt(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
-        if job.heartbeat and now_ms >= self._execution_deadline_ms(job):
-            self._fail_job(connection, job, "execution_timeout")
-        else:
-            self._try_again(connection, job)
 
     def _try_again(
         self, connection: sqlite3.Connection, job: Job, *, error: str | None = None

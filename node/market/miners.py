@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ledger.errors import InvalidKeyError, InvalidSignatureError, MarketError
-from ledger.jobs import Caller, Job, Miner, Registration, build_registration_message
+from ledger.jobs import (
+    Caller,
+    Job,
+    Miner,
+    MinerStanding,
+    Registration,
+    build_registration_message,
+)
 from ledger.keys import ACCOUNT_PREFIX, verify_signature
-from ledger.store import jobs as job_store
-from ledger.store import registry
+from ledger.store import queue, registry
+from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
 
 MAX_POLLS = 1_000
@@ -61,7 +69,7 @@ class MinerDesk(Desk):
         return replace(miner, last_seen_at_ms=now_ms)
 
     async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
-        """Return the oldest job for this miner, waiting up to `wait_ms` for one."""
+        """Return the job that is next for this miner, waiting up to `wait_ms` for one."""
         miner = await self._seen(self._miner(caller, miner_id))
         if self._polls.total() >= MAX_POLLS or self._polls[miner_id] >= MAX_POLLS_PER_MINER:
             wait_ms = 0
@@ -77,16 +85,43 @@ class MinerDesk(Desk):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_ms / 1000
         while True:
-            job = job_store.find_available(self._store.reader, miner)
+            # Read anew: it may drain, or be gone, since it began to wait.
+            miner = self._known_miner(miner.miner_id)
+            job = None if miner.draining else queue.find_available(self._store.reader, miner)
             left_s = deadline - loop.time()
             if job is not None or left_s <= 0 or self.feed.is_closing:
                 return job
             await self.job_waiting.wait(left_s)
 
+    async def drain(self, caller: Caller, miner_id: str) -> MinerStanding:
+        """Offer a miner nothing more; what it runs goes on. Registering again ends it."""
+        self._miner(caller, miner_id)
+        await self._write(lambda c: registry.drain_miner(c, miner_id))
+        return self.miner(miner_id)
+
+    def miner(self, miner_id: str) -> MinerStanding:
+        """Return what everybody may see of a miner. Raises MarketError MINER_NOT_FOUND."""
+        known = self._known_miner(miner_id)
+        return registry.view_miner(self._store.reader, known, self._active_since_ms())
+
+    def miners(self, *, after: str, limit: int) -> Sequence[MinerStanding]:
+        """Return miners in the order of their names, above `after`."""
+        return registry.list_miners(
+            self._store.reader, after=after, limit=limit, active_since_ms=self._active_since_ms()
+        )
+
+    def count_miners(self) -> int | None:
+        """Return how many miners there are, None if there are too many to count."""
+        return registry.count_miners(self._store.reader)
+
+    def _active_since_ms(self) -> int:
+        return self._clock_ms() - ACTIVE_MINER_MS
+
+    def _known_miner(self, miner_id: str) -> Miner:
+        return load_miner(self._store.reader, miner_id)
+
     def _miner(self, caller: Caller, miner_id: str) -> Miner:
-        miner = registry.find_miner(self._store.reader, miner_id)
-        if miner is None:
-            raise MarketError("MINER_NOT_FOUND", f"miner {miner_id} is not registered on this node")
+        miner = self._known_miner(miner_id)
         if not _acts_for(caller, miner):
             raise MarketError("AUTH_INSUFFICIENT_SCOPE", f"miner {miner_id} belongs to another key")
         return miner
@@ -115,6 +150,14 @@ class MinerDesk(Desk):
             raise MarketError(
                 "VALIDATION_FAILED", f"proof: expected a signature over {message!r}: {error}"
             ) from error
+
+
+def load_miner(connection: sqlite3.Connection, miner_id: str) -> Miner:
+    """Return a registered miner. Raises MarketError MINER_NOT_FOUND."""
+    miner = registry.find_miner(connection, miner_id)
+    if miner is None:
+        raise MarketError("MINER_NOT_FOUND", f"miner {miner_id} is not registered on this node")
+    return miner
 
 
 def _acts_for(caller: Caller, miner: Miner) -> bool:

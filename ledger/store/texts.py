@@ -1,0 +1,35 @@
+"""Removes the texts of jobs that ended long ago: prompt, result, stop texts, error.
+
+Salts and the receipt stay, so whoever kept the texts can still prove them. `secure_delete` is on,
+so what is replaced is gone from the file; `Database.empty_wal` removes older versions of its pages.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+MAX_PURGED_JOBS = 100
+"""Jobs of one transaction."""
+MAX_PURGED_CHARS = 8 << 20
+"""A transaction ends with the job with which its texts exceed this."""
+
+
+def purge_texts(connection: sqlite3.Connection, *, ended_before_ms: int, now_ms: int) -> int:
+    """Remove texts of jobs that ended up to a time. Returns of how many; there may be more."""
+    purged, text_chars = [], 0
+    for seq, chars in connection.execute(
+        "SELECT seq, length(prompt) + coalesce(length(result), 0) FROM jobs INDEXED BY jobs_texts"
+        " WHERE completed_at_ms <= ? AND texts_purged_at_ms IS NULL"
+        " ORDER BY completed_at_ms LIMIT ?",
+        (ended_before_ms, MAX_PURGED_JOBS),
+    ):
+        purged.append((now_ms, seq))
+        text_chars += chars
+        if text_chars > MAX_PURGED_CHARS:
+            break
+    connection.executemany(
+        "UPDATE jobs SET prompt = '', stop = '[]', result = NULL, error = NULL,"
+        " texts_purged_at_ms = ? WHERE seq = ?",
+        purged,
+    )
+    return len(purged)
