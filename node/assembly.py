@@ -106,6 +106,7 @@ def open_node(
 
         def note_final(height: int) -> None:
             head.note(height)
+            coordinator.note_block()
             network.note_block()
             syncer.request(height)  # it may have made us a member, or no longer one
 
