@@ -9,6 +9,7 @@ from starlette.routing import Route
 
 from api import resource
 from api.answers import Stream
+from api.requests import BodyRoom
 from api.resource import ApiSettings, Operation, Resource
 from tests.asgi_stream import Opener
 
@@ -44,6 +45,7 @@ def run(scenario) -> None:
             keys=None,
             settings=ApiSettings(mode="dev", version="0", default_model="m"),
             make_request_id=lambda: "req-1",
+            room=BodyRoom(),
         )
         client = Opener(Starlette(routes=[Route("/", one)]))
         async with asyncio.timeout(LIMIT_S):
