@@ -56,6 +56,12 @@ class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
     lease: Lease
 
 
+class TextAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to a piece of text."""
+
+    received: Annotated[int, msgspec.Meta(ge=0)]
+
+
 class UnitPrices(msgspec.Struct, frozen=True, kw_only=True):
     """Price of one unit in micros."""
 
