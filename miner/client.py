@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 
 from miner.errors import BadAnswerError, LeaseLostError, RefusedError, UnreachableError
-from miner.wire import ClaimedJob, ErrorAnswer, Health, HeartbeatAnswer, Job, TextAnswer
+from miner.wire import ClaimedJob, ErrorAnswer, Health, Job, Lease, TextAnswer
 
 T = TypeVar("T")
 
@@ -67,13 +67,13 @@ class CoordinatorClient:
         body = {"miner_id": miner_id, "heartbeat": True}
         return _parse(await self._call("POST", _job_path(job_id, "claim"), body=body), ClaimedJob)
 
-    async def heartbeat(self, job_id: str, miner_id: str, *, wait_s: int = 0) -> HeartbeatAnswer:
+    async def heartbeat(self, job_id: str, miner_id: str, *, wait_s: int = 0) -> Lease:
         """Renew the lease, then wait up to `wait_s` seconds for the job to be lost."""
         body = {"miner_id": miner_id, "wait": wait_s}
         answer = await self._call(
             "POST", _job_path(job_id, "heartbeat"), body=body, timeout_s=BEAT_TIMEOUT_S + wait_s
         )
-        return _parse(answer, HeartbeatAnswer)
+        return _parse(answer, Lease)
 
     async def tell(self, job_id: str, miner_id: str, *, offset: int, text: str) -> int:
         """Tell a piece of the answer; returns how many characters of it the node knows."""

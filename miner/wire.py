@@ -50,12 +50,6 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval_ms: Milliseconds
 
 
-class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to a heartbeat."""
-
-    lease: Lease
-
-
 class TextAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Answer to a piece of text."""
 

@@ -251,10 +251,10 @@ class Worker:
             wait_s = min(interval_s, MAX_BEAT_WAIT_S)
             next_at = now() + wait_s
             try:
-                answer = await self._client.heartbeat(
+                lease = await self._client.heartbeat(
                     run.job.job_id, self._miner_id, wait_s=int(wait_s)
                 )
-                interval_s = answer.lease.heartbeat_interval_ms / 1000
+                interval_s = lease.heartbeat_interval_ms / 1000
             except RefusedError as error:
                 if not run.is_done:  # else it is the result that has ended the job
                     log.warning("%s", error)

@@ -161,7 +161,7 @@ class FakeCoordinator:
         return {"attempt": 1, "expires_in_ms": 3 * interval, "heartbeat_interval_ms": interval}
 
     async def heartbeat(self, request: Request) -> Response:
-        return JSONResponse({"lease": self.lease()})
+        return JSONResponse(self.lease())
 
     async def text_told(self, request: Request) -> Response:
         body = self.bodies["text"][-1]
