@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+import threading
 
 import pytest
 from starlette.applications import Starlette
@@ -11,6 +13,7 @@ from api import resource
 from api.answers import Stream
 from api.requests import BodyRoom
 from api.resource import ApiSettings, Operation, Resource
+from tests.api_server import serve
 from tests.asgi_stream import Opener
 
 LIMIT_S = 20
@@ -37,17 +40,21 @@ class Source:
         return Stream(pieces=self._read(), ended=lambda: self.log.append("ended"))
 
 
+def build_app(handler) -> Starlette:
+    one = Resource(
+        {"GET": Operation(handler=handler)},
+        keys=None,
+        settings=ApiSettings(mode="dev", version="0", default_model="m"),
+        make_request_id=lambda: "req-1",
+        room=BodyRoom(),
+    )
+    return Starlette(routes=[Route("/", one)])
+
+
 def run(scenario) -> None:
     async def bounded():
         source = Source()
-        one = Resource(
-            {"GET": Operation(handler=source.handle)},
-            keys=None,
-            settings=ApiSettings(mode="dev", version="0", default_model="m"),
-            make_request_id=lambda: "req-1",
-            room=BodyRoom(),
-        )
-        client = Opener(Starlette(routes=[Route("/", one)]))
+        client = Opener(build_app(source.handle))
         async with asyncio.timeout(LIMIT_S):
             try:
                 await scenario(source, client)
@@ -155,3 +162,49 @@ def test_a_server_that_closes_gets_rid_of_a_client_that_reads_nothing():
         assert source.log == ["begun", "closed", "ended"]
 
     run(scenario)
+
+
+# --- on a real server ---------------------------------------------------------------------------
+
+
+class Endless:
+    """A stream without end, and whether it was closed."""
+
+    def __init__(self, piece: bytes, *, pauses: bool) -> None:
+        self._piece, self._pauses = piece, pauses
+        self.closed, self.ended = threading.Event(), threading.Event()
+
+    async def _read(self):
+        try:
+            while True:
+                yield self._piece
+                if self._pauses:
+                    await asyncio.Event().wait()
+        finally:
+            self.closed.set()
+
+    async def handle(self, _request) -> Stream:
+        return Stream(pieces=self._read(), ended=self.ended.set)
+
+
+def connect(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=LIMIT_S)
+    connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    return connection
+
+
+def test_a_connection_that_is_closed_ends_the_stream():
+    source = Endless(b"x", pauses=True)
+    with serve(build_app(source.handle)) as port:
+        with connect(port) as connection:
+            assert connection.recv(1_000)
+        assert source.closed.wait(LIMIT_S)
+        assert source.ended.wait(LIMIT_S)
+
+
+def test_a_connection_whose_buffers_stay_full_is_dropped(monkeypatch):
+    monkeypatch.setattr(resource, "READER_TIMEOUT_S", 0.2)
+    source = Endless(b"x" * 65_536, pauses=False)
+    with serve(build_app(source.handle)) as port, connect(port):
+        assert source.closed.wait(LIMIT_S)
+        assert source.ended.wait(LIMIT_S)
