@@ -159,8 +159,11 @@ def open_node(
             },
         )
         metrics.registry.register(StateCollector(state))
-        watch = NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers)
-        views = LedgerViews(chain, market, network=watch)
+        views = LedgerViews(
+            chain,
+            market,
+            network=NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers),
+        )
         endpoints = PeerEndpoints(
             chain=chain,
             mempool=mempool,

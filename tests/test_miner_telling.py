@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.background import BackgroundTask
 
 from miner import telling
+from miner.client import CoordinatorClient
 from miner.engine import Completion
 from miner.errors import BadAnswerError, LeaseLostError, RefusedError, UnreachableError
 from miner.retry import Pace
@@ -270,21 +270,29 @@ def test_a_cancelled_job_stops_though_the_next_heartbeat_is_far(interval_ms):
     assert not {"complete", "fail", "release"} & set(node.calls)
 
 
-def test_a_heartbeat_that_a_result_answers_is_no_lost_lease(caplog):
+def test_a_heartbeat_that_a_result_answers_is_no_lost_lease(caplog, monkeypatch):
     node = FakeCoordinator(heartbeat_interval_ms=20_000)
-    completing, answered = asyncio.Event(), asyncio.Event()
+    completing, heard = asyncio.Event(), asyncio.Event()
+    ask = CoordinatorClient.heartbeat
+
+    async def ask_and_note(self, *arguments, **options):
+        try:
+            return await ask(self, *arguments, **options)
+        finally:
+            heard.set()
 
     async def wait_for_the_result(_request):
         await completing.wait()
-        answer = refuse(409, "JOB_ALREADY_COMPLETED")()
-        answer.background = BackgroundTask(answered.set)  # once it is sent
-        return answer
+        return refuse(409, "JOB_ALREADY_COMPLETED")()
 
     async def complete(request):
         completing.set()
-        await answered.wait()
+        await heard.wait()
+        for _ in range(10):  # turns of the one loop, in which the worker draws its conclusion
+            await asyncio.sleep(0)
         return await FakeCoordinator.complete(node, request)
 
+    monkeypatch.setattr(CoordinatorClient, "heartbeat", ask_and_note)
     node.heartbeat, node.complete = wait_for_the_result, complete
     play(node, ScriptedEngine(), "completed", "idle")
     assert node.receipt is not None

@@ -8,14 +8,20 @@ from collections.abc import Callable
 import httpx2
 import pytest
 
+from api import events
 from miner.client import CoordinatorClient
 from miner.engine import Completion
 from miner.worker import Worker
+from node import jobstream
+from node.apikeys import issue_key
+from node.datadir import create_data_directory
 from node.jobstream import follow_job
 from node.local.ports import choose_ports
 from node.restclient import RestClient
+from tests.authorities import serve_node
 from tests.builders import build_key
-from tests.live import LiveNode
+from tests.caller import Caller
+from tests.live import GENESIS_TIME_MS, LiveNode
 from tests.scripted_engine import ScriptedEngine, until_stopped
 
 MODEL = "tiny:1b"
@@ -191,3 +197,28 @@ def test_a_node_that_stops_ends_streams_and_polls_properly(node):
     node.start()
     with httpx2.Client(base_url=node.url, trust_env=False) as http:
         assert http.get(f"/v1/jobs/{job}").json()["status"] == "pending"
+
+
+def test_a_final_receipt_is_told_when_its_block_comes(tmp_path, monkeypatch):
+    monkeypatch.setattr(events, "BEAT_S", 3_600.0)  # so nothing but the block wakes the stream
+    monkeypatch.setattr(jobstream, "SILENCE_S", 3_600.0)
+    data = create_data_directory(
+        tmp_path / "data", network="test", name="first", now_ms=GENESIS_TIME_MS
+    )
+    key = issue_key(data, "admin", client=None, now_ms=GENESIS_TIME_MS)
+    (port,) = choose_ports(0, 1)
+    with (
+        serve_node(data, f"http://127.0.0.1:{port}", batch_delay_ms=500),
+        Caller(f"http://127.0.0.1:{port}", key) as caller,
+        RestClient(f"http://127.0.0.1:{port}", key) as client,
+    ):
+        caller.post("/v1/miners/register", miner_id="m1", capabilities=["*"]).raise_for_status()
+        job = client.submit("Why?", model=None, params={})["job_id"]
+        names = []
+        for event in follow_job(client, job, timeout_s=PATIENCE_S):
+            names.append(event.data.get("status", event.name))
+            if names == ["pending"]:
+                caller.post(f"/v1/jobs/{job}/claim", miner_id="m1").raise_for_status()
+                done = caller.post(f"/v1/jobs/{job}/complete", miner_id="m1", result="Rayleigh.")
+                done.raise_for_status()
+    assert names[-4:] == ["token", "completed", "pending", "final"]
