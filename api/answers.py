@@ -6,7 +6,7 @@ stream is not: it ends early, or tells of a failure in its own way.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -24,6 +24,12 @@ SECURITY_HEADERS: tuple[Header, ...] = (
 )
 
 SSE = b"text/event-stream"
+
+IMMUTABLE = b"public, max-age=31536000, immutable"
+REVALIDATED = b"no-cache"
+"""May be kept, and is asked for again with its entity tag each time."""
+
+_BODYLESS = frozenset({204, 304})
 
 _encoder = msgspec.json.Encoder()
 
@@ -45,10 +51,14 @@ class Answer:
 class Stream:
     """A response whose body follows piece by piece, for as long as the client stays.
 
-    `pieces` is closed when the client hangs up or the node ends, so its `finally` always runs.
+    `pieces` is closed when the client hangs up or the node ends, so what it has begun it also ends.
+    Answering a HEAD it is not begun.
     """
 
     pieces: AsyncGenerator[bytes, None]
+    """None of them is empty."""
+    ended: Callable[[], None] = lambda: None
+    """Called once when the answer is over, begun or not."""
     content_type: bytes = SSE
     headers: tuple[Header, ...] = ()
     cache_control: bytes = b"no-store"
@@ -76,9 +86,9 @@ async def start_answer(
         (b"cache-control", answer.cache_control),
         *answer.headers,
     ]
-    if answer.status != 204:
+    if answer.status not in _BODYLESS:
         headers.append((b"content-type", answer.content_type))
-    if isinstance(answer, Answer) and answer.status != 204:
+    if isinstance(answer, Answer) and answer.status not in _BODYLESS:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     if close:
         headers.append((b"connection", b"close"))

@@ -1,18 +1,22 @@
-"""Jobs as their clients see them: submit, read, list, cancel."""
+"""Jobs as their clients see them: submit, read, wait, list, cancel."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from api.access import may_read
 from api.answers import Answer, Header, answer_json, link
 from api.bodies import parse_batch, parse_order
+from api.conditional import NOT_MODIFIED, answer_if_changed
 from api.errors import RequestError, refuse_field
-from api.ports import Market
+from api.following import ENDED
+from api.ports import JobWatch, Market
 from api.render import Json, render_job
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Operation
+from api.waiting import Places, wait_for_news
 from ledger.errors import MarketError
 from ledger.jobs import Job, JobOrder, JobState, Submission, parse_job_id
 
@@ -25,9 +29,10 @@ STATES: tuple[JobState, ...] = get_args(JobState)
 class JobEndpoints:
     """The clients' paths under `/v1/jobs`."""
 
-    def __init__(self, market: Market, settings: ApiSettings) -> None:
+    def __init__(self, market: Market, settings: ApiSettings, places: Places) -> None:
         self._market = market
         self._settings = settings
+        self._places = places
         self._answers = JobAnswers(market, settings)
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
@@ -93,8 +98,32 @@ class JobEndpoints:
         return answer_json(self._answers.render_all(request, jobs), headers=headers)
 
     async def show(self, request: Request) -> Answer:
-        """`GET /v1/jobs/{job_id}`."""
-        return self._answers.show(request, self._market.job(parse_job(request)))
+        """`GET /v1/jobs/{job_id}`; with `wait`, once there is news."""
+        job_id = parse_job(request)
+        wait_s = request.clamped("wait", default=0, maximum=MAX_WAIT_S)
+        answer, is_news = self._look(request, job_id)
+        if is_news or not wait_s:
+            return answer
+        with self._places.hold(request.caller), self._market.watch(job_id, text=False) as watch:
+            return await self._wait(request, job_id, watch, wait_s)
+
+    def _look(self, request: Request, job_id: str) -> tuple[Answer, bool]:
+        """Return the answer for now, and whether it is what the client waits for."""
+        job = self._market.job(job_id)
+        answer = answer_if_changed(request, self._answers.show(request, job))
+        if request.is_conditional:
+            return answer, answer.status != NOT_MODIFIED
+        return answer, job.state in ENDED
+
+    async def _wait(self, request: Request, job_id: str, watch: JobWatch, wait_s: float) -> Answer:
+        now = asyncio.get_running_loop().time
+        deadline = now() + wait_s
+        goes_on = True
+        while True:
+            answer, is_news = self._look(request, job_id)
+            if is_news or not goes_on or now() >= deadline:
+                return answer
+            goes_on = await wait_for_news(watch, request, deadline - now())
 
     async def cancel(self, request: Request) -> Answer:
         """`POST /v1/jobs/{job_id}/cancel`."""

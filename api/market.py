@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from api.events import EventEndpoints
 from api.jobs import JobEndpoints
 from api.keys import KeyEndpoints
 from api.miners import MinerEndpoints
 from api.openai.endpoints import OpenAiEndpoints
 from api.ports import Market
 from api.resource import ApiSettings, Operation
+from api.waiting import Places
 from api.webhooks import WebhookEndpoints
 
 
@@ -17,9 +19,11 @@ def list_market_paths(
     market: Market, settings: ApiSettings
 ) -> Mapping[str, Mapping[str, Operation]]:
     """Return the operations by path; a path without a variable stands before one with it."""
+    places = Places(settings.max_waiting)
     endpoints = (
         MinerEndpoints(market, settings),
-        JobEndpoints(market, settings),
+        JobEndpoints(market, settings, places),
+        EventEndpoints(market, settings, places),
         WebhookEndpoints(market),
         OpenAiEndpoints(market, settings),
         KeyEndpoints(market),

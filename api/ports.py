@@ -44,7 +44,7 @@ from ledger.views import (
 
 
 class JobWatch(Protocol):
-    """Waits for news of one job."""
+    """Waits for news of one job, or of blocks."""
 
     async def wait(self, timeout_s: float) -> bool:
         """Return once there is news since the last call, or after `timeout_s`.
@@ -126,8 +126,15 @@ class Market(Webhooks, Protocol):
     def progress(self, job_id: str) -> Progress:
         """Return a job with its text so far. Raises MarketError JOB_NOT_FOUND."""
 
-    def watch(self, job_id: str) -> AbstractContextManager[JobWatch]:
-        """Let the caller wait for news of a job; enter it before the job is read."""
+    def watch(self, job_id: str, *, text: bool = True) -> AbstractContextManager[JobWatch]:
+        """Let the caller wait for news of a job; enter it before the job is read.
+
+        Without `text` what its miner tells of its text is no news. Raises MarketError
+        JOB_NOT_FOUND.
+        """
+
+    def watch_blocks(self) -> AbstractContextManager[JobWatch]:
+        """Let the caller wait for new blocks; enter it before a receipt is read."""
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
         """Return a receipt, pending or final."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from api.answers import Answer, answer_json, link
+from api.answers import IMMUTABLE, REVALIDATED, Answer, answer_json, link
+from api.conditional import answer_if_changed
 from api.errors import RequestError
 from api.ports import Views
 from api.render import (
@@ -97,7 +99,8 @@ class RecordEndpoints:
         links = {"alternate": f"{request.site}/receipts/{receipt_id}"}
         if receipt.transaction.finality == "final":
             links["describedby"] = f"{request.base}/v1/receipts/{receipt_id}/proof"
-        return answer_json(render_receipt(receipt), headers=link(links))
+        answer = answer_json(render_receipt(receipt), headers=link(links))
+        return answer_if_changed(request, replace(answer, cache_control=REVALIDATED))
 
     def _explain_unknown(self) -> str:
         missing = self._views.head().missing
@@ -114,7 +117,10 @@ class RecordEndpoints:
         bundle = self._views.bundle(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
         if bundle is not None:
             name = f'attachment; filename="{receipt_id}.proof.json"'.encode()
-            return Answer(body=bundle, headers=((b"content-disposition", name),))
+            answer = Answer(
+                body=bundle, headers=((b"content-disposition", name),), cache_control=IMMUTABLE
+            )
+            return answer_if_changed(request, answer)
         await self.show_receipt(request)
         raise RequestError(
             "RECEIPT_PENDING",
@@ -122,10 +128,18 @@ class RecordEndpoints:
             headers=((b"retry-after", b"1"),),
         )
 
-    async def show_genesis(self, _request: Request) -> Answer:
-        """`GET /v1/genesis`: the canonical document that a verifier pins."""
+    async def show_genesis(self, request: Request) -> Answer:
+        """`GET /v1/genesis`: the canonical document that a verifier pins.
+
+        It never changes, but another network may be served at this address one day.
+        """
         name = b'attachment; filename="genesis.json"'
-        return Answer(body=self._genesis, headers=((b"content-disposition", name),))
+        answer = Answer(
+            body=self._genesis,
+            headers=((b"content-disposition", name),),
+            cache_control=REVALIDATED,
+        )
+        return answer_if_changed(request, answer)
 
     async def show_authorities(self, request: Request) -> Answer:
         """`GET /v1/authorities`: who seals blocks, since when, and evidence against whom."""

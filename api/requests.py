@@ -29,6 +29,8 @@ _HEADERS = frozenset(
         b"x-api-key",
         b"authorization",
         b"x-request-id",
+        b"if-none-match",
+        b"last-event-id",
         b"content-type",
         b"content-encoding",
         b"content-length",
@@ -39,6 +41,7 @@ _HEADERS = frozenset(
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _MEDIA_TYPE = re.compile(rb"application/(?:json|[a-z0-9.-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
 _IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
+_TAG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
 _INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
 
 
@@ -108,6 +111,21 @@ class Request:
         """The client's own request id, if it is a sane one."""
         given = self._first(b"x-request-id")
         return given.decode() if _REQUEST_ID.fullmatch(given) else None
+
+    @property
+    def is_conditional(self) -> bool:
+        """Whether the client names what it has already."""
+        return b"if-none-match" in self._headers
+
+    def knows(self, tag: bytes) -> bool:
+        """Tell whether the client has what this entity tag (with its quotes) stands for."""
+        given = b",".join(self._headers.get(b"if-none-match", ()))
+        return given.strip() == b"*" or tag in _TAG.findall(given)
+
+    @property
+    def last_event_id(self) -> str | None:
+        """Where an event stream broke off, None if it begins."""
+        return self._first(b"last-event-id").decode("latin-1") or self.text("last_event_id")
 
     @property
     def base(self) -> str:

@@ -37,6 +37,8 @@ from ledger.store.database import DatabaseBusyError
 
 DRAIN_TIMEOUT_S = 2
 MAX_DRAINED_BYTES = 16 << 20
+READER_TIMEOUT_S = 60.0
+"""A client of a stream that takes no byte for so long is dropped."""
 
 _CLOSING = RequestError(
     "SYSTEM_SHUTTING_DOWN",
@@ -63,6 +65,8 @@ class ApiSettings:
     completion_timeout_ms: int = 570_000
     """How long a completion may take that is not streamed. OpenAI's clients wait for 600 s, and
     would then ask again by themselves."""
+    max_waiting: int = 1_000
+    """Long polls and event streams at once; half of them for callers without a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,16 +253,30 @@ async def _send_stream(answer: Stream, request: Request, send: Send) -> None:
     try:
         await start_answer(answer, request.id, send, close=not request.body_done)
         while request.method != "HEAD" and (piece := await _next_piece(answer.pieces, gone)):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await _send_piece(piece, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     except asyncio.CancelledError:  # only a server that closes cancels a request
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except ClientGoneError:
+        logger.info("request %s: the client stopped reading", request.id)
     except Exception as error:
         # Too late for an error answer: the connection breaks off, and the client sees that.
         _log_fault(error, request)
     finally:
         gone.cancel()
-        await answer.pieces.aclose()
+        try:
+            await answer.pieces.aclose()
+        finally:
+            answer.ended()
+
+
+async def _send_piece(piece: bytes, send: Send) -> None:
+    """Send a piece. Raises ClientGoneError if the client takes nothing for too long."""
+    try:
+        async with asyncio.timeout(READER_TIMEOUT_S):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except TimeoutError:
+        raise ClientGoneError from None
 
 
 async def _next_piece(

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from api.answers import Answer
+from api.answers import IMMUTABLE, Answer
 from api.errors import RequestError, refuse_field
 from api.ports import Tree
 from api.requests import Request
 from api.resource import Operation
 from ledger.tiles import parse_level, parse_place
-
-IMMUTABLE = b"public, max-age=31536000, immutable"
 
 _TEXT = b"text/plain; charset=utf-8"
 _BYTES = b"application/octet-stream"

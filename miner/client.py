@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 
 from miner.errors import BadAnswerError, LeaseLostError, RefusedError, UnreachableError
-from miner.wire import ClaimedJob, ErrorAnswer, Health, HeartbeatAnswer, Job
+from miner.wire import ClaimedJob, ErrorAnswer, Health, Job, Lease, TextAnswer
 
 T = TypeVar("T")
 
@@ -24,6 +24,8 @@ MAX_ANSWER_BYTES: Final = 16 << 20
 MAX_RETRY_AFTER_S: Final = 300.0
 CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 30.0
+BEAT_TIMEOUT_S: Final = 10.0
+"""Beyond what a heartbeat waits: it must be tried again before the lease is over."""
 MAX_SHOWN: Final = 300
 """Characters of a node's refusal that are shown."""
 
@@ -65,11 +67,19 @@ class CoordinatorClient:
         body = {"miner_id": miner_id, "heartbeat": True}
         return _parse(await self._call("POST", _job_path(job_id, "claim"), body=body), ClaimedJob)
 
-    async def heartbeat(self, job_id: str, miner_id: str) -> HeartbeatAnswer:
-        """Renew the lease."""
-        body = {"miner_id": miner_id}
-        answer = await self._call("POST", _job_path(job_id, "heartbeat"), body=body)
-        return _parse(answer, HeartbeatAnswer)
+    async def heartbeat(self, job_id: str, miner_id: str, *, wait_s: int = 0) -> Lease:
+        """Renew the lease, then wait up to `wait_s` seconds for the job to be lost."""
+        body = {"miner_id": miner_id, "wait": wait_s}
+        answer = await self._call(
+            "POST", _job_path(job_id, "heartbeat"), body=body, timeout_s=BEAT_TIMEOUT_S + wait_s
+        )
+        return _parse(answer, Lease)
+
+    async def tell(self, job_id: str, miner_id: str, *, offset: int, text: str) -> int:
+        """Tell a piece of the answer; returns how many characters of it the node knows."""
+        body = {"miner_id": miner_id, "offset": offset, "text": text}
+        answer = await self._call("POST", _job_path(job_id, "text"), body=body)
+        return _parse(answer, TextAnswer).received
 
     async def complete(self, job_id: str, body: Mapping[str, Any]) -> None:
         """Hand in the result; the same body again changes nothing."""
@@ -156,7 +166,12 @@ def _refusal(answer: httpx2.Response, content: bytes, place: str) -> Exception:
     detail = " ".join(said.detail[:MAX_SHOWN].split())
     text = f"{place}: {status} {said.error_code} {detail}".rstrip()
     if status == httpx2.codes.TOO_MANY_REQUESTS or answer.is_server_error:
-        return UnreachableError(text, retry_after_s=_retry_after(answer.headers))
+        return UnreachableError(
+            text,
+            retry_after_s=_retry_after(answer.headers),
+            is_refusal=status == httpx2.codes.SERVICE_UNAVAILABLE
+            and said.error_code != "SYSTEM_SHUTTING_DOWN",
+        )
     if not answer.is_client_error:
         return BadAnswerError(text)
     kind = LeaseLostError if status == httpx2.codes.CONFLICT else RefusedError

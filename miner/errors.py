@@ -57,11 +57,15 @@ class UnreachableError(CoordinatorError):
 
     Attributes:
         retry_after_s: how long the node asked to be left alone, if it did.
+        is_refusal: whether a node that goes on running has no room for this (503).
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, is_refusal: bool = False
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.is_refusal = is_refusal
 
 
 class RefusedError(CoordinatorError):

@@ -28,6 +28,8 @@ class Pace:
     """Of a call that must get through. About 18 minutes: longer than a node's restart."""
     last_attempts: int = 3
     """Attempts of anything once the worker was asked to stop."""
+    tell_interval_s: float = 0.15
+    """Between two pieces of text of a running job; the first goes at once."""
     lost_races: int = 10
     """Jobs in a row that others claimed first, before the miner rests between questions."""
 

@@ -50,10 +50,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_interval_ms: Milliseconds
 
 
-class HeartbeatAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """Answer to a heartbeat."""
+class TextAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Answer to a piece of text."""
 
-    lease: Lease
+    received: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class UnitPrices(msgspec.Struct, frozen=True, kw_only=True):

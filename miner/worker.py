@@ -1,10 +1,11 @@
 """A miner's loop: register, wait for a job, claim, run, hand in, again.
 
 Rules: a model that is not served here is never replaced by another. While a job runs in the
-inference thread, heartbeats go on from the event loop. A lost lease or a cancelled job stops the
-inference at the next token. A failure is reported as one and never as a result. A finished result
-is sent until the node answers, always the same body, which makes repeating harmless. Asked to
-stop, the worker gives the job back that is not done, and says that it takes no more.
+inference thread, heartbeats go on from the event loop, and so does the text. Heartbeats wait at the
+node, so a lost lease or a cancelled job stops the inference at the next token. A failure is
+reported as one and never as a result. A finished result is sent until the node answers, always the
+same body, which makes repeating harmless. Asked to stop, the worker gives the job back that is not
+done, and says that it takes no more.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from miner.receipt import (
     check_order,
 )
 from miner.retry import Backoff, Pace, Patience
+from miner.telling import Teller
 from miner.tokenizer import Message
 from miner.wire import ClaimedJob, Job
 
@@ -49,7 +51,8 @@ log = logging.getLogger(__name__)
 FATAL_STATUSES = {401, 403}
 
 DRAIN_TIMEOUT_S = 2.0
-
+MAX_BEAT_WAIT_S = 30
+"""How long a node holds a heartbeat."""
 MAX_REASON = 500
 """Characters of a failure's reason that are sent."""
 
@@ -171,15 +174,22 @@ class Worker:
             await self._give_up(claimed, reason=str(error), retryable=True)
             raise
         log.info("running %s on %s", claimed.job_id, claimed.model)
-        run = _Run(claimed, order, engine, claimed_at_ms)
+        teller = Teller(
+            lambda offset, text: self._client.tell(
+                claimed.job_id, self._miner_id, offset=offset, text=text
+            ),
+            self._pace,
+        )
+        run = _Run(claimed, order, engine, claimed_at_ms, teller.add)
+        telling = asyncio.create_task(teller.run())
         heartbeats = asyncio.create_task(self._keep_lease(run))
         try:
-            await self._execute(run, inference, heartbeats)
+            await self._execute(run, inference, heartbeats, telling)
         finally:
             run.ended.set()
-            heartbeats.cancel()
-            with suppress(asyncio.CancelledError):
-                await heartbeats
+            for task in (heartbeats, telling):
+                task.cancel()
+            await asyncio.gather(heartbeats, telling, return_exceptions=True)
 
     async def _claim(self, job: Job) -> ClaimedJob | None:
         """Make the job ours; None if somebody else was faster or it was cancelled.
@@ -204,7 +214,11 @@ class Worker:
         return claimed
 
     async def _execute(
-        self, run: _Run, inference: ThreadPoolExecutor, heartbeats: asyncio.Task[None]
+        self,
+        run: _Run,
+        inference: ThreadPoolExecutor,
+        heartbeats: asyncio.Task[None],
+        telling: asyncio.Task[None],
     ) -> None:
         """Run the engine, then hand in, fail or release, whichever is true."""
         loop = asyncio.get_running_loop()
@@ -216,6 +230,8 @@ class Worker:
             if not generation.done():
                 run.ended.set()
             completion = await generation
+            run.is_done = True
+            telling.cancel()
         except JobError as error:
             heartbeats.cancel()
             await self._give_up(run.job, reason=str(error), retryable=False)
@@ -238,20 +254,26 @@ class Worker:
 
     async def _keep_lease(self, run: _Run) -> None:
         """Renew the lease until cancelled; stop the inference when the lease is gone."""
+        now = asyncio.get_running_loop().time
         interval_s = run.job.lease.heartbeat_interval_ms / 1000
         while True:
-            await asyncio.sleep(interval_s)
+            wait_s = min(interval_s, MAX_BEAT_WAIT_S)
+            next_at = now() + wait_s
             try:
-                answer = await self._client.heartbeat(run.job.job_id, self._miner_id)
-                interval_s = answer.lease.heartbeat_interval_ms / 1000
+                lease = await self._client.heartbeat(
+                    run.job.job_id, self._miner_id, wait_s=int(wait_s)
+                )
+                interval_s = lease.heartbeat_interval_ms / 1000
             except RefusedError as error:
-                log.warning("%s", error)
-                run.lease_lost = True
-                run.ended.set()
+                if not run.is_done:  # else it is the result that has ended the job
+                    log.warning("%s", error)
+                    run.lease_lost = True
+                    run.ended.set()
                 return
             except CoordinatorError as error:
                 # The result is still taken if nobody else has the job by then, so go on.
                 log.warning("heartbeat: %s", error)
+            await asyncio.sleep(next_at - now())  # what the node did not wait
 
     async def _hand_in(self, run: _Run, completion: Completion) -> None:
         try:
@@ -299,7 +321,12 @@ class _Run:
     """A claimed job in work."""
 
     def __init__(
-        self, job: ClaimedJob, order: CheckedOrder, engine: Engine, claimed_at_ms: int
+        self,
+        job: ClaimedJob,
+        order: CheckedOrder,
+        engine: Engine,
+        claimed_at_ms: int,
+        on_text: Callable[[str], None],
     ) -> None:
         self.job = job
         self.order = order
@@ -308,6 +335,9 @@ class _Run:
         self.ended = threading.Event()
         """Set by the event loop, seen by the inference thread between tokens."""
         self.lease_lost = False
+        self.is_done = False
+        """Whether the answer is whole."""
+        self._on_text = on_text
 
     def generate(self) -> Completion:
         """Run the engine; in the inference thread."""
@@ -320,7 +350,7 @@ class _Run:
             params=self.order.params,
             stop=self.job.params.stop_sequences,
         )
-        return self.engine.generate(request, on_text=lambda _: None, should_stop=self.ended.is_set)
+        return self.engine.generate(request, on_text=self._on_text, should_stop=self.ended.is_set)
 
 
 def _describe(error: Exception) -> str:

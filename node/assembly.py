@@ -108,6 +108,7 @@ def open_node(
 
         def note_final(height: int) -> None:
             head.note(height)
+            coordinator.note_block()
             network.note_block()
             syncer.request(height)  # it may have made us a member, or no longer one
 
@@ -160,8 +161,11 @@ def open_node(
             },
         )
         metrics.registry.register(StateCollector(state))
-        watch = NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers)
-        views = LedgerViews(chain, market, network=watch)
+        views = LedgerViews(
+            chain,
+            market,
+            network=NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers),
+        )
         endpoints = PeerEndpoints(
             chain=chain,
             mempool=mempool,

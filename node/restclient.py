@@ -6,8 +6,9 @@ taken as bytes that are compressed by nobody.
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
@@ -27,8 +28,10 @@ MAX_ANSWER_S = 60.0
 """Most time for one answer."""
 _TIMEOUT_S = 30.0
 _SHOWN_CHARS = 200
+_MAX_REFUSAL_BYTES = 64 << 10
+_OK, _NO_CONTENT = 200, 204
 _GOOD = frozenset({200, 201, 202})
-_FINISHED = frozenset({"completed", "failed", "cancelled"})
+FINISHED = frozenset({"completed", "failed", "cancelled"})
 
 
 class RequestFailedError(LedgerError):
@@ -72,6 +75,38 @@ class RestClient:
         """Return a job."""
         return self._ask("GET", f"/v1/jobs/{job_id}")
 
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job and return it."""
+        return self._ask("POST", f"/v1/jobs/{job_id}/cancel")
+
+    @contextlib.contextmanager
+    def stream_events(
+        self, job_id: str, position: str, *, silence_s: float
+    ) -> Iterator[Iterator[bytes] | None]:
+        """Open a job's event stream behind a position; None if nothing can follow.
+
+        Raises:
+            RequestFailedError: it is refused, or breaks off, or is silent for so long.
+        """
+        path = f"/v1/jobs/{job_id}/events"
+        headers = {"Last-Event-ID": position} if position else {}
+        timeout = httpx2.Timeout(_TIMEOUT_S, read=silence_s)
+        try:
+            with self._http.stream(
+                "GET", self.url + path, headers=headers, timeout=timeout
+            ) as answer:
+                if answer.status_code not in {_OK, _NO_CONTENT}:
+                    refusal = next(answer.iter_raw(_MAX_REFUSAL_BYTES), b"")
+                    raise RequestFailedError(
+                        f"GET {path}: {answer.status_code}: {_describe(refusal)}",
+                        status=answer.status_code,
+                    )
+                yield answer.iter_raw() if answer.status_code == _OK else None
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise RequestFailedError(
+                f"{self.url}: no answer ({type(error).__name__}); is the node running there?"
+            ) from error
+
     def wait_for_job(
         self, job_id: str, *, timeout_s: float, progress: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:
@@ -80,7 +115,7 @@ class RestClient:
         while True:
             job = self.job(job_id)
             progress(job)
-            if job["status"] in _FINISHED:
+            if job["status"] in FINISHED:
                 return job
             if time.monotonic() >= deadline:
                 raise RequestFailedError(

@@ -155,6 +155,7 @@ class ApiNode:
         with self._changed:
             self._height = height
             self._changed.notify_all()
+        self.coordinator.note_block()
 
     def _note_failed(self, error: BaseException) -> None:
         with self._changed:

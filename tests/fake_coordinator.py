@@ -75,6 +75,8 @@ class FakeCoordinator:
         self.terms: dict[str, Any] = {}
         self.order: dict[str, Any] = {}
         self.receipt: ReceiptPayload | None = None
+        self.text = ""
+        """What was told of the answer."""
 
     async def answer(self, request: Request) -> Response:
         action = request.url.path.rsplit("/", 1)[-1]
@@ -88,7 +90,8 @@ class FakeCoordinator:
             self.hooks[action]()
         if self.script[action]:
             return self.script[action].pop(0)()
-        handler: Callable[[Request], Awaitable[Response]] = getattr(self, action)
+        name = "text_told" if action == "text" else action
+        handler: Callable[[Request], Awaitable[Response]] = getattr(self, name)
         return await handler(request)
 
     async def health(self, request: Request) -> Response:
@@ -158,7 +161,13 @@ class FakeCoordinator:
         return {"attempt": 1, "expires_in_ms": 3 * interval, "heartbeat_interval_ms": interval}
 
     async def heartbeat(self, request: Request) -> Response:
-        return JSONResponse({"lease": self.lease()})
+        return JSONResponse(self.lease())
+
+    async def text_told(self, request: Request) -> Response:
+        body = self.bodies["text"][-1]
+        if body["offset"] <= len(self.text):
+            self.text = self.text[: body["offset"]] + body["text"]
+        return JSONResponse({"received": len(self.text)})
 
     async def complete(self, request: Request) -> Response:
         body = self.bodies["complete"][-1]
@@ -199,7 +208,8 @@ class FakeCoordinator:
     @property
     def app(self) -> Starlette:
         job = f"/v1/jobs/{self.job['job_id']}"
-        posts = [f"{job}/{name}" for name in ("claim", "heartbeat", "complete", "fail", "release")]
+        actions = ("claim", "heartbeat", "text", "complete", "fail", "release")
+        posts = [f"{job}/{name}" for name in actions]
         gets = ["/health", "/v1/jobs/available"]
         return Starlette(
             routes=[

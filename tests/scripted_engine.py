@@ -22,10 +22,13 @@ class ScriptedEngine:
 
     def __init__(self, script: Script = lambda should_stop: ANSWER) -> None:
         self.script = script
+        self.say: Callable[[str], None] = lambda _piece: None
+        """For the script of a running job: tells a piece of text."""
         self.requests: list[GenerationRequest] = []
 
     def generate(self, request, *, on_text, should_stop) -> Completion:
         self.requests.append(request)
+        self.say = on_text
         return self.script(should_stop)
 
 

@@ -9,12 +9,14 @@ import pytest
 from ledger.errors import MarketError
 from ledger.jobs import (
     MAX_ATTEMPTS,
+    Job,
     Prices,
     Registration,
     Report,
     build_registration_message,
 )
 from node.coordinator import MarketSettings
+from node.market.leases import MAX_BEATS_PER_JOB
 from node.market.miners import MAX_POLLS_PER_MINER, TOUCH_INTERVAL_MS
 from tests.builders import build_key
 from tests.market_node import ADMIN, CLIENT, MINER, ORDER, SETTINGS, MarketNode, sign_report
@@ -599,3 +601,152 @@ def test_a_poll_without_waiting_is_answered_at_once(node):
     assert node.do(node.coordinator.available(MINER, "m1", 0)) is None
     with refused("MINER_NOT_FOUND"):
         node.do(node.coordinator.available(MINER, "nobody", 0))
+
+
+# --- news and text of running jobs ---------------------------------------------------------------
+
+
+def tell(node, job, text: str, *, offset: int = 0, miner_id: str = "m1") -> int:
+    return node.do(node.coordinator.tell(MINER, job.job_id, miner_id, offset=offset, text=text))
+
+
+def told(node, job) -> str:
+    return node.coordinator.progress(job.job_id).text
+
+
+def running(node) -> Job:
+    async def bind():
+        node.coordinator.bind()
+
+    node.do(bind())
+    node.register()
+    job = node.submit()
+    node.claim(job)
+    return job
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_the_text_of_a_running_job_is_told_until_its_attempt_ends(node):
+    job = running(node)
+    assert tell(node, job, "Ray") == 3
+    assert (told(node, job), node.read(job).result) == ("Ray", None)
+    node.do(node.coordinator.release(MINER, job.job_id, "m1"))
+    node.do(turns())
+    assert told(node, job) == ""
+    node.claim(job)
+    assert tell(node, job, "leigh", offset=3) == 0, "a new attempt"
+    node.complete(job, result="Rayleigh.")
+    assert told(node, job) == "Rayleigh."
+    with refused("JOB_ALREADY_COMPLETED"):
+        tell(node, job, "more")
+    assert not node.coordinator.feed._texts
+
+
+@pytest.mark.parametrize("who", ["another client", "another miner"])
+def test_who_may_not_end_a_job_does_not_end_its_text(node, who):
+    job = running(node)
+    node.register("m2")
+    tell(node, job, "Ray")
+    if who == "another client":
+        with refused("AUTH_INSUFFICIENT_SCOPE"):
+            node.do(node.coordinator.cancel(replace(CLIENT, key="other"), job.job_id))
+    else:
+        with refused("JOB_LEASE_LOST"):
+            node.do(node.coordinator.release(MINER, job.job_id, "m2"))
+    node.do(turns())
+    assert told(node, job) == "Ray"
+
+
+def test_only_the_holder_tells_text(node):
+    job = running(node)
+    node.register("m2")
+    with refused("JOB_LEASE_LOST"):
+        tell(node, job, "Ray", miner_id="m2")
+
+
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("cancel", "JOB_ALREADY_CANCELLED"),
+        ("release", "JOB_LEASE_LOST"),
+        ("sweep", "JOB_LEASE_LOST"),
+    ],
+)
+def test_a_heartbeat_that_waits_is_refused_as_soon_as_the_job_is_gone(node, end, code):
+    job = running(node)
+
+    async def both():
+        beat = asyncio.create_task(
+            node.coordinator.heartbeat(MINER, job.job_id, "m1", wait_ms=3_600_000)
+        )
+        await turns()
+        await node.coordinator.tell(MINER, job.job_id, "m1", offset=0, text="not news")
+        await turns()
+        assert not beat.done()
+        if end == "cancel":
+            await node.coordinator.cancel(CLIENT, job.job_id)
+        elif end == "release":
+            await node.coordinator.release(MINER, job.job_id, "m1")
+        else:
+            node.now_ms += SETTINGS.lease_ms
+            await node.coordinator.sweep()
+        await beat
+
+    with refused(code):
+        node.do(both())
+    assert (node.coordinator.feed.waiting, node.coordinator._beats) == (0, {})
+
+
+def test_a_heartbeat_that_waits_renews_first_and_writes_nothing_for_a_new_lease(node):
+    job = running(node)
+    claimed_until = node.read(job).lease_expires_at_ms
+
+    def beat() -> int:
+        lease = node.do(node.coordinator.heartbeat(MINER, job.job_id, "m1", wait_ms=1))
+        assert lease.expires_at_ms == node.read(job).lease_expires_at_ms
+        return lease.expires_at_ms
+
+    node.now_ms += SETTINGS.heartbeat_interval_ms // 4 - 1
+    assert beat() == claimed_until
+    node.now_ms += SETTINGS.heartbeat_interval_ms
+    assert beat() == node.now_ms + SETTINGS.lease_ms
+
+
+def test_heartbeats_of_one_job_that_wait_at_once_are_few(node):
+    job = running(node)
+
+    async def crowd():
+        beats = [
+            asyncio.create_task(
+                node.coordinator.heartbeat(MINER, job.job_id, "m1", wait_ms=3_600_000)
+            )
+            for _ in range(MAX_BEATS_PER_JOB + 2)
+        ]
+        await turns()
+        assert sum(beat.done() for beat in beats) == 2
+        node.coordinator.close()
+        await asyncio.gather(*beats)
+
+    node.do(crowd())
+
+
+def test_text_that_comes_while_the_job_ends_is_not_kept(node):
+    job = running(node)
+
+    async def both():
+        ending = asyncio.create_task(node.coordinator.cancel(CLIENT, job.job_id))
+        for n in range(50):
+            try:
+                await node.coordinator.tell(MINER, job.job_id, "m1", offset=n, text="x")
+            except MarketError:
+                break
+            await asyncio.sleep(0)
+        await ending
+        await turns()
+
+    node.do(both())
+    assert not node.coordinator.feed._texts

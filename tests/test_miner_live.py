@@ -104,3 +104,25 @@ def test_a_job_that_is_cancelled_while_it_runs_is_dropped_and_the_next_one_done(
     assert job["status"] == "cancelled"
     assert "result" not in job
     assert node.call("GET", f"/v1/jobs/{done}")["status"] == "completed"
+
+
+def test_a_heartbeat_and_a_piece_of_text_are_understood_by_both_sides(node):
+    job_id, _ = node.submit("Why?"), node.submit("And then?")
+
+    async def ask() -> tuple[int, int]:
+        client = CoordinatorClient(url=node.url, api_key=node.miner_key)
+        try:
+            lease = await client.heartbeat(job_id, "miner-1")
+            told = await client.tell(job_id, "miner-1", offset=0, text="Be")
+        finally:
+            await client.close()
+        return lease.heartbeat_interval_ms, told
+
+    answers = []
+
+    def script(_should_stop: Callable[[], bool]) -> Completion:
+        answers.append(asyncio.run(ask()))
+        return ANSWER
+
+    work(node, script)
+    assert answers == [(20_000, 2)]

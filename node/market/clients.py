@@ -29,7 +29,7 @@ from ledger.store import limits, lists, queue, registry, repeats
 from ledger.views import ReceiptView, TransactionView
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
-from node.market.feed import JobWatch
+from node.market.feed import BLOCKS, JobWatch
 from node.submissions import parse_submission, store_submission, verify_submission
 
 _SEED_BITS = 53
@@ -210,9 +210,17 @@ class ClientDesk(Desk):
         text = self.feed.text(job.id, job.attempt) if job.state == "running" else job.result
         return Progress(job=job, text=text or "")
 
-    def watch(self, job_id: str) -> AbstractContextManager[JobWatch]:
-        """Let the caller wait for news of a job, within the context."""
-        return self.feed.watch(parse_job_id(job_id) or b"")
+    def watch(self, job_id: str, *, text: bool = True) -> AbstractContextManager[JobWatch]:
+        """Let the caller wait for news of a job, within the context.
+
+        Raises:
+            MarketError: JOB_NOT_FOUND, this is no job's id.
+        """
+        return self.feed.watch(self.job(job_id).id, text=text)
+
+    def watch_blocks(self) -> AbstractContextManager[JobWatch]:
+        """Let the caller wait for new blocks, within the context."""
+        return self.feed.watch(BLOCKS)
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
         """Return a receipt, pending or final."""

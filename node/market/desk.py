@@ -21,7 +21,7 @@ from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
 from node import apikeys
 from node.issuer import ReceiptIssuer
-from node.market.feed import JobFeed
+from node.market.feed import BLOCKS, JobFeed
 from node.signal import Latch, Signal
 from node.webhooks.guard import Reach
 
@@ -83,6 +83,7 @@ class Desk:
         self._genesis_hash = chain.tip().genesis_hash
         self._views = LedgerViews(chain, store)
         self._polls: Counter[str] = Counter()
+        self._beats: Counter[bytes] = Counter()
         self.job_waiting = Signal()
         self.feed = JobFeed()
         self.events_waiting = Latch()
@@ -97,6 +98,10 @@ class Desk:
         """Answer everybody who waits for a job, now and later."""
         self.feed.close()
         self.job_waiting.fire()
+
+    def note_block(self) -> None:
+        """Say that a block is final, from any thread."""
+        self.feed.note(BLOCKS)
 
     def authenticate(self, secret: str) -> Caller | None:
         """Return whose API key this is, or None for an unknown or revoked one."""
@@ -115,27 +120,32 @@ class Desk:
     async def _write(
         self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
     ) -> T:
-        """Do it durably. `then` follows even if whoever waits for the answer is gone by then."""
+        """Do it durably. `then` follows if it was done, though nobody may wait for the answer."""
         moves: list[tuple[JobEvent, str]] = []
 
         def run(connection: sqlite3.Connection) -> T:
             self._moves = moves
             return work(connection)
 
+        def follow(done: Future[T]) -> None:
+            # A refused write changed nothing: who may not end a job must not end its text either.
+            if done.cancelled() or done.exception() is not None:
+                return
+            self._tell_moves(moves)
+            if then is not None:
+                then()
+
         future = self._store.write(run)
-        future.add_done_callback(lambda done: self._tell_moves(done, moves))
-        if then is not None:
-            future.add_done_callback(lambda _: then())
+        future.add_done_callback(follow)
         return await asyncio.wrap_future(future)
 
     def _move(self, event: JobEvent, reason: str = "") -> None:
         """Note, inside a write, that a job changes; it counts once that is durable."""
         self._moves.append((event, reason))
 
-    def _tell_moves(self, done: Future[T], moves: list[tuple[JobEvent, str]]) -> None:
-        if not done.cancelled() and done.exception() is None:
-            for event, reason in moves:
-                self._moved(event, reason)
+    def _tell_moves(self, moves: list[tuple[JobEvent, str]]) -> None:
+        for event, reason in moves:
+            self._moved(event, reason)
 
     def _end(self, job_id: str) -> None:
         """Tell who waits that an attempt is over."""

@@ -1,8 +1,8 @@
 """News of jobs: who waits for one, and what its miner has told of its text so far.
 
-Nothing here is durable. A job's state is read from node.db; the text of a running job is only a
-preview, which its miner repeats if this process forgot it. Text is kept while somebody may want
-it: until the attempt is over.
+Blocks are news too: whoever waits for one hears of every new one. Nothing here is durable. A job's
+state is read from node.db; the text of a running job is only a preview, which its miner repeats if
+this process forgot it. Text is kept while somebody may want it: until the attempt is over.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from ledger.errors import MarketError
 
@@ -18,14 +17,20 @@ MAX_TEXT_CHARS = 32 << 20
 """Of all running jobs together."""
 MAX_JOB_TEXT_CHARS = 4 << 20
 """Of one job; a result has at most as many bytes."""
+PIECE_CHARS = 4_096
+"""Shorter pieces are joined as they come, so that text told by the letter costs no more to hold."""
+BLOCKS = b""
+"""Stands for all blocks where others stand for a job."""
 
 
 class JobWatch:
     """One who waits for news of one job. Made before the job is read, so that no news is missed."""
 
-    def __init__(self, feed: JobFeed) -> None:
+    def __init__(self, feed: JobFeed, *, text: bool) -> None:
         self._feed = feed
         self._news = asyncio.Event()
+        self.wants_text = text
+        """Whether text alone is news."""
 
     def wake(self) -> None:
         """Say that there is news."""
@@ -45,15 +50,32 @@ class JobWatch:
         return not self._feed.is_closing
 
 
-@dataclass(slots=True, kw_only=True)
 class _Text:
-    attempt: int
-    pieces: list[str] = field(default_factory=list)
-    chars: int = 0
+    """What is known of the text of one attempt."""
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.chars = 0
+        self._pieces: list[str] = []
+
+    def add(self, text: str) -> None:
+        if self._pieces and len(self._pieces[-1]) < PIECE_CHARS:
+            self._pieces[-1] += text
+        else:
+            self._pieces.append(text)
+        self.chars += len(text)
+
+    def whole(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
 
 
 class JobFeed:
-    """Wakes whoever waits for a job. `note` may be called from any thread, the rest in the loop."""
+    """Wakes whoever waits for a job, or for blocks.
+
+    `note` and `end` may be called from any thread, the rest in the loop.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,7 +87,7 @@ class JobFeed:
         self.is_closing = False
 
     def bind(self) -> None:
-        """Let `note` reach waiters of the running loop."""
+        """Let `note` and `end` reach the running loop."""
         self._loop = asyncio.get_running_loop()
 
     def close(self) -> None:
@@ -75,24 +97,25 @@ class JobFeed:
             self._wake(job_id)
 
     def note(self, job_id: bytes) -> None:
-        """Say that a job has changed."""
-        self._call(self._wake, job_id)
+        """Say that a job has changed, after the change can be read."""
+        # Whoever begins to watch after this look reads the job later still, and sees the change.
+        if job_id in self._watches:
+            self._call(self._wake, job_id)
 
     def end(self, job_id: bytes) -> None:
-        """Say that an attempt is over, and drop its text."""
+        """Say that an attempt is over, after that can be read, and drop its text."""
+        # No look here: the loop may be about to add text to a job that it has read as running.
         self._call(self._end, job_id)
 
     def _call(self, action: Callable[[bytes], None], job_id: bytes) -> None:
-        # Whoever begins to watch after this look reads the job later still, and sees the change.
-        concerned = job_id in self._watches or job_id in self._texts
-        if self._loop is not None and concerned:
+        if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
                 self._loop.call_soon_threadsafe(action, job_id)
 
     @contextlib.contextmanager
-    def watch(self, job_id: bytes) -> Iterator[JobWatch]:
-        """Let somebody wait for news of a job, within the context."""
-        watch = JobWatch(self)
+    def watch(self, job_id: bytes, *, text: bool = False) -> Iterator[JobWatch]:
+        """Let somebody wait for news of a job, with `text` of its text too, within the context."""
+        watch = JobWatch(self, text=text)
         if self.is_closing:
             watch.wake()
         watches = self._watches.setdefault(job_id, set())
@@ -121,9 +144,7 @@ class JobFeed:
         known = self._texts.get(job_id)
         if known is None or known.attempt != attempt:
             return ""
-        if len(known.pieces) > 1:
-            known.pieces = ["".join(known.pieces)]
-        return known.pieces[0] if known.pieces else ""
+        return known.whole()
 
     def append(self, job_id: bytes, attempt: int, *, offset: int, text: str) -> int:
         """Add text that begins `offset` characters into the answer; returns how many are known.
@@ -137,16 +158,17 @@ class JobFeed:
         known = self._texts.get(job_id)
         if known is None or known.attempt != attempt:
             self._forget(job_id)
-            known = self._texts[job_id] = _Text(attempt=attempt)
+            known = self._texts[job_id] = _Text(attempt)
         if offset > known.chars:
             return known.chars
         fresh = text[known.chars - offset :]
         if fresh:
             self._check_room(known, len(fresh))
-            known.pieces.append(fresh)
-            known.chars += len(fresh)
+            known.add(fresh)
             self._chars += len(fresh)
-            self._wake(job_id)
+            for watch in self._watches.get(job_id, ()):
+                if watch.wants_text:
+                    watch.wake()
         return known.chars
 
     def _check_room(self, known: _Text, chars: int) -> None:

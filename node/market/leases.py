@@ -28,6 +28,9 @@ from ledger.store.queue import take_turn
 from ledger.views import ReceiptView, view_pending
 from node.market.miners import MinerDesk, load_miner
 
+MAX_BEATS_PER_JOB = 4
+"""Heartbeats of one job that wait at once; one more is answered at once."""
+
 
 class LeaseDesk(MinerDesk):
     """What miners do with a job."""
@@ -95,21 +98,37 @@ class LeaseDesk(MinerDesk):
         job: so it hears of a cancelled job at once.
         """
         await self._seen(self._miner(caller, miner_id))
+        job = self.job(job_id)
+        check_held(job, miner_id)
+        if not (wait_ms and self._is_fresh(job)):
+            job = await self._renew(job, miner_id)
+        if wait_ms and self._beats[job.id] < MAX_BEATS_PER_JOB:
+            self._beats[job.id] += 1
+            try:
+                await self._watch_lease(job, miner_id, wait_ms)
+            finally:
+                self._beats[job.id] -= 1
+                if not self._beats[job.id]:
+                    del self._beats[job.id]
+        return self._lease(job)
 
+    def _is_fresh(self, job: Job) -> bool:
+        """Tell whether a lease has just begun: a miner waits right after it claimed a job."""
+        left_ms = (job.lease_expires_at_ms or 0) - self._clock_ms()
+        return left_ms > self._settings.lease_ms - self._settings.heartbeat_interval_ms // 4
+
+    async def _renew(self, job: Job, miner_id: str) -> Job:
         def renew(connection: sqlite3.Connection) -> Job:
-            job = job_store.load_job(connection, parse_job_id(job_id))
-            check_held(job, miner_id)
+            now = job_store.load_job(connection, job.id)
+            check_held(now, miner_id)
             expires_at_ms = min(
-                self._clock_ms() + self._settings.lease_ms, self._execution_deadline_ms(job)
+                self._clock_ms() + self._settings.lease_ms, self._execution_deadline_ms(now)
             )
-            if job.heartbeat:
-                job_store.renew_lease(connection, job, lease_expires_at_ms=expires_at_ms)
+            if now.heartbeat:
+                job_store.renew_lease(connection, now, lease_expires_at_ms=expires_at_ms)
             return job_store.load_job(connection, job.id)
 
-        job = await self._write(renew)
-        if wait_ms:
-            await self._watch_lease(job, miner_id, wait_ms)
-        return self._lease(job)
+        return await self._write(renew)
 
     async def _watch_lease(self, job: Job, miner_id: str, wait_ms: int) -> None:
         """Return after `wait_ms`; raise as soon as the job is no longer this miner's."""
