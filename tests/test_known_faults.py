@@ -222,7 +222,8 @@ def test_a_dead_miner_starves_the_queue(node):
         held = claim(client, node, miner="dead", heartbeat=True).rpartition("/")[2]
         alive = {"miner_id": "alive", "capabilities": ["*"]}
         client.post("/v1/miners/register", json=alive)
-        waiting = client.post("/v1/jobs", json={"prompt": "Next?"}).json()["job_id"]
+        order, owner = {"prompt": "Next?"}, keyed(node, "client")
+        waiting = client.post("/v1/jobs", json=order, headers=owner).json()["job_id"]
 
         def offered(miner):
             return client.get(f"/v1/jobs/available?miner_id={miner}").json()["job_id"]
@@ -232,7 +233,7 @@ def test_a_dead_miner_starves_the_queue(node):
             node.now_ms += 60_000
             client.portal.call(node.coordinator.sweep)
             assert client.get(f"/v1/jobs/{held}").json()["attempt"] == attempt
-            assert offered("alive") == held, "the head of the queue"
+            assert offered("alive") == held, "the head of its key's queue"
             assert offered("dead") == waiting, "who lost a job gets it last"
             body = {"miner_id": "dead", "heartbeat": True}
             client.post(f"/v1/jobs/{held}/claim", json=body).raise_for_status()

@@ -7,6 +7,7 @@ import pytest
 
 from api.errors import RequestError
 from api.nomarket import NoMarket
+from api.resource import ApiSettings
 from tests.api_node import ApiNode, run_job
 
 URL = "https://hooks.example/aitbc?token=x"
@@ -216,7 +217,7 @@ def test_a_disabled_webhook_says_why_and_takes_no_test_event(client, node):
 
 def test_a_follower_refuses_all_of_it():
     refusing = NoMarket(RequestError("NODE_IS_FOLLOWER", "ask another"))
-    paths = refusing.paths(None)
+    paths = refusing.paths(ApiSettings(mode="dev", version="0", default_model="m"))
     assert {path for path in paths if path.startswith("/v1/webhooks")} == {
         "/v1/webhooks",
         "/v1/webhooks/{webhook_id}",
