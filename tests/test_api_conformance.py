@@ -93,7 +93,7 @@ def mistype(document):
 
 
 def demand(document):
-    document["components"]["schemas"]["JobRequest"]["properties"]["prompt"]["maxLength"] = 1
+    document["components"]["schemas"]["JobRequest"]["required"] = ["prompt", "model"]
 
 
 @pytest.mark.parametrize(
