@@ -32,6 +32,7 @@ from ledger.jobs import build_job_id, format_job_id
 from ledger.keys import KeyPair
 from ledger.rules import build_block
 from ledger.store.chain import ChainStore
+from ledger.store.votes import VoteStore
 from ledger.transaction import (
     MICROS,
     ReceiptPayload,
@@ -40,7 +41,7 @@ from ledger.transaction import (
     parse_transaction,
     sign_payload,
 )
-from ledger.vote import cast_vote
+from ledger.vote import VoteRecord, cast_vote
 from node.datadir import DataDirectory, create_data_directory, load_key
 
 DEFAULT_BLOCK_RECEIPTS = 500
@@ -131,10 +132,19 @@ def generate(
     Raises:
         StoreError: the directory is missing, damaged or in use.
     """
-    authority, _ = load_key(data.authority_key)
+    authority, instance = load_key(data.authority_key)
+    genesis = data.load_genesis()
     with (
         data.lock(),
-        contextlib.closing(ChainStore(data.ledger, data.load_genesis())) as chain,
+        contextlib.closing(
+            VoteStore.open(
+                data.votes,
+                instance=instance,
+                account=authority.account,
+                genesis_hash=hash_genesis(genesis),
+            )
+        ) as votes,
+        contextlib.closing(ChainStore(data.ledger, genesis)) as chain,
     ):
         first = chain.tip().tree_size
         ranges = [
@@ -142,12 +152,14 @@ def generate(
             for start in range(first, first + receipts, block_receipts)
         ]
         for envelopes in _sign_all(data.root, ranges, processes):
-            _seal(chain, authority, [parse_transaction(envelope) for envelope in envelopes])
+            _seal(chain, votes, authority, [parse_transaction(envelope) for envelope in envelopes])
             progress(chain.tip().tree_size - first)
         return chain.tip()
 
 
-def _seal(chain: ChainStore, authority: KeyPair, transactions: list[Transaction]) -> None:
+def _seal(
+    chain: ChainStore, votes: VoteStore, authority: KeyPair, transactions: list[Transaction]
+) -> None:
     tip, newest = chain.tip(), transactions[-1].payload
     assert isinstance(newest, ReceiptPayload), "this script makes receipts"
     block = build_block(
@@ -160,6 +172,7 @@ def _seal(chain: ChainStore, authority: KeyPair, transactions: list[Transaction]
     vote = cast_vote(
         authority, member=0, tip=tip, kind="finalize", view=0, block_hash=block.hash.hex()
     )
+    votes.record(VoteRecord(height=tip.height + 1, votes=(vote,)))
     chain.append(block, Certificate(view=0, votes=((0, vote.sig),))).result()
 
 

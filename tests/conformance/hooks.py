@@ -15,6 +15,7 @@ Everything else that schemathesis finds is a failure.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import schemathesis
@@ -41,6 +42,17 @@ def map_query(context, query):
     if query and str(query.get("wait", "")).lstrip("+").isdigit():
         return {**query, "wait": 0}
     return query
+
+
+_numbers = itertools.count()
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs) -> None:
+    """Never repeat an Idempotency-Key: with another body nothing else would be looked at."""
+    key = (case.headers or {}).get("Idempotency-Key")
+    if key:
+        case.headers["Idempotency-Key"] = f"{key}{next(_numbers)}"
 
 
 @schemathesis.hook

@@ -105,12 +105,14 @@ def _serving(url: str, key: str) -> Iterator[None]:
 
 def _serve(caller: Caller, ended: threading.Event) -> None:
     miner = {"miner_id": "stage"}
-    caller.post("/v1/miners/register", **miner, capabilities=[SERVED_MODEL]).raise_for_status()
+    # A test may drain or delete the miner, or cancel the job, between any two of these; then there
+    # is another one.
     while not ended.is_set():
-        job = caller.get("/v1/jobs/available?miner_id=stage&wait=1").raise_for_status().json()
+        caller.post("/v1/miners/register", **miner, capabilities=[SERVED_MODEL]).raise_for_status()
+        answer = caller.get("/v1/jobs/available?miner_id=stage&wait=1")
+        job = answer.json() if answer.is_success else None
         if job is None:
             continue
         place = f"/v1/jobs/{job['job_id']}"
-        # A test may cancel the job between any two of these; then there is another one.
         if caller.post(f"{place}/claim", **miner).is_success:
             caller.post(f"{place}/complete", **miner, result="A result.")
