@@ -48,7 +48,7 @@ def test_what_the_command_line_takes_fits_together_by_default():
 
 def test_a_node_refuses_to_start_with_times_that_do_not_fit(tmp_path):
     live = LiveNode(tmp_path / "node")
-    refused = run_node("--data", live.data.root, "--lease-ms", 30_000)
+    refused = run_node("--data", live.data.root, "--port", 0, "--lease-ms", 30_000)
     assert one_line(refused).startswith("Error: --heartbeat-interval-ms 20000: expected at most")
 
 

@@ -108,8 +108,14 @@ class Reader:
                     self._changed.notify_all()
 
     def wait_for(self, text: str) -> None:
+        self._wait(lambda: self.text == text)
+
+    def wait_for_first(self) -> None:
+        self._wait(lambda: bool(self.names))
+
+    def _wait(self, holds: Callable[[], bool]) -> None:
         with self._changed:
-            assert self._changed.wait_for(lambda: self.text == text, PATIENCE_S)
+            assert self._changed.wait_for(holds, PATIENCE_S)
 
     def join(self) -> None:
         self._thread.join(PATIENCE_S)
@@ -137,6 +143,7 @@ def test_a_streamed_job_goes_on_where_it_was_after_the_node_was_started_again(no
 
     engine = ScriptedEngine(script)
     reader = Reader(node, submit(node))
+    reader.wait_for_first()
     with Mine(node, engine):
         reader.join()
     assert reader.text == "Air scatters blue light."

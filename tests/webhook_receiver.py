@@ -99,7 +99,10 @@ def receiver(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         timeout = WAIT_S
 
         def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
+            length = int(self.headers["content-length"])
+            body = self.rfile.read(length)
+            if len(body) < length:
+                return  # the sender was killed in the middle
             found.note(Heard({k.lower(): v for k, v in self.headers.items()}, body))
             found.answer(self)
 
