@@ -33,6 +33,10 @@ MAX_TOKENS = 8192
 MAX_STOPS = 4
 MAX_BATCH_JOBS = 100
 MAX_REASON_CHARS = 500
+MAX_OBJECTS = 20_000
+"""Objects and arrays in one body. The smallest has two bytes, and costs a hundred times as much."""
+MAX_VALUES = 150_000
+"""Members and items in one body; the ids of a long answer are most of what honest ones have."""
 
 DEFAULT_MAX_TOKENS = 256
 DEFAULT_TEMPERATURE = 0.7
@@ -41,6 +45,8 @@ DEFAULT_TOP_P = 0.9
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLACE = re.compile(r"(?P<message>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
+# Up to the next sign of a value that stands in no string. It never goes back, so it is fast.
+_NEXT_VALUE = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^"{\[,])*+([{\[,])', re.DOTALL)
 
 Number = int | float
 MinerName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
@@ -262,6 +268,7 @@ def decode_body(body: bytes, kind: type[T]) -> T:
     Raises:
         RequestError: VALIDATION_MALFORMED_JSON, or VALIDATION_FAILED with the path of the field.
     """
+    _check_complexity(body)
     try:
         value = msgspec.json.decode(body, type=kind)
         # msgspec lets the last of several equal keys win; another reader might take the first.
@@ -277,6 +284,25 @@ def decode_body(body: bytes, kind: type[T]) -> T:
             "VALIDATION_MALFORMED_JSON", "body: expected one JSON object in UTF-8"
         ) from None
     return value
+
+
+def _check_complexity(body: bytes) -> None:
+    """Refuse a body of so many small parts that reading it would hold all others up."""
+    if body.count(b"{") + body.count(b"[") <= MAX_OBJECTS and body.count(b",") <= MAX_VALUES:
+        return
+    # Some of these stand in texts.
+    objects = values = place = 0
+    while found := _NEXT_VALUE.match(body, place):
+        place = found.end()
+        if found[1] == b",":
+            values += 1
+        else:
+            objects += 1
+        if objects > MAX_OBJECTS or values > MAX_VALUES:
+            raise RequestError(
+                "VALIDATION_MALFORMED_JSON",
+                f"body: expected at most {MAX_OBJECTS} objects and arrays with {MAX_VALUES} values",
+            )
 
 
 class _RepeatedKeyError(ValueError):

@@ -106,6 +106,7 @@ class MinerEndpoints:
     async def heartbeat(self, request: Request) -> Answer:
         """`POST /v1/jobs/{job_id}/heartbeat`."""
         body = decode_body(request.body, HeartbeatBody)
+        request.drop_body()  # the answer may take half a minute
         lease = await self._market.heartbeat(
             request.caller,
             parse_job(request),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlencode
@@ -12,13 +13,14 @@ from starlette.types import Receive, Scope
 
 from api.answers import Answer, Stream
 from api.errors import ClientGoneError, RequestError, refuse_field
+from api.limits import read_address
 from ledger.jobs import Caller
 
 Word = TypeVar("Word", bound=str)
 
 MAX_BODY_BYTES = 1 << 20
 MAX_BODIES_BYTES = 256 << 20
-"""Of all requests together."""
+"""Of all requests together; of one API key, or of one address without a key, half of it."""
 MAX_SECRET_CHARS = 256
 MAX_QUERY_FIELDS = 32
 MAX_QUERY_INTEGER = 2**53 - 1
@@ -46,35 +48,43 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
 
 
 class BodyRoom:
-    """How much of all bodies together may be in memory; each may be large, and they may be many."""
+    """How much of all bodies together may be in memory; each may be large, and they may be many.
+
+    Nobody alone has more than half of it: bodies that are sent slowly would keep all others out.
+    """
 
     def __init__(self, max_bytes: int = MAX_BODIES_BYTES) -> None:
-        self._free = max_bytes
+        self._max_bytes = max_bytes
+        self._taken = 0
+        self._taken_by: Counter[str] = Counter()
 
-    def take(self, size: int) -> None:
+    def take(self, size: int, payer: str) -> None:
         """Take room for a piece.
 
         Raises:
             RequestError: SYSTEM_OVERLOADED, there is none.
         """
-        if size > self._free:
+        taken, own = self._taken + size, self._taken_by[payer] + size
+        if taken > self._max_bytes or 2 * own > self._max_bytes:
             raise RequestError(
                 "SYSTEM_OVERLOADED", "too many large bodies arrive at once; try again"
             )
-        self._free -= size
+        self._taken, self._taken_by[payer] = taken, own
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, size: int, payer: str) -> None:
         """Return what was taken."""
-        self._free += size
+        self._taken -= size
+        self._taken_by[payer] -= size
+        if not self._taken_by[payer]:
+            del self._taken_by[payer]
 
 
 class Request:
     """One HTTP request. `caller` and `body` are filled in before an endpoint sees it."""
 
     __slots__ = (
-        "_room_taken",
-        *("_fields", "_headers", "answer", "body", "body_done", "caller", "id", "method"),
-        *("receive", "scope"),
+        *("_fields", "_headers", "_room", "_room_taken", "answer", "body", "body_done"),
+        *("caller", "id", "method", "receive", "scope"),
     )
     receive: Receive
     """Where the rest of the request comes from."""
@@ -85,6 +95,7 @@ class Request:
         self.caller = ANONYMOUS
         self.body = b""
         self.id = ""
+        self._room: BodyRoom | None = None
         self._room_taken = 0
         self.answer: Answer | Stream | None = None
         """What is sent, once that is known; for metrics and the access log."""
@@ -105,6 +116,11 @@ class Request:
             b"",
             b"0",
         }
+
+    @property
+    def payer(self) -> str:
+        """Who answers for what the request costs: an API key, or the address of who has none."""
+        return self.caller.key or read_address(self.scope)
 
     @property
     def given_id(self) -> str | None:
@@ -213,6 +229,7 @@ class Request:
         """
         if self.body_done:
             return
+        self._room = room
         length = self._first(b"content-length")
         if length.isdigit() and int(length[:20]) > max_bytes:
             raise _too_large(max_bytes)
@@ -235,16 +252,17 @@ class Request:
             size += len(chunk)
             if size > max_bytes:
                 raise _too_large(max_bytes)
-            room.take(len(chunk))
+            room.take(len(chunk), self.payer)
             self._room_taken += len(chunk)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def drop_body(self, room: BodyRoom) -> None:
-        """Forget the body and give its room back."""
+    def drop_body(self) -> None:
+        """Forget the body and give its room back; what waits for long does so once it is parsed."""
         self.body = b""
-        room.give_back(self._room_taken)
-        self._room_taken = 0
+        if self._room is not None:
+            self._room.give_back(self._room_taken, self.payer)
+        self._room, self._room_taken = None, 0
 
     async def wait_until_gone(self) -> None:
         """Return when the client hangs up. What else it sends before that is thrown away."""

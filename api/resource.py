@@ -180,7 +180,7 @@ class Resource:
                 )
             return await operation.handler(request)
         finally:
-            request.drop_body(self._room)
+            request.drop_body()
 
     def _identify(self, request: Request) -> None:
         limiter = self._boundary.limiter

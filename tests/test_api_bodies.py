@@ -184,6 +184,20 @@ def test_numbers_that_no_machine_holds_are_harmless_in_fields_nobody_reads():
     assert parse_order(body, default_model="d").prompt == "p"
 
 
+@pytest.mark.parametrize("part", [b"{},", b"[],", b'"",', b"1,", b"1e1,", b'{"a":{}},'])
+def test_a_body_of_too_many_parts_is_refused_unread(part, monkeypatch):
+    monkeypatch.setattr(bodies, "_structure", None)  # reading it would take a second
+    many = b'{"miner_id":"m","result":"r","z":[' + part * 200_000 + b"0]}"
+    with pytest.raises(RequestError) as caught:
+        parse_report(many)
+    assert caught.value.code == "VALIDATION_MALFORMED_JSON"
+
+
+def test_parts_count_outside_texts_only():
+    text = '\\"[{,' * 200_000
+    assert report(result=text, output_token_ids=[1] * 100_000, completion_tokens=1).result == text
+
+
 def test_a_report_arrives_whole():
     signature = {"alg": "Ed25519", "key_id": "ait1x", "sig": "abc"}
     parsed = report(

@@ -352,8 +352,15 @@ def http_scope(**headers: str):
     return {"type": "http", "method": "POST", "headers": pairs, "path": "/", "query_string": b""}
 
 
-def read(receive, *, max_bytes: int, room: BodyRoom | None = None, **headers: str) -> Request:
-    request = Request(http_scope(**headers))
+def read(
+    receive,
+    *,
+    max_bytes: int,
+    room: BodyRoom | None = None,
+    address: str = "192.0.2.1",
+    **headers: str,
+) -> Request:
+    request = Request(http_scope(**headers) | {"client": (address, 1)})
     request.receive = receive
     asyncio.run(request.read_body(room or BodyRoom(), max_bytes=max_bytes, timeout_ms=60_000))
     return request
@@ -370,21 +377,43 @@ def send_pieces(*pieces: bytes):
 
 
 def test_all_bodies_together_have_a_bound_and_give_their_room_back():
-    room = BodyRoom(10)
+    room = BodyRoom(12)
     first = read(send_pieces(b"abc", b"def"), max_bytes=8, room=room, content_length="6")
+    room.take(2, "somebody")
     with pytest.raises(RequestError) as caught:
-        read(send_pieces(b"ab", b"cde"), max_bytes=8, room=room, content_length="5")
+        read(
+            send_pieces(b"ab", b"cde"),
+            max_bytes=8,
+            room=room,
+            address="192.0.2.2",
+            content_length="5",
+        )
     assert caught.value.code == "SYSTEM_OVERLOADED"
-    first.drop_body(room)
-    first.drop_body(room)
+    first.drop_body()
+    first.drop_body()
     assert first.body == b""
     with pytest.raises(RequestError):  # the refused one holds its first piece still
-        room.take(9)
-    room.take(8)
+        room.take(5, "192.0.2.2")
+    room.take(4, "192.0.2.2")
+
+
+def test_one_caller_takes_half_the_room_of_bodies_and_leaves_the_other():
+    room = BodyRoom(12)
+    held = [read(send_pieces(b"abc"), max_bytes=8, room=room, content_length="3") for _ in "12"]
+    with pytest.raises(RequestError) as caught:
+        read(send_pieces(b"a"), max_bytes=8, room=room, content_length="1")
+    assert caught.value.code == "SYSTEM_OVERLOADED"
+    other = read(
+        send_pieces(b"abcdef"), max_bytes=8, room=room, address="192.0.2.2", content_length="6"
+    )
+    assert other.body == b"abcdef"
+    for request in held:
+        request.drop_body()
+    read(send_pieces(b"abcdef"), max_bytes=8, room=room, content_length="6")
 
 
 def test_a_refused_body_gives_its_room_back():
-    room = BodyRoom(4)
+    room = BodyRoom(8)
 
     async def fail(_request):
         raise ValueError
@@ -393,7 +422,8 @@ def test_a_refused_body_gives_its_room_back():
         with serve(handler, max_body_bytes=8, room=room) as client:
             assert client.post("/x", json=12).status_code == status
             assert client.post("/x", json=123456).status_code == 503
-    room.take(4)
+    room.take(4, "somebody")
+    room.take(4, "somebody else")
 
 
 def test_an_endless_body_is_read_no_further_than_its_bound():

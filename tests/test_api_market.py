@@ -2,7 +2,9 @@
 
 import pytest
 
+from api.requests import BodyRoom
 from ledger.encoding import decode_base64url
+from ledger.errors import MarketError
 from ledger.hashing import hash_text
 from tests.api_node import MINER_KEY, ApiNode, build_registration, sign_report
 from tests.builders import build_key
@@ -192,3 +194,18 @@ def test_a_value_that_the_market_refuses_is_named_like_one_that_the_parser_does(
     (blamed,) = answer.json()["errors"]
     assert blamed["path"] == "prompt_tokens"
     assert answer.json()["detail"] == f"{blamed['path']}: {blamed['message']}"
+
+
+def test_a_heartbeat_that_waits_holds_no_room_of_bodies(node, monkeypatch):
+    rooms = []
+
+    async def wait(*_arguments, **_options):
+        assert rooms[0]._taken == 0
+        raise MarketError("JOB_LEASE_LOST", "it was seen")
+
+    monkeypatch.setattr("api.app.BodyRoom", lambda: rooms.append(BodyRoom()) or rooms[0])
+    monkeypatch.setattr(node.coordinator, "heartbeat", wait)
+    with node.client("dev", "admin") as client:
+        place, _ = claimed(client, node, heartbeat=True)
+        answer = client.post(f"{place}/heartbeat", json={"miner_id": "m1", "wait": 30})
+    assert answer.json()["error_code"] == "JOB_LEASE_LOST"

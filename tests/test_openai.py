@@ -11,7 +11,7 @@ import pytest
 
 from api.following import follow_job
 from api.openai.running import JobRun
-from api.requests import Request
+from api.requests import BodyRoom, Request
 from ledger.chat import ChatMessage, build_chat_prompt
 from ledger.store.database import DatabaseBusyError
 from tests.openai_stage import CHAT, MODEL, TIMEOUT_S, open_stage
@@ -51,6 +51,20 @@ def texts(events: list) -> str:
     """The text of a stream's chunks."""
     choices = [choice for event in events if event != "[DONE]" for choice in event["choices"]]
     return "".join(c.get("text") or c.get("delta", {}).get("content") or "" for c in choices)
+
+
+def test_a_completion_that_waits_holds_no_room_of_bodies(tmp_path, monkeypatch):
+    monkeypatch.setattr("api.app.BodyRoom", lambda: BodyRoom(2_000))  # of that a key has half
+    with open_stage(tmp_path) as stage:
+        miner = stage.miner()
+        padded = CHAT | {"user": "x" * 600}
+        first = stage.begin(**padded)
+        miner.take()
+        second = stage.begin(**padded)
+        miner.complete("One.")
+        miner.take()
+        miner.complete("Two.")
+        assert [one.result().status_code for one in (first, second)] == [200, 200]
 
 
 # --- whole answers ----------------------------------------------------------------------------

@@ -65,6 +65,8 @@ class OpenAiEndpoints:
     async def _run(self, request: Request, wanted: Wanted, face: Face) -> Answer | Stream:
         if not self._market.serves(wanted.order.model):
             raise _refuse_model(wanted.order.model)
+        # The answer may take minutes, and nothing of the body is needed for it.
+        request.drop_body()
         job = await self._market.submit(request.caller, wanted.order)
         run = JobRun(self._market, request, job)
         if wanted.stream:
