@@ -49,9 +49,12 @@ def build_terms(job: Job, *, coordinator: str, genesis_hash: bytes) -> dict[str,
 
 
 def build_receipt(
-    job: Job, report: Report, *, terms: Mapping[str, object], now_ms: int
+    job: Job, report: Report, *, terms: Mapping[str, object], now_ms: int, max_run_ms: int
 ) -> ReceiptPayload:
     """Return what the receipt of this report says; the miner must have signed just this.
+
+    A result may come late, after the job went back to the queue, but no more than `max_run_ms` is
+    paid for: a miner could give a job up, and deliver it when hours have passed.
 
     Without a signature nothing of the miner's clock or meter is believed: the coordinator writes
     its own time, and counts seconds where no tokens are reported.
@@ -67,7 +70,9 @@ def build_receipt(
         "tokens_digest": _digest_tokens(job, report),
         "completed_at_ms": _completion_time(job, report, now_ms),
     }
-    measured |= _meter(job, report, measured["completed_at_ms"], result_bytes)
+    measured |= _meter(
+        job, report, measured["completed_at_ms"], result_bytes, max_run_ms=max_run_ms
+    )
     try:
         return msgspec.convert({**terms, **measured}, ReceiptPayload)
     except msgspec.ValidationError as error:
@@ -106,11 +111,11 @@ def _completion_time(job: Job, report: Report, now_ms: int) -> int:
 
 
 def _meter(
-    job: Job, report: Report, completed_at_ms: object, result_bytes: int
+    job: Job, report: Report, completed_at_ms: object, result_bytes: int, *, max_run_ms: int
 ) -> dict[str, object]:
     assert isinstance(completed_at_ms, int)
     assert job.started_at_ms is not None
-    elapsed_micros = (completed_at_ms - job.started_at_ms) * 1000
+    elapsed_micros = min(completed_at_ms - job.started_at_ms, max_run_ms) * 1000
     reported = report.completion_tokens is not None
     prompt_tokens, completion_tokens = report.prompt_tokens or 0, report.completion_tokens or 0
     unit_type = report.unit_type or ("tokens" if reported else "gpu_seconds")

@@ -16,7 +16,9 @@ from ledger.transaction import Transaction, build_transaction, sign_payload
 class ReceiptIssuer:
     """Signs receipts with the coordinator's key, after checking the provider's signature."""
 
-    def __init__(self, *, chain: ChainStore, key: KeyPair) -> None:
+    def __init__(self, *, chain: ChainStore, key: KeyPair, max_run_ms: int) -> None:
+        """`max_run_ms` is the longest run of a job that is paid for."""
+        self._max_run_ms = max_run_ms
         self._chain = chain
         self._key = key
         self._genesis_hash = chain.tip().genesis_hash
@@ -33,7 +35,13 @@ class ReceiptIssuer:
     def issue(self, job: Job, report: Report, *, now_ms: int) -> Transaction:
         """Rebuild what the miner must have signed, sign it too, and check the whole envelope."""
         _check_signer(report, job)
-        payload = build_receipt(job, report, terms=self.build_terms(job), now_ms=now_ms)
+        payload = build_receipt(
+            job,
+            report,
+            terms=self.build_terms(job),
+            now_ms=now_ms,
+            max_run_ms=self._max_run_ms,
+        )
         signatures = [sign_payload(payload, self._key, "coordinator")]
         if report.signature is not None:
             signatures.append(report.signature)

@@ -206,5 +206,7 @@ def sign_report(claim: Claim, key: KeyPair, *, now_ms: int, **report: Any) -> Re
         signature=Signature(key_id=key.account, role="provider", sig=""),
         **report,
     )
-    payload = build_receipt(claim.job, draft, terms=claim.terms, now_ms=now_ms)
+    payload = build_receipt(
+        claim.job, draft, terms=claim.terms, now_ms=now_ms, max_run_ms=SETTINGS.execution_timeout_ms
+    )
     return replace(draft, signature=sign_payload(payload, key, "provider"))

@@ -170,6 +170,19 @@ def test_a_late_result_is_taken_as_long_as_nobody_else_has_the_job(node):
     )
 
 
+def test_a_late_result_is_paid_for_no_longer_than_a_job_may_run(node):
+    """Else a miner gives a job up at once, and bills for the time that nobody ran it."""
+    job = node.submit()
+    node.claim(job, heartbeat=False)
+    node.do(node.coordinator.release(MINER, job.job_id, "m1"))
+    node.now_ms += QUEUE_MS // 2
+    with refused("VALIDATION_FAILED"):
+        node.complete(job, unit_type="gpu_seconds", units_micros=RUN_MS * 1000 + 1)
+    receipt = node.complete(job, unit_type="gpu_seconds").payload
+    assert receipt.completed_at_ms - receipt.started_at_ms == QUEUE_MS // 2 > RUN_MS
+    assert receipt.units_micros == RUN_MS * 1000
+
+
 def test_a_late_result_is_refused_once_another_miner_has_the_job(node):
     job = node.submit()
     node.claim(job)

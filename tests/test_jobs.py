@@ -78,7 +78,7 @@ NOW_MS = START_MS + 4_000
 
 def receipt(now_ms: int = NOW_MS, job: Job = JOB, **report):
     report = {"miner_id": "m1", "result": "Rayleigh scattering.", **report}
-    return build_receipt(job, Report(**report), terms=TERMS, now_ms=now_ms)
+    return build_receipt(job, Report(**report), terms=TERMS, now_ms=now_ms, max_run_ms=600_000)
 
 
 # --- which miner fits which job ---------------------------------------------------------------

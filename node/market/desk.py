@@ -73,7 +73,7 @@ class Desk:
     ) -> None:
         self._chain = chain
         self._store = store
-        self._issuer = ReceiptIssuer(chain=chain, key=key)
+        self._issuer = ReceiptIssuer(chain=chain, key=key, max_run_ms=settings.execution_timeout_ms)
         self._settings = settings
         self._clock_ms = clock_ms
         self._receipt_waiting = receipt_waiting
