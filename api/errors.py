@@ -47,6 +47,7 @@ STATUSES: Mapping[str, int] = MappingProxyType(
         "TRANSACTION_INVALID": 400,
         "TRANSACTION_TYPE_REFUSED": 400,
         "WEBHOOK_NOT_FOUND": 404,
+        "MINER_LIMIT_REACHED": 409,
         "WEBHOOK_LIMIT_REACHED": 409,
         "WEBHOOK_DISABLED": 409,
         "CHECKPOINT_NOT_FOUND": 404,

@@ -297,12 +297,6 @@ def list_served_models(capabilities: Sequence[str]) -> frozenset[str] | None:
     return frozenset(named) if named or not models else None
 
 
-def serves_model(capabilities: Sequence[str], model: str) -> bool:
-    """Tell whether a miner with these capabilities takes jobs for `model`."""
-    served = list_served_models(capabilities)
-    return served is None or normalize_model(model) in served
-
-
 def check_claimable(job: Job, miner_id: str) -> None:
     """Raise unless `miner_id` may take `job`. A miner that holds it already may again."""
     if job.state == "pending" or (job.state == "running" and job.miner_id == miner_id):

@@ -15,6 +15,7 @@ from ledger.jobs import (
     Report,
     build_registration_message,
 )
+from ledger.views.reader import ACTIVE_MINER_MS
 from node.coordinator import MarketSettings
 from node.market.leases import MAX_BEATS_PER_JOB
 from node.market.miners import MAX_POLLS_PER_MINER, TOUCH_INTERVAL_MS
@@ -522,6 +523,32 @@ def test_a_signed_registration_binds_the_receipts(node):
     receipt = node.do(node.coordinator.complete(MINER, job.job_id, report))
     assert receipt.payload.provider == key.account
     assert receipt.provider_signature == report.signature
+
+
+def test_a_key_has_a_bounded_number_of_miners_and_those_that_are_gone_make_room(node, monkeypatch):
+    monkeypatch.setattr("node.market.miners.MAX_MINERS_PER_KEY", 2)
+    lost, held = node.submit(), node.submit()
+    node.claim(lost)
+    node.do(node.coordinator.release(MINER, lost.job_id, "m1"))
+    with refused("MINER_LIMIT_REACHED"):
+        node.register("m3")
+    node.register("m2")  # again is no new one
+    node.register("m3", caller=ADMIN)
+    node.claim(held, "m2")
+    node.now_ms += ACTIVE_MINER_MS + 1
+    node.register("m4")
+    with refused("MINER_NOT_FOUND"):
+        node.coordinator.miner("m1")
+    assert node.read(lost).excluded_miner is None, "another m1 has lost nothing"
+    with refused("MINER_LIMIT_REACHED"):  # m2 runs a job, m4 is active
+        node.register("m5")
+
+
+def test_few_of_many_kinds_of_miners_are_looked_at_for_one_job(node, monkeypatch):
+    monkeypatch.setattr("ledger.store.registry.MAX_CAPABILITY_LISTS", 3)
+    for number in range(9):
+        node.register(f"x{number}", (f"kind-{number}", "llama3.2"))
+    assert node.coordinator.queue(node.submit()).eligible_miners <= 4  # m1 and m2 are of one kind
 
 
 def test_polling_keeps_a_miner_alive_without_a_write_for_every_poll(node):

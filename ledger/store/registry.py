@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from ledger.jobs import KeyRole, Miner, MinerStanding, serves_model
+from ledger.jobs import KeyRole, Miner, MinerStanding, list_served_models, normalize_model
 from ledger.quotas import KeyLimits
 
 MAX_COUNTED_RUNNING = 1_000
@@ -100,6 +101,25 @@ def count_miners(connection: sqlite3.Connection) -> int | None:
     return None if count > MAX_COUNTED_MINERS else int(count)
 
 
+def count_own_miners(connection: sqlite3.Connection, owner: str) -> int:
+    """Return how many miners an API key has registered."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM miners WHERE owner = ?", (owner,)
+    ).fetchone()
+    return int(count)
+
+
+def find_idle_miner(connection: sqlite3.Connection, owner: str, seen_before_ms: int) -> str | None:
+    """Return which miner of a key was not heard for longest, if it runs nothing."""
+    row = connection.execute(
+        "SELECT miner_id FROM miners AS m WHERE owner = ? AND last_seen_at_ms < ? AND NOT EXISTS"
+        " (SELECT 1 FROM jobs INDEXED BY jobs_miner WHERE state = 'running'"
+        " AND miner_id = m.miner_id) ORDER BY last_seen_at_ms, miner_id LIMIT 1",
+        (owner, seen_before_ms),
+    ).fetchone()
+    return str(row[0]) if row else None
+
+
 def find_miner(connection: sqlite3.Connection, miner_id: str) -> Miner | None:
     """Return a registered miner."""
     row = connection.execute("SELECT * FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
@@ -111,12 +131,12 @@ def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: 
     # Miners of one kind list the same capabilities, so few lists stand for many miners.
     rows = connection.execute(
         "SELECT capabilities, count(*) FROM miners WHERE last_seen_at_ms >= ? AND draining = 0"
-        " GROUP BY capabilities",
-        (since_ms,),
+        " GROUP BY capabilities LIMIT ?",
+        (since_ms, MAX_CAPABILITY_LISTS),
     )
-    return sum(
-        count for capabilities, count in rows if serves_model(_parse_names(capabilities), model)
-    )
+    wanted = normalize_model(model)
+    served = ((_read_served(capabilities), count) for capabilities, count in rows)
+    return sum(count for models, count in served if models is None or wanted in models)
 
 
 def count_active_miners(connection: sqlite3.Connection, since_ms: int, limit: int) -> int:
@@ -157,6 +177,12 @@ def _miner(row: Sequence[Any]) -> Miner:
         last_seen_at_ms=row[7],
         draining=bool(row[8]),
     )
+
+
+@lru_cache(maxsize=2 * MAX_CAPABILITY_LISTS)
+def _read_served(capabilities: str) -> frozenset[str] | None:
+    # Asked for whenever somebody looks at a job that waits.
+    return list_served_models(_parse_names(capabilities))
 
 
 def _parse_names(text: str) -> tuple[str, ...]:

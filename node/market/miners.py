@@ -17,6 +17,7 @@ from ledger.jobs import (
     build_registration_message,
 )
 from ledger.keys import ACCOUNT_PREFIX, verify_signature
+from ledger.store import jobs as job_store
 from ledger.store import queue, registry
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
@@ -25,6 +26,8 @@ MAX_POLLS = 1_000
 """Long polls that wait at once; one more is answered at once."""
 MAX_POLLS_PER_MINER = 4
 """A miner needs one; those of a connection it gave up wait on for their time."""
+MAX_MINERS_PER_KEY = 1_000
+"""Registered ones; those without a key count as of one. What they can do is read often."""
 TOUCH_INTERVAL_MS = 10_000
 """A miner that polls is noted as seen no more often than this."""
 
@@ -54,12 +57,28 @@ class MinerDesk(Desk):
                     "MINER_ALREADY_REGISTERED",
                     f"miner {miner.miner_id} belongs to another key; choose another miner_id",
                 )
+            if known is None:
+                self._make_place(connection, caller)
             # An admin who changes a miner does not take it from its key.
             owner = known.owner if known is not None and caller.is_admin else miner.owner
             registry.upsert_miner(connection, replace(miner, owner=owner))
             return registry.find_miner(connection, miner.miner_id) or miner
 
         return await self._write(register)
+
+    def _make_place(self, connection: sqlite3.Connection, caller: Caller) -> None:
+        """Forget the miner of a key that was away for longest, if it has as many as it may."""
+        if registry.count_own_miners(connection, caller.key) < MAX_MINERS_PER_KEY:
+            return
+        idle = registry.find_idle_miner(connection, caller.key, self._active_since_ms())
+        if idle is None:
+            raise MarketError(
+                "MINER_LIMIT_REACHED",
+                f"this key has {MAX_MINERS_PER_KEY} active miners; deregister one first",
+            )
+        while job_store.forgive_losses(connection, idle):
+            pass
+        registry.delete_miner(connection, idle)
 
     async def miner_heartbeat(self, caller: Caller, miner_id: str) -> Miner:
         """Note that a miner is alive."""
