@@ -29,8 +29,9 @@ RETRY = b"retry: 1000\n\n"
 BEAT = b":\n\n"
 FINALITY_WAIT_S = 600.0
 """How long a stream stays for a receipt that does not become final."""
-MAX_TOKEN_CHARS = 64 << 10
-"""Of the text in one event."""
+MAX_TOKEN_CHARS = 8 << 10
+"""Of the text in one event, which each reader that is slow has in memory, and which all who follow
+one job are given in one turn of the event loop."""
 
 _UNBUFFERED = (b"x-accel-buffering", b"no")
 _TEXTS = frozenset({"prompt", "result"})
@@ -54,7 +55,7 @@ class EventEndpoints:
         position = parse_position(request.last_event_id)
         if position.is_end_of(job):
             return Answer(status=204)
-        free = self._places.take(request.caller)
+        free = self._places.take(request.caller, request.payer)
         reader = EventReader(job, position, caller=request.caller, mode=self._mode)
         pieces = self._pieces(job.job_id, reader)
         return Stream(pieces=pieces, headers=(_UNBUFFERED,), ended=free)

@@ -104,7 +104,8 @@ class JobEndpoints:
         answer, is_news = self._look(request, job_id)
         if is_news or not wait_s:
             return answer
-        with self._places.hold(request.caller), self._market.watch(job_id, text=False) as watch:
+        held = self._places.hold(request.caller, request.payer)
+        with held, self._market.watch(job_id, text=False) as watch:
             return await self._wait(request, job_id, watch, wait_s)
 
     def _look(self, request: Request, job_id: str) -> tuple[Answer, bool]:

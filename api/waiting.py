@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,32 +15,40 @@ from ledger.jobs import Caller
 
 
 class Places:
-    """A bounded number of places for those who wait."""
+    """A bounded number of places for those who wait.
+
+    Strangers take half of them at most, and one key, or one address without a key, half of those
+    that are open to it: so nobody alone keeps all others from waiting.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._taken_by: Counter[str] = Counter()
         self.taken = 0
 
-    def take(self, caller: Caller) -> Callable[[], None]:
+    def take(self, caller: Caller, payer: str) -> Callable[[], None]:
         """Take a place; call what is returned once to give it back.
 
         Raises:
-            RequestError: SYSTEM_OVERLOADED, there is none. Strangers cannot take those of callers
-                with a key.
+            RequestError: SYSTEM_OVERLOADED, there is none for this caller.
         """
         room = self._limit if caller.key else self._limit // 2
-        if self.taken >= room:
+        if self.taken >= room or self._taken_by[payer] >= (room + 1) // 2:
             raise RequestError("SYSTEM_OVERLOADED", "too many callers wait here; try again later")
         self.taken += 1
-        return self._free
+        self._taken_by[payer] += 1
+        return lambda: self._free(payer)
 
-    def _free(self) -> None:
+    def _free(self, payer: str) -> None:
         self.taken -= 1
+        self._taken_by[payer] -= 1
+        if not self._taken_by[payer]:
+            del self._taken_by[payer]
 
     @contextlib.contextmanager
-    def hold(self, caller: Caller) -> Iterator[None]:
+    def hold(self, caller: Caller, payer: str) -> Iterator[None]:
         """Take a place for as long as the context lasts."""
-        free = self.take(caller)
+        free = self.take(caller, payer)
         try:
             yield
         finally:

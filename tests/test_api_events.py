@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from api import events as events_module
 from api.events import EventReader
@@ -191,6 +192,11 @@ def test_a_long_result_comes_in_bounded_events(monkeypatch):
     assert (client.text, client.states) == ("01234567", [])
     client.look(Progress(job=job, text=job.result))
     assert (client.text, client.states) == ("0123456789", [(1, "completed")])
+
+
+def test_one_event_is_no_more_than_a_connection_keeps_for_a_slow_reader_anyhow():
+    longest = len(json.dumps("\x01" * events_module.MAX_TOKEN_CHARS))
+    assert longest < HIGH_WATER_LIMIT
 
 
 def test_a_result_that_was_deleted_takes_nothing_from_who_has_it():

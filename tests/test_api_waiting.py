@@ -5,6 +5,10 @@ import asyncio
 import pytest
 from starlette.testclient import TestClient
 
+from api.errors import RequestError
+from api.requests import ANONYMOUS
+from api.waiting import Places
+from ledger.jobs import Caller
 from tests.api_node import ApiNode, run_job
 from tests.market_story import tell_story
 
@@ -98,7 +102,7 @@ def test_those_who_wait_are_bounded_and_strangers_do_not_take_the_places_of_othe
     async def scenario(story):
         await story.submit()
         key = {"x_api_key": story.node.keys["client"]}
-        waiting = [story.open.begin(f"{story.path}{path}?wait=30") for _ in range(2)]
+        waiting = [story.open.begin(f"{story.path}{path}?wait=30")]
         await settle()
         refused = await story.open.get(f"{story.path}{path}?wait=30")
         assert (refused.status, refused.headers["retry-after"]) == (503, "2")
@@ -114,6 +118,27 @@ def test_those_who_wait_are_bounded_and_strangers_do_not_take_the_places_of_othe
         assert not again.task.done()
 
     tell_story(tmp_path, scenario, max_waiting=4)
+
+
+def test_nobody_alone_takes_the_places_of_all_others():
+    places = Places(8)
+    key = Caller(key="k", client="c", role="client")
+    free = [places.take(key, "k") for _ in range(4)]
+    with pytest.raises(RequestError, check=lambda error: error.code == "SYSTEM_OVERLOADED"):
+        places.take(key, "k")
+    other = Caller(key="other", client="c", role="client")
+    free += [places.take(other, "other")]
+    for one in free:
+        one()
+    free = [places.take(ANONYMOUS, address) for address in ("a", "a", "b")]
+    with pytest.raises(RequestError):
+        places.take(ANONYMOUS, "a")
+    free += [places.take(ANONYMOUS, "b")]
+    with pytest.raises(RequestError):
+        places.take(ANONYMOUS, "c")
+    assert places.taken == 4
+    free[0]()
+    places.take(ANONYMOUS, "a")
 
 
 def test_head_requests_for_events_take_no_place(tmp_path):
