@@ -9,6 +9,7 @@ that is not one is refused wherever it is shown.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from api.errors import RequestError
@@ -17,6 +18,9 @@ from api.requests import ANONYMOUS
 from ledger.jobs import Caller, Job, KeyRole
 
 ApiMode = Literal["dev", "strict"]
+
+RECHECK_S = 1.0
+"""A key that was good so long ago is looked up again before anything more is shown."""
 
 
 def authenticate(secret: str | None, keys: Keys) -> Caller:
@@ -31,6 +35,27 @@ def authenticate(secret: str | None, keys: Keys) -> Caller:
     if caller is None:
         raise RequestError("AUTH_INVALID_KEY", "this API key is unknown or revoked")
     return caller
+
+
+class KeyWatch:
+    """Whether the key of a request that takes long is still good. It may be revoked meanwhile."""
+
+    def __init__(
+        self, caller: Caller, secret: str | None, keys: Keys, *, clock_s: Callable[[], float]
+    ) -> None:
+        self._caller = caller
+        self._secret = secret
+        self._keys = keys
+        self._clock_s = clock_s
+        self._looked_at = clock_s()
+
+    def is_good(self) -> bool:
+        """Look anew, if the last look is RECHECK_S old."""
+        now = self._clock_s()
+        if self._secret is None or self._caller.role is None or now < self._looked_at + RECHECK_S:
+            return True
+        self._looked_at = now
+        return self._keys.authenticate(self._secret) == self._caller
 
 
 def check_role(caller: Caller, role: KeyRole | None, *, key_needed: bool) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from starlette.types import Receive, Scope, Send
 
-from api.access import ApiMode, authenticate, check_role
+from api.access import ApiMode, KeyWatch, authenticate, check_role
 from api.answers import Answer, Stream, start_answer
 from api.errors import ClientGoneError, ErrorForm, RequestError, answer_error, show_error
 from api.limits import RateLimiter
@@ -156,7 +156,7 @@ class Resource:
         except Exception as error:
             answer = self._answer_fault(error, request)
         if isinstance(answer, Stream):
-            await _send_stream(answer, request, send)
+            await _send_stream(answer, request, send, self._watch_key(request))
         else:
             await _send(answer, request, receive, send)
 
@@ -178,9 +178,17 @@ class Resource:
                     max_bytes=operation.max_body_bytes,
                     timeout_ms=self._settings.body_timeout_ms,
                 )
-            return await operation.handler(request)
+            key = self._watch_key(request)
+            answer = await operation.handler(request)
+            if isinstance(answer, Answer) and not key.is_good():
+                raise RequestError("AUTH_INVALID_KEY", "this API key was revoked meanwhile")
+            return answer
         finally:
             request.drop_body()
+
+    def _watch_key(self, request: Request) -> KeyWatch:
+        clock_s = asyncio.get_running_loop().time
+        return KeyWatch(request.caller, request.secret(), self._keys, clock_s=clock_s)
 
     def _identify(self, request: Request) -> None:
         limiter = self._boundary.limiter
@@ -246,13 +254,18 @@ async def _send(answer: Answer, request: Request, receive: Receive, send: Send) 
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _send_stream(answer: Stream, request: Request, send: Send) -> None:
-    """Send pieces as they come, until there are no more, the client hangs up, or the node ends."""
+async def _send_stream(answer: Stream, request: Request, send: Send, key: KeyWatch) -> None:
+    """Send pieces as they come, until there are no more.
+
+    It ends sooner if the client hangs up, its key is revoked, or the node ends.
+    """
     request.answer = answer
     gone = asyncio.ensure_future(request.wait_until_gone())
     try:
         await start_answer(answer, request.id, send, close=not request.body_done)
         while request.method != "HEAD" and (piece := await _next_piece(answer.pieces, gone)):
+            if not key.is_good():
+                break
             await _send_piece(piece, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
     except asyncio.CancelledError:  # only a server that closes cancels a request

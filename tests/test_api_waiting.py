@@ -9,6 +9,7 @@ from api.errors import RequestError
 from api.requests import ANONYMOUS
 from api.waiting import Places
 from ledger.jobs import Caller
+from ledger.store.registry import revoke_key
 from tests.api_node import ApiNode, run_job
 from tests.market_story import tell_story
 
@@ -118,6 +119,33 @@ def test_those_who_wait_are_bounded_and_strangers_do_not_take_the_places_of_othe
         assert not again.task.done()
 
     tell_story(tmp_path, scenario, max_waiting=4)
+
+
+async def revoke(story, role: str) -> None:
+    prefix = story.node.keys[role].split("_")[1]
+    await asyncio.wrap_future(story.node._store.write(lambda c: revoke_key(c, prefix, 1)))
+
+
+def test_a_key_that_is_revoked_learns_nothing_more_of_what_it_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("api.access.RECHECK_S", 0)
+
+    async def scenario(story):
+        await story.submit()
+        poll = story.open.begin(f"{story.path}?wait=30", x_api_key=story.node.keys["client"])
+        stream = await story.events()
+        await story.claim()
+        await story.tell(0, "Ray")
+        while "Ray" not in stream.text:
+            assert await stream.read()
+        await revoke(story, "client")
+        await story.tell(3, "leigh.")
+        assert "leigh" not in await stream.read_all()
+        await story.complete("Rayleigh.")
+        await poll.start()
+        assert poll.status == 401
+        assert "AUTH_INVALID_KEY" in await poll.read_all()
+
+    tell_story(tmp_path, scenario)
 
 
 def test_nobody_alone_takes_the_places_of_all_others():
