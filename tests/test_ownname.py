@@ -13,17 +13,20 @@ from node.ownname import OwnNameOnly
 from tests.builders import CREATED_MS
 
 
-def ask(*hosts: bytes) -> int:
-    """The status of a request with these Host headers, from a socket on 127.0.0.1."""
+def ask(*hosts: bytes, method: str = "GET", origins: tuple[bytes, ...] = ()) -> int:
+    """The status of a request with these headers, from a socket on 127.0.0.1."""
     app = OwnNameOnly(PlainTextResponse("hello"), host="Node.example")
     scope = {
         "type": "http",
-        "method": "GET",
+        "method": method,
         "path": "/",
         "scheme": "http",
         "query_string": b"",
         "server": ("127.0.0.1", 8141),
-        "headers": [(b"host", host) for host in hosts],
+        "headers": [
+            *((b"host", host) for host in hosts),
+            *((b"origin", origin) for origin in origins),
+        ],
     }
     sent = []
 
@@ -69,6 +72,21 @@ def test_no_host_and_two_hosts_are_refused():
     assert ask() == 400
     assert ask(b"localhost", b"evil.com") == 400
     assert ask(b"localhost", b"localhost") == 400
+
+
+@pytest.mark.parametrize(
+    "origin", [b"https://evil.com", b"http://localhost.evil.com:8141", b"null", b"", b"localhost"]
+)
+def test_a_page_of_another_site_reads_nothing_and_changes_nothing(origin):
+    """A browser lets it post without asking first where there is no JSON: to drain, to cancel."""
+    assert ask(b"localhost", method="POST", origins=(origin,)) == 403
+    assert ask(b"localhost", method="DELETE", origins=(b"http://localhost", origin)) == 403
+    assert ask(b"localhost", origins=(origin,)) == 200, "without leave of ours it reads nothing"
+
+
+@pytest.mark.parametrize("origins", [(), (b"http://localhost:8141",), (b"https://[::1]",)])
+def test_our_own_pages_and_programs_may_post(origins):
+    assert ask(b"localhost", method="POST", origins=origins) == 200
 
 
 def test_a_slash_too_many_is_an_unknown_path_and_no_redirect(tmp_path):
