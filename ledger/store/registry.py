@@ -150,11 +150,11 @@ def count_active_miners(connection: sqlite3.Connection, since_ms: int, limit: in
 
 def list_capabilities(
     connection: sqlite3.Connection, since_ms: int
-) -> list[tuple[tuple[str, ...], int, int]]:
+) -> list[tuple[frozenset[str] | None, int, int]]:
     """Return what the miners heard since a time can do.
 
-    Each list of capabilities, how many miners have it, and when the first of these registered; the
-    oldest first.
+    The models of each list of capabilities (None: any), how many miners have it, and when the first
+    of these registered; the oldest first.
     """
     rows = connection.execute(
         "SELECT capabilities, count(*), min(registered_at_ms) FROM miners"
@@ -162,7 +162,7 @@ def list_capabilities(
         " ORDER BY min(registered_at_ms), capabilities LIMIT ?",
         (since_ms, MAX_CAPABILITY_LISTS),
     )
-    return [(_parse_names(names), count, first_ms) for names, count, first_ms in rows]
+    return [(_read_served(names), count, first_ms) for names, count, first_ms in rows]
 
 
 def _miner(row: Sequence[Any]) -> Miner:

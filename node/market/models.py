@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ledger.jobs import ServedModel, list_served_models, normalize_model
+from ledger.jobs import ServedModel, normalize_model
 from ledger.store import registry
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
@@ -23,8 +23,7 @@ class ModelDesk(Desk):
         """
         since_ms, any_model = self._clock_ms() - ACTIVE_MINER_MS, normalize_model(default_model)
         found: dict[str, ServedModel] = {}
-        for names, miners, first_ms in registry.list_capabilities(self._store.reader, since_ms):
-            served = list_served_models(names)
+        for served, miners, first_ms in registry.list_capabilities(self._store.reader, since_ms):
             for name in (any_model,) if served is None else sorted(served):
                 known = found.get(name)
                 if not name or (known is None and len(found) >= MAX_MODELS):
