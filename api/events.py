@@ -63,9 +63,11 @@ class EventEndpoints:
     async def _pieces(self, job_id: str, reader: EventReader) -> AsyncGenerator[bytes, None]:
         pulse = Pulse()
         yield RETRY
-        with self._market.watch(job_id, text=reader.may_get_text) as watch:
+        with self._market.watch(job_id, text=False) as watch:
             while True:
                 progress = self._market.progress(job_id)
+                # Streams of those who get no text must cost its miner nothing with each piece.
+                watch.wants_text = reader.may_get_text(progress.job)
                 is_waiting = progress.job.state == "pending"
                 queue = self._market.queue(progress.job) if is_waiting else None
                 for piece in pulse.count(reader.read_job(progress, queue)):
@@ -101,10 +103,9 @@ class EventReader:
         """Whether the marked text is known to be the beginning of the attempt's."""
         self._receipt = position.receipt
 
-    @property
-    def may_get_text(self) -> bool:
-        """Whether this caller could ever read a text."""
-        return self._mode == "dev" or bool(self._caller.key)
+    def may_get_text(self, job: Job) -> bool:
+        """Tell whether this caller reads the text of a job as it is now."""
+        return may_read(self._caller, job, mode=self._mode)
 
     @property
     def is_final(self) -> bool:
@@ -114,7 +115,7 @@ class EventReader:
     def read_job(self, progress: Progress, queue: Queue | None) -> Iterator[bytes]:
         """Yield what is new of a job: a new attempt before its text, the end after the text."""
         job = progress.job
-        is_readable = may_read(self._caller, job, mode=self._mode)
+        is_readable = self.may_get_text(job)
         is_new = (self._attempt, self._state) != (job.attempt, job.state)
         if self._attempt != job.attempt:
             self._attempt = job.attempt

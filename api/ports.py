@@ -46,6 +46,9 @@ from ledger.views import (
 class JobWatch(Protocol):
     """Waits for news of one job, or of blocks."""
 
+    wants_text: bool
+    """Whether text alone is news."""
+
     async def wait(self, timeout_s: float) -> bool:
         """Return once there is news since the last call, or after `timeout_s`.
 

@@ -320,6 +320,36 @@ def test_a_job_without_a_result_ends_its_stream(tmp_path, end):
     tell_story(tmp_path, scenario)
 
 
+def test_text_wakes_nobody_who_may_not_read_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(events_module, "BEAT_S", 3_600.0)
+    looks = []
+    read_job = EventReader.read_job
+
+    def count(reader, progress, queue):
+        looks.append(reader._caller.key)
+        return read_job(reader, progress, queue)
+
+    monkeypatch.setattr(EventReader, "read_job", count)
+
+    async def scenario(story):
+        await story.submit()
+        story.node.keys["stranger"] = story.node.create_key("client")
+        stranger = story.node.keys["stranger"].split("_")[1]
+        await story.claim()
+        await story.events(key="stranger")
+        owner = await story.events(key="client")
+        await story.tell(0, "Ray")
+        while "Ray" not in owner.text:
+            assert await owner.read()
+        before = looks.count(stranger)
+        await story.tell(3, "leigh")
+        while "leigh" not in owner.text:
+            assert await owner.read()
+        assert looks.count(stranger) == before == 1
+
+    tell_story(tmp_path, scenario)
+
+
 def test_who_may_not_read_the_texts_gets_none_of_them(tmp_path):
     async def scenario(story):
         await story.submit("secret prompt")
