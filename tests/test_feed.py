@@ -65,6 +65,21 @@ def test_text_of_another_attempt_is_not_shown_and_a_new_attempt_begins_anew():
     assert (feed.text(JOB, 1), feed.text(JOB, 2)) == ("", "new!")
 
 
+def test_one_key_does_not_fill_the_room_for_text(monkeypatch):
+    monkeypatch.setattr(feed_module, "MAX_TEXT_CHARS", 20)
+
+    async def scenario(feed):
+        feed.append(JOB, 1, offset=0, text="x" * 10, teller="k")
+        with pytest.raises(MarketError):
+            feed.append(OTHER, 1, offset=0, text="x", teller="k")
+        assert feed.append(b"t" * 16, 1, offset=0, text="x" * 10, teller="other") == 10
+        feed.end(JOB)
+        await settle()
+        assert feed.append(OTHER, 1, offset=0, text="x" * 10, teller="k") == 10
+
+    run(scenario)
+
+
 def test_one_job_and_all_jobs_together_have_a_bound_and_an_end_makes_room(monkeypatch):
     monkeypatch.setattr(feed_module, "MAX_JOB_TEXT_CHARS", 10)
     monkeypatch.setattr(feed_module, "MAX_TEXT_CHARS", 15)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 from ledger.errors import MarketError
 
 MAX_TEXT_CHARS = 32 << 20
-"""Of all running jobs together."""
+"""Of all running jobs together; of those that one API key tells, half of it."""
 MAX_JOB_TEXT_CHARS = 4 << 20
 """Of one job; a result has at most as many bytes."""
 PIECE_CHARS = 4_096
@@ -53,8 +54,9 @@ class JobWatch:
 class _Text:
     """What is known of the text of one attempt."""
 
-    def __init__(self, attempt: int) -> None:
+    def __init__(self, attempt: int, teller: str) -> None:
         self.attempt = attempt
+        self.teller = teller
         self.chars = 0
         self._pieces: list[str] = []
 
@@ -82,6 +84,7 @@ class JobFeed:
         self._watches: dict[bytes, set[JobWatch]] = {}
         self._texts: dict[bytes, _Text] = {}
         self._chars = 0
+        self._chars_of: Counter[str] = Counter()
         self.waiting = 0
         """How many wait now."""
         self.is_closing = False
@@ -146,11 +149,13 @@ class JobFeed:
             return ""
         return known.whole()
 
-    def append(self, job_id: bytes, attempt: int, *, offset: int, text: str) -> int:
+    def append(
+        self, job_id: bytes, attempt: int, *, offset: int, text: str, teller: str = ""
+    ) -> int:
         """Add text that begins `offset` characters into the answer; returns how many are known.
 
         What is known already is skipped. Text beyond a gap is not taken: the answer tells the miner
-        from where to repeat.
+        from where to repeat. `teller` is the API key of the miner, empty without one.
 
         Raises:
             MarketError: SYSTEM_OVERLOADED, too much text is held for running jobs.
@@ -158,7 +163,7 @@ class JobFeed:
         known = self._texts.get(job_id)
         if known is None or known.attempt != attempt:
             self._forget(job_id)
-            known = self._texts[job_id] = _Text(attempt)
+            known = self._texts[job_id] = _Text(attempt, teller)
         if offset > known.chars:
             return known.chars
         fresh = text[known.chars - offset :]
@@ -166,16 +171,22 @@ class JobFeed:
             self._check_room(known, len(fresh))
             known.add(fresh)
             self._chars += len(fresh)
+            self._chars_of[known.teller] += len(fresh)
             for watch in self._watches.get(job_id, ()):
                 if watch.wants_text:
                     watch.wake()
         return known.chars
 
     def _check_room(self, known: _Text, chars: int) -> None:
-        if known.chars + chars > MAX_JOB_TEXT_CHARS or self._chars + chars > MAX_TEXT_CHARS:
+        own = self._chars_of[known.teller] + chars if known.teller else 0
+        is_full = self._chars + chars > MAX_TEXT_CHARS or 2 * own > MAX_TEXT_CHARS
+        if is_full or known.chars + chars > MAX_JOB_TEXT_CHARS:
             raise MarketError("SYSTEM_OVERLOADED", "no room for more text of running jobs")
 
     def _forget(self, job_id: bytes) -> None:
         known = self._texts.pop(job_id, None)
         if known is not None:
             self._chars -= known.chars
+            self._chars_of[known.teller] -= known.chars
+            if not self._chars_of[known.teller]:
+                del self._chars_of[known.teller]

@@ -151,7 +151,7 @@ class LeaseDesk(MinerDesk):
         self._miner(caller, miner_id)
         job = self.job(job_id)
         check_held(job, miner_id)
-        return self.feed.append(job.id, job.attempt, offset=offset, text=text)
+        return self.feed.append(job.id, job.attempt, offset=offset, text=text, teller=caller.key)
 
     async def release(self, caller: Caller, job_id: str, miner_id: str) -> Job:
         """Put the job back at the head of the queue."""
