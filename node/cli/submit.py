@@ -99,6 +99,8 @@ def _wait(client: RestClient, job_id: str, *, timeout_s: float, is_live: bool) -
                 break
         return client.job(job_id)
     except KeyboardInterrupt:
+        if screen is not None:
+            screen.close()  # what follows begins a line of its own
         _cancel(client, job_id)
         raise
     finally:
@@ -134,3 +136,4 @@ class Screen:
         """End the line."""
         if not self._is_empty:
             click.echo()
+        self._is_empty = True
