@@ -252,7 +252,9 @@ def test_a_key_is_made_with_limits_that_are_shown_and_changed(data):
     assert shown() == ["max-pending=7", "daily-tokens=1000"]
     for wrong in ("0", "-1", "x", "1.5", str(10**13)):
         assert aitbc(*limit, "--max-pending", wrong).exit_code == 2
-    assert "no key with prefix" in refusal(aitbc("keys", "limit", "nobody", *at))
+    nobody = refusal(aitbc("keys", "limit", "nobody", *at, "--daily-jobs", 1))
+    assert "no key with prefix" in nobody
+    assert "name a limit to change" in aitbc(*limit).output
     assert shown() == ["max-pending=7", "daily-tokens=1000"]
 
 
