@@ -32,7 +32,7 @@ _HARMLESS: Final = {
 @click.option("--max-tokens", type=int, help="Most tokens to generate.")
 @click.option("--temperature", type=float, help="0 to 2; 0 takes the likeliest token.")
 @click.option("--top-p", type=float, help="Above 0 up to 1.")
-@click.option("--seed", type=int, help="Makes the answer repeatable.")
+@click.option("--seed", type=int, help="Seed of the draws; equal answers need --temperature 0.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
 @click.option(
     "--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait at most."
