@@ -528,6 +528,13 @@ def test_a_model_that_is_not_served_is_not_found(stage):
         assert error_of(answer)[1] == "MODEL_NOT_FOUND", name
 
 
+def test_the_model_of_a_draining_miner_is_neither_listed_nor_served(stage):
+    stage.miner("m1", "qwen").drain()
+    assert stage.http.get("/v1/models").json()["data"] == []
+    assert error_of(stage.http.get("/v1/models/qwen"))[1] == "MODEL_NOT_FOUND"
+    assert error_of(stage.post(**CHAT | {"model": "qwen"}))[1] == "MODEL_NOT_FOUND"
+
+
 def test_whoever_takes_any_model_serves_each_by_its_name(stage):
     stage.miner("m1", "*")
     assert [model["id"] for model in stage.http.get("/v1/models").json()["data"]] == [MODEL]
