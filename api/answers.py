@@ -24,6 +24,10 @@ SECURITY_HEADERS: tuple[Header, ...] = (
 )
 
 SSE = b"text/event-stream"
+BEAT = b":\n\n"
+"""An event stream's sign of life."""
+UNBUFFERED: Header = (b"x-accel-buffering", b"no")
+"""Lets a proxy hand on each piece of a stream at once."""
 
 IMMUTABLE = b"public, max-age=31536000, immutable"
 REVALIDATED = b"no-cache"

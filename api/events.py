@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 import msgspec
 
 from api.access import ApiMode, may_read
-from api.answers import Answer, Stream
-from api.following import BEAT_S, ENDED
+from api.answers import BEAT, UNBUFFERED, Answer, Stream
+from api.following import BEAT_S
 from api.jobs import parse_job
 from api.ports import Market
 from api.position import Position, TextMark, parse_position
@@ -21,18 +21,16 @@ from api.render import Json, render_job, render_receipt
 from api.requests import Request
 from api.resource import ApiSettings, Operation
 from api.waiting import Places
-from ledger.jobs import Caller, Job, Progress, Queue
+from ledger.jobs import ENDED, Caller, Job, Progress, Queue
 from ledger.views import ReceiptView
 
 RETRY = b"retry: 1000\n\n"
 """Milliseconds until a client comes back to a stream that broke off."""
-BEAT = b":\n\n"
 FINALITY_WAIT_S = 600.0
 """How long a stream stays for a receipt that does not become final."""
 MAX_TOKEN_CHARS = 64 << 10
 """Of the text in one event."""
 
-_UNBUFFERED = (b"x-accel-buffering", b"no")
 _TEXTS = frozenset({"prompt", "result"})
 
 
@@ -57,7 +55,7 @@ class EventEndpoints:
         free = self._places.take(request.caller)
         reader = EventReader(job, position, caller=request.caller, mode=self._mode)
         pieces = self._pieces(job.job_id, reader)
-        return Stream(pieces=pieces, headers=(_UNBUFFERED,), ended=free)
+        return Stream(pieces=pieces, headers=(UNBUFFERED,), ended=free)
 
     async def _pieces(self, job_id: str, reader: EventReader) -> AsyncGenerator[bytes, None]:
         pulse = Pulse()

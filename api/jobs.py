@@ -11,14 +11,13 @@ from api.answers import Answer, Header, answer_json, link
 from api.bodies import parse_batch, parse_order
 from api.conditional import NOT_MODIFIED, answer_if_changed
 from api.errors import RequestError, refuse_field
-from api.following import ENDED
 from api.ports import JobWatch, Market
 from api.render import Json, render_job
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Operation
 from api.waiting import Places, wait_for_news
 from ledger.errors import MarketError
-from ledger.jobs import Job, JobOrder, JobState, Submission, parse_job_id
+from ledger.jobs import ENDED, Job, JobOrder, JobState, Submission, parse_job_id
 
 DEFAULT_JOBS = 20
 MAX_JOBS = 100

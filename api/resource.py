@@ -67,7 +67,7 @@ class ApiSettings:
     """How long a completion may take that is not streamed. OpenAI's clients wait for 600 s, and
     would then ask again by themselves."""
     max_waiting: int = 1_000
-    """Long polls and event streams at once; half of them for callers without a key."""
+    """Long polls, event streams and completions at once; half of them for callers without a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ import msgspec
 from explorer_ui.format import visible
 from ledger.consistency import MAX_CONSISTENCY_BYTES
 from ledger.errors import LedgerError
+from ledger.jobs import ENDED
 from ledger.note import MAX_NOTE_BYTES
 
 POLL_S = 0.2
@@ -33,7 +34,6 @@ _SHOWN_CHARS = 200
 _MAX_REFUSAL_BYTES = 64 << 10
 _OK, _NO_CONTENT = 200, 204
 _GOOD = frozenset({200, 201, 202})
-FINISHED = frozenset({"completed", "failed", "cancelled"})
 
 
 class RequestFailedError(LedgerError):
@@ -117,7 +117,7 @@ class RestClient:
             asked = time.monotonic()
             job = self.job(job_id, wait_s=LOOK_S)
             progress(job)
-            if job["status"] in FINISHED:
+            if job["status"] in ENDED:
                 return job
             if time.monotonic() >= deadline:
                 raise RequestFailedError(

@@ -474,6 +474,30 @@ def test_too_many_pending_jobs_are_refused_in_both_forms(stage, miner):
     assert error_of(stage.post(**CHAT)) == (429, "RATE_LIMIT_EXCEEDED", "rate_limit_exceeded")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_completions_that_wait_are_bounded_and_give_their_places_back(tmp_path, stream):
+    with open_stage(tmp_path, max_waiting=1) as stage:
+        miner = stage.miner()
+        for _ in range(2):
+            waiting = stage.begin(**CHAT, stream=stream)
+            job = miner.take()
+            refused = stage.post(**CHAT, stream=stream)
+            assert error_of(refused)[:2] == (503, "SYSTEM_OVERLOADED")
+            assert refused.headers["retry-after"] == "2"
+            miner.complete("Because.")
+            assert waiting.result().is_success
+        assert stage.jobs()[0].job_id == job["job_id"], "a refused request makes no job"
+
+
+def test_a_completion_that_is_refused_holds_no_place(tmp_path):
+    with open_stage(tmp_path, max_waiting=1) as stage:
+        stage.miner()
+        for _ in range(100):
+            stage.post("/v1/jobs", prompt="Why?").raise_for_status()
+        for _ in range(2):
+            assert error_of(stage.post(**CHAT))[:2] == (429, "RATE_LIMIT_EXCEEDED")
+
+
 def test_a_fault_of_the_node_has_both_forms_too(stage, monkeypatch):
     def break_down(_model):
         raise ValueError("a prompt")

@@ -11,9 +11,10 @@ import click
 import msgspec
 
 from ledger.errors import StoreError
+from ledger.jobs import ENDED
 from node.cli.options import data_option, option, read_connection, url_option
 from node.jobstream import follow_job
-from node.restclient import FINISHED, RequestFailedError, RestClient
+from node.restclient import RequestFailedError, RestClient
 
 _LAST_CONTROL = 0x9F
 _HARMLESS: Final = {
@@ -95,7 +96,7 @@ def _wait(client: RestClient, job_id: str, *, timeout_s: float, is_live: bool) -
         for event in follow_job(client, job_id, timeout_s=timeout_s):
             if event.name == "token" and screen is not None:
                 screen.show(event.data)
-            if event.name == "status" and event.data.get("status") in FINISHED:
+            if event.name == "status" and event.data.get("status") in ENDED:
                 break
         return client.job(job_id)
     except KeyboardInterrupt:
