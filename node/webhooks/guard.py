@@ -24,7 +24,7 @@ from typing import Literal
 
 import httpx2
 
-from ledger.errors import MarketError
+from ledger.errors import InvalidFieldError, MarketError
 
 Reach = Literal["public", "loopback", "private"]
 Address = IPv4Address | IPv6Address
@@ -166,4 +166,4 @@ def _check_literal(host: str, guard: Guard) -> None:
 
 
 def _refuse(why: str) -> MarketError:
-    return MarketError("VALIDATION_FAILED", f"url: {why}")
+    return InvalidFieldError("url", why)
