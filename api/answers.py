@@ -80,6 +80,11 @@ def link(targets: Mapping[str, str]) -> tuple[Header, ...]:
     return ((b"link", links.encode("ascii")),) if links else ()
 
 
+def tell_total(total: int | None) -> tuple[Header, ...]:
+    """Return the `X-Total-Count` header of a list, or nothing where nobody has counted."""
+    return () if total is None else ((b"x-total-count", str(total).encode()),)
+
+
 async def start_answer(
     answer: Answer | Stream, request_id: str, send: Send, *, close: bool
 ) -> None:

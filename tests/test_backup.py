@@ -877,5 +877,5 @@ def test_it_is_said_that_a_backup_is_private_and_what_an_earlier_one_left_behind
     left.mkdir()
     done = aitbc("backup", "--data", good / "data", "--output", tmp_path / "b")
     assert done.exit_code == 0
-    assert "It holds prompts, results and digests of API keys: keep it private." in done.stdout
+    assert "digests of API keys and webhooks' secrets: keep it private." in done.stdout
     assert f"{left}: left by a backup that was cut off" in done.stderr
