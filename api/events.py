@@ -62,16 +62,13 @@ class EventEndpoints:
         yield RETRY
         with self._market.watch(job_id, text=reader.may_get_text) as watch:
             while True:
-                progress = self._market.progress(job_id)
-                is_waiting = progress.job.state == "pending"
-                queue = self._market.queue(progress.job) if is_waiting else None
-                for piece in pulse.count(reader.read_job(progress, queue)):
+                for piece in pulse.count(self._read_job(job_id, reader)):
                     yield piece
-                if progress.job.state in ENDED:
+                if reader.has_ended:
                     break
                 if not await watch.wait(pulse.left_s):
                     return
-        receipt_id = progress.job.receipt_id
+        receipt_id = self._market.job(job_id).receipt_id
         if receipt_id is None:
             return
         pulse.end_after(FINALITY_WAIT_S)
@@ -82,6 +79,13 @@ class EventEndpoints:
                     yield piece
                 if reader.is_final or pulse.is_over or not await watch.wait(pulse.left_s):
                     return
+
+    def _read_job(self, job_id: str, reader: EventReader) -> Iterator[bytes]:
+        # Nothing of this is held while the stream waits: the texts may be long, and streams many.
+        progress = self._market.progress(job_id)
+        is_waiting = progress.job.state == "pending"
+        queue = self._market.queue(progress.job) if is_waiting else None
+        yield from reader.read_job(progress, queue)
 
 
 class EventReader:
@@ -102,6 +106,11 @@ class EventReader:
     def may_get_text(self) -> bool:
         """Whether this caller could ever read a text."""
         return self._mode == "dev" or bool(self._caller.key)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job had ended when it was read last."""
+        return self._state in ENDED
 
     @property
     def is_final(self) -> bool:

@@ -70,13 +70,18 @@ class JobRun:
         deadline = now() + timeout_s
         with self._market.watch(self.job.job_id, text=False) as watch:
             while True:
-                self.job = self._market.job(self.job.job_id)
-                if self.job.state in ENDED:
+                if self._has_ended():
                     return "ended"
                 if now() >= deadline:
                     return "late"
                 if not await wait_for_news(watch, self._request, deadline - now()):
                     return "closing"
+
+    def _has_ended(self) -> bool:
+        job = self._market.job(self.job.job_id)
+        if job.state in ENDED:
+            self.job = job
+        return job.state in ENDED
 
     async def follow(self) -> AsyncGenerator[Progress, None]:
         """Yield how far the job is, until it has ended or the node does."""
