@@ -33,7 +33,7 @@ def authenticate(secret: str | None, keys: Keys) -> Caller:
         return ANONYMOUS
     caller = keys.authenticate(secret)
     if caller is None:
-        raise RequestError("AUTH_INVALID_KEY", "this API key is unknown or revoked")
+        raise RequestError("AUTH_INVALID_KEY", "this API key is unknown to this node, or revoked")
     return caller
 
 

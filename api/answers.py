@@ -24,6 +24,10 @@ SECURITY_HEADERS: tuple[Header, ...] = (
 )
 
 SSE = b"text/event-stream"
+BEAT = b":\n\n"
+"""An event stream's sign of life."""
+UNBUFFERED: Header = (b"x-accel-buffering", b"no")
+"""Lets a proxy hand on each piece of a stream at once."""
 
 IMMUTABLE = b"public, max-age=31536000, immutable"
 REVALIDATED = b"no-cache"
@@ -74,6 +78,11 @@ def link(targets: Mapping[str, str]) -> tuple[Header, ...]:
     """Return the `Link` header of addresses by relation, or nothing if there are none."""
     links = ", ".join(f'<{address}>; rel="{relation}"' for relation, address in targets.items())
     return ((b"link", links.encode("ascii")),) if links else ()
+
+
+def tell_total(total: int | None) -> tuple[Header, ...]:
+    """Return the `X-Total-Count` header of a list, or nothing where nobody has counted."""
+    return () if total is None else ((b"x-total-count", str(total).encode()),)
 
 
 async def start_answer(

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
-from api.errors import RequestError, refuse_field
+from api.errors import FieldError, RequestError, refuse_field
 from api.requests import MAX_BODY_BYTES
+from api.wording import reword
 from ledger.encoding import MAX_INTEGER
 from ledger.events import EVENT_TYPES, EventType
 from ledger.jobs import FinishReason, JobOrder, Registration, Report
@@ -48,12 +49,22 @@ _MISSING = re.compile(r"Object missing required field `(.*)`")
 # Up to the next sign of a value that stands in no string. It never goes back, so it is fast.
 _NEXT_VALUE = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|[^"{\[,])*+([{\[,])', re.DOTALL)
 
+_NAME = r"\A[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z"
+_LINE = r"\A[^\x00-\x1f\x7f]*\Z"
+_DIGEST = r"\A([0-9a-f]{64})?\Z"
+_SAMPLER = r"\A[a-z0-9.-]{0,64}\Z"
+_PATTERNS = {
+    _NAME: "1 to 128 letters, digits and _.:@-, of which the first is a letter or digit",
+    _LINE: "no control characters",
+    _DIGEST: "64 lower-case hex digits",
+    _SAMPLER: "at most 64 lower-case letters, digits, dots and hyphens",
+}
+
 Number = int | float
-MinerName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
-Line = Annotated[str, msgspec.Meta(max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")]
-ModelLine = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=128, pattern=r"\A[^\x00-\x1f\x7f]*\Z")
-]
+UnitType = Literal["gpu_seconds", "tokens"]
+MinerName = Annotated[str, msgspec.Meta(pattern=_NAME)]
+Line = Annotated[str, msgspec.Meta(max_length=128, pattern=_LINE)]
+ModelLine = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=_LINE)]
 StopText = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Tokens = Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -129,13 +140,13 @@ class JobResultBody(MinerBody):
     result: str
     completed_at: str | None = None
     completed_at_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)] | None = None
-    unit_type: Literal["gpu_seconds", "tokens"] | None = None
+    unit_type: UnitType | None = None
     units: Number | None = None
     prompt_tokens: Tokens | None = None
     completion_tokens: Tokens | None = None
     output_token_ids: Annotated[list[TokenId], msgspec.Meta(max_length=100_000)] | None = None
-    model_digest: Annotated[str, msgspec.Meta(pattern=r"\A([0-9a-f]{64})?\Z")] | None = None
-    sampler: Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.-]{0,64}\Z")] | None = None
+    model_digest: Annotated[str, msgspec.Meta(pattern=_DIGEST)] | None = None
+    sampler: Annotated[str, msgspec.Meta(pattern=_SAMPLER)] | None = None
     finish_reason: FinishReason | None = None
     signature: SignatureBody | None = None
 
@@ -317,6 +328,14 @@ def _refuse_repeated_keys(pairs: Iterable[tuple[str, Any]]) -> None:
         seen.add(key)
 
 
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "alg": ("Ed25519",),
+    "events": EVENT_TYPES,
+    "finish_reason": get_args(FinishReason),
+    "unit_type": get_args(UnitType),
+}
+"""What a field of this name may be, at whatever place."""
+
 _structure = json.JSONDecoder(object_pairs_hook=_refuse_repeated_keys, parse_int=len)
 
 
@@ -326,8 +345,12 @@ def _locate(text: str) -> RequestError:
     message, path = match["message"], match["path"] or ""
     if missing := _MISSING.fullmatch(message):
         path = f"{path}.{missing[1]}" if path else missing[1]
-        message = "this field is required"
-    return refuse_field(path or "$", message[:1].lower() + message[1:])
+        return refuse_field(path, "this field is required")
+    choices = _CHOICES.get(path.rpartition(".")[2].partition("[")[0])
+    message = reword(message, patterns=_PATTERNS, choices=choices)
+    if path:
+        return refuse_field(path, message)
+    return RequestError("VALIDATION_FAILED", f"body: {message}", errors=(FieldError("$", message),))
 
 
 def parse_integer(path: str, value: Number | None, *, default: int, low: int, high: int) -> int:
@@ -345,7 +368,7 @@ def parse_micros(
     """Return a number within its bounds in micros, `default` for None. Raises RequestError."""
     given = default if value is None else value
     if not low <= given <= high:
-        raise refuse_field(path, f"expected a number in {low:g}..{high:g}")
+        raise refuse_field(path, f"expected a number in {Decimal(repr(low)):f}..{high:g}")
     return int((Decimal(repr(given)) * MICROS).to_integral_value(ROUND_HALF_EVEN))
 
 

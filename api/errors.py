@@ -19,7 +19,7 @@ from types import MappingProxyType
 import msgspec
 
 from api.answers import Answer, Header, answer_json
-from ledger.errors import MarketError
+from ledger.errors import InvalidFieldError, MarketError
 
 STATUSES: Mapping[str, int] = MappingProxyType(
     {
@@ -130,12 +130,10 @@ def refuse_field(path: str, message: str) -> RequestError:
     )
 
 
-def _blame(error: MarketError) -> tuple[FieldError, ...]:
-    """Return the field that the market refuses: its messages begin with the name and a colon."""
-    path, separator, message = str(error).partition(": ")
-    if error.code != "VALIDATION_FAILED" or not separator:
-        return ()
-    return (FieldError(path, message),)
+def _list_faults(error: RequestError | MarketError) -> tuple[FieldError, ...]:
+    if isinstance(error, RequestError):
+        return error.errors
+    return (FieldError(error.field, error.reason),) if isinstance(error, InvalidFieldError) else ()
 
 
 def build_error(error: RequestError | MarketError, request_id: str) -> ErrorBody:
@@ -144,7 +142,7 @@ def build_error(error: RequestError | MarketError, request_id: str) -> ErrorBody
         detail=str(error),
         error_code=error.code,
         request_id=request_id,
-        errors=error.errors if isinstance(error, RequestError) else _blame(error),
+        errors=_list_faults(error),
         expected=error.expected if isinstance(error, MarketError) else None,
     )
 

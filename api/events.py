@@ -12,28 +12,26 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 import msgspec
 
 from api.access import ApiMode, may_read
-from api.answers import Answer, Stream
-from api.following import BEAT_S, ENDED
+from api.answers import BEAT, UNBUFFERED, Answer, Stream
+from api.following import BEAT_S
 from api.jobs import parse_job
-from api.ports import Market
+from api.ports import JobWatch, Market
 from api.position import Position, TextMark, parse_position
 from api.render import Json, render_job, render_receipt
 from api.requests import Request
 from api.resource import ApiSettings, Operation
 from api.waiting import Places
-from ledger.jobs import Caller, Job, Progress, Queue
+from ledger.jobs import ENDED, Caller, Job, Progress, Queue
 from ledger.views import ReceiptView
 
 RETRY = b"retry: 1000\n\n"
 """Milliseconds until a client comes back to a stream that broke off."""
-BEAT = b":\n\n"
 FINALITY_WAIT_S = 600.0
 """How long a stream stays for a receipt that does not become final."""
 MAX_TOKEN_CHARS = 8 << 10
 """Of the text in one event, which each reader that is slow has in memory, and which all who follow
 one job are given in one turn of the event loop."""
 
-_UNBUFFERED = (b"x-accel-buffering", b"no")
 _TEXTS = frozenset({"prompt", "result"})
 
 
@@ -58,25 +56,20 @@ class EventEndpoints:
         free = self._places.take(request.caller, request.payer)
         reader = EventReader(job, position, caller=request.caller, mode=self._mode)
         pieces = self._pieces(job.job_id, reader)
-        return Stream(pieces=pieces, headers=(_UNBUFFERED,), ended=free)
+        return Stream(pieces=pieces, headers=(UNBUFFERED,), ended=free)
 
     async def _pieces(self, job_id: str, reader: EventReader) -> AsyncGenerator[bytes, None]:
         pulse = Pulse()
         yield RETRY
         with self._market.watch(job_id, text=False) as watch:
             while True:
-                progress = self._market.progress(job_id)
-                # Streams of those who get no text must cost its miner nothing with each piece.
-                watch.wants_text = reader.may_get_text(progress.job)
-                is_waiting = progress.job.state == "pending"
-                queue = self._market.queue(progress.job) if is_waiting else None
-                for piece in pulse.count(reader.read_job(progress, queue)):
+                for piece in pulse.count(self._read_job(job_id, reader, watch)):
                     yield piece
-                if progress.job.state in ENDED:
+                if reader.has_ended:
                     break
                 if not await watch.wait(pulse.left_s):
                     return
-        receipt_id = progress.job.receipt_id
+        receipt_id = self._market.job(job_id).receipt_id
         if receipt_id is None:
             return
         pulse.end_after(FINALITY_WAIT_S)
@@ -87,6 +80,15 @@ class EventEndpoints:
                     yield piece
                 if reader.is_final or pulse.is_over or not await watch.wait(pulse.left_s):
                     return
+
+    def _read_job(self, job_id: str, reader: EventReader, watch: JobWatch) -> Iterator[bytes]:
+        # Nothing of this is held while the stream waits: the texts may be long, and streams many.
+        progress = self._market.progress(job_id)
+        # Streams of those who get no text must cost its miner nothing with each piece.
+        watch.wants_text = reader.may_get_text(progress.job)
+        is_waiting = progress.job.state == "pending"
+        queue = self._market.queue(progress.job) if is_waiting else None
+        yield from reader.read_job(progress, queue)
 
 
 class EventReader:
@@ -106,6 +108,11 @@ class EventReader:
     def may_get_text(self, job: Job) -> bool:
         """Tell whether this caller reads the text of a job as it is now."""
         return may_read(self._caller, job, mode=self._mode)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the job had ended when it was read last."""
+        return self._state in ENDED
 
     @property
     def is_final(self) -> bool:

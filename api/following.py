@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from api.ports import Market
-from ledger.jobs import Progress
+from ledger.jobs import ENDED, Progress
 
 BEAT_S = 15.0
 """Nothing for so long, and the same progress comes again: a sign of life for whoever waits."""
-ENDED = frozenset({"cancelled", "completed", "failed"})
 
 
 async def follow_job(

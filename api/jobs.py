@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from api.access import may_read
-from api.answers import Answer, Header, answer_json, link
+from api.answers import Answer, Header, answer_json, link, tell_total
 from api.bodies import parse_batch, parse_order
 from api.conditional import NOT_MODIFIED, answer_if_changed
 from api.errors import RequestError, refuse_field
-from api.following import ENDED
 from api.ports import JobWatch, Market
 from api.render import Json, render_job
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Operation
 from api.waiting import Places, wait_for_news
 from ledger.errors import MarketError
-from ledger.jobs import Job, JobOrder, JobState, Submission, parse_job_id
+from ledger.jobs import ENDED, Job, JobOrder, JobState, Submission, parse_job_id
 
 DEFAULT_JOBS = 20
 MAX_JOBS = 100
@@ -93,38 +92,34 @@ class JobEndpoints:
             before=_cursor(request, "before"),
             after=_cursor(request, "after"),
         )
-        total = self._market.count_jobs(owner=owner, state=state)
-        headers = (*link(_lead_on(request, jobs)), (b"x-total-count", str(total).encode()))
-        return answer_json(self._answers.render_all(request, jobs), headers=headers)
+        total = tell_total(self._market.count_jobs(owner=owner, state=state))
+        links = link(_lead_on(request, jobs))
+        return answer_json(self._answers.render_all(request, jobs), headers=(*links, *total))
 
     async def show(self, request: Request) -> Answer:
         """`GET /v1/jobs/{job_id}`; with `wait`, once there is news."""
         job_id = parse_job(request)
         wait_s = request.clamped("wait", default=0, maximum=MAX_WAIT_S)
-        answer, is_news = self._look(request, job_id)
-        if is_news or not wait_s:
+        if answer := self._look(request, job_id, waits=wait_s > 0):
             return answer
         held = self._places.hold(request.caller, request.payer)
         with held, self._market.watch(job_id, text=False) as watch:
             return await self._wait(request, job_id, watch, wait_s)
 
-    def _look(self, request: Request, job_id: str) -> tuple[Answer, bool]:
-        """Return the answer for now, and whether it is what the client waits for."""
+    def _look(self, request: Request, job_id: str, *, waits: bool) -> Answer | None:
+        """Return the answer for now; None for one who rather waits, and for whom none is held."""
         job = self._market.job(job_id)
         answer = answer_if_changed(request, self._answers.show(request, job))
-        if request.is_conditional:
-            return answer, answer.status != NOT_MODIFIED
-        return answer, job.state in ENDED
+        is_news = answer.status != NOT_MODIFIED if request.is_conditional else job.state in ENDED
+        return answer if is_news or not waits else None
 
     async def _wait(self, request: Request, job_id: str, watch: JobWatch, wait_s: float) -> Answer:
         now = asyncio.get_running_loop().time
         deadline = now() + wait_s
         goes_on = True
-        while True:
-            answer, is_news = self._look(request, job_id)
-            if is_news or not goes_on or now() >= deadline:
-                return answer
+        while not (answer := self._look(request, job_id, waits=goes_on and now() < deadline)):
             goes_on = await wait_for_news(watch, request, deadline - now())
+        return answer
 
     async def cancel(self, request: Request) -> Answer:
         """`POST /v1/jobs/{job_id}/cancel`."""

@@ -25,7 +25,7 @@ def list_market_paths(
         JobEndpoints(market, settings, places),
         EventEndpoints(market, settings, places),
         WebhookEndpoints(market),
-        OpenAiEndpoints(market, settings),
+        OpenAiEndpoints(market, settings, places),
         KeyEndpoints(market),
     )
     return {path: operations for each in endpoints for path, operations in each.paths().items()}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
-from api.answers import Answer, Header, answer_json, link
+import msgspec
+
+from api.answers import Answer, answer_json, link, tell_total
 from api.bodies import (
     MAX_REPORT_BODY_BYTES,
     ClaimBody,
     FailureBody,
     HeartbeatBody,
     MinerBody,
+    MinerName,
     TextBody,
     decode_body,
     parse_registration,
@@ -34,8 +36,6 @@ from ledger.views import MAX_PAGE
 
 DEFAULT_MINERS = 20
 
-_MINER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
-
 
 class MinerEndpoints:
     """`/v1/miners`, and the miners' paths under `/v1/jobs`."""
@@ -52,10 +52,11 @@ class MinerEndpoints:
                 handler=handler, role="miner", key="strict", max_body_bytes=max_body_bytes
             )
 
+        def ask(handler: Handler) -> Operation:
+            return Operation(handler=handler, role="miner", key="strict")
+
         return {
-            "/v1/jobs/available": {
-                "GET": Operation(handler=self.find_available, role="miner", key="strict")
-            },
+            "/v1/jobs/available": {"GET": ask(self.find_available)},
             "/v1/jobs/{job_id}/claim": {"POST": work(self.claim)},
             "/v1/jobs/{job_id}/complete": {
                 "POST": work(self.complete, max_body_bytes=MAX_REPORT_BODY_BYTES)
@@ -68,14 +69,10 @@ class MinerEndpoints:
             "/v1/miners": {"GET": Operation(handler=self.list_miners)},
             "/v1/miners/{miner_id}": {
                 "GET": Operation(handler=self.show_miner),
-                "DELETE": Operation(handler=self.deregister, role="miner", key="strict"),
+                "DELETE": ask(self.deregister),
             },
-            "/v1/miners/{miner_id}/heartbeat": {
-                "POST": Operation(handler=self.miner_heartbeat, role="miner", key="strict")
-            },
-            "/v1/miners/{miner_id}/drain": {
-                "POST": Operation(handler=self.drain, role="miner", key="strict")
-            },
+            "/v1/miners/{miner_id}/heartbeat": {"POST": ask(self.miner_heartbeat)},
+            "/v1/miners/{miner_id}/drain": {"POST": ask(self.drain)},
         }
 
     async def find_available(self, request: Request) -> Answer:
@@ -156,13 +153,10 @@ class MinerEndpoints:
         """`GET /v1/miners`: in the order of their names."""
         limit = request.clamped("limit", default=DEFAULT_MINERS, maximum=MAX_PAGE)
         miners = self._market.miners(after=request.text("after") or "", limit=limit)
-        headers: tuple[Header, ...] = ()
+        more = {}
         if limit and len(miners) == limit:
-            name = miners[-1].miner.miner_id
-            headers = link({"next": request.address("/v1/miners", after=name)})
-        total = self._market.count_miners()
-        if total is not None:
-            headers = (*headers, (b"x-total-count", str(total).encode()))
+            more["next"] = request.address("/v1/miners", after=miners[-1].miner.miner_id)
+        headers = (*link(more), *tell_total(self._market.count_miners()))
         return answer_json([render_standing(miner) for miner in miners], headers=headers)
 
     async def show_miner(self, request: Request) -> Answer:
@@ -181,6 +175,7 @@ class MinerEndpoints:
 
 
 def _known_form(miner_id: str) -> str:
-    if not _MINER_ID.fullmatch(miner_id):
-        raise MarketError("MINER_NOT_FOUND", "no miner with this id on this node")
-    return miner_id
+    try:
+        return msgspec.convert(miner_id, MinerName)
+    except msgspec.ValidationError:
+        raise MarketError("MINER_NOT_FOUND", "no miner with this id on this node") from None

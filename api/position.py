@@ -15,8 +15,7 @@ from typing import Literal, cast
 
 from blake3 import blake3
 
-from api.following import ENDED
-from ledger.jobs import Job, JobState
+from ledger.jobs import ENDED, Job, JobState
 
 POSITION_DOMAIN = b"aitbc/position/v1\n"
 DIGEST_BYTES = 8

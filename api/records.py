@@ -6,15 +6,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from api.answers import IMMUTABLE, REVALIDATED, Answer, answer_json, link
+from api.answers import IMMUTABLE, REVALIDATED, Answer, answer_json, link, tell_total
 from api.conditional import answer_if_changed
 from api.errors import RequestError
 from api.ports import Views
-from api.render import (
+from api.render import render_receipt
+from api.render_chain import (
     render_authorities,
     render_block,
     render_health,
-    render_receipt,
     render_stats,
     render_transaction,
 )
@@ -84,11 +84,10 @@ class RecordEndpoints:
         limit, before = _page(request, DEFAULT_ROWS)
         receipts = self._views.receipts(wanted, limit=limit, before=before)
         cursors = [receipt.transaction.cursor for receipt in receipts]
-        headers = link(_links(request, path, page, limit, cursors))
-        total = self._views.count_receipts(wanted)
-        if total is not None:
-            headers = (*headers, (b"x-total-count", str(total).encode()))
-        return answer_json([render_receipt(receipt) for receipt in receipts], headers=headers)
+        links = link(_links(request, path, page, limit, cursors))
+        total = tell_total(self._views.count_receipts(wanted))
+        shown = [render_receipt(receipt) for receipt in receipts]
+        return answer_json(shown, headers=(*links, *total))
 
     async def show_receipt(self, request: Request) -> Answer:
         """`GET /v1/receipts/{receipt_id}`."""
@@ -153,12 +152,9 @@ class RecordEndpoints:
         limit, before = _page(request, DEFAULT_BLOCKS)
         blocks = self._views.blocks(limit=limit, before=before)
         cursors = [block.height for block in blocks]
-        links = _links(request, "/explorer/blocks", "/blocks", limit, cursors)
-        total = str(self._views.head().height).encode()
-        return answer_json(
-            [render_block(block) for block in blocks],
-            headers=(*link(links), (b"x-total-count", total)),
-        )
+        links = link(_links(request, "/explorer/blocks", "/blocks", limit, cursors))
+        total = tell_total(self._views.head().height)
+        return answer_json([render_block(block) for block in blocks], headers=(*links, *total))
 
     async def list_transactions(self, request: Request) -> Answer:
         """`GET /explorer/transactions`."""

@@ -29,6 +29,7 @@ from api.metering import (
     ignore_outcome,
     name_route,
 )
+from api.openai.errors import show_openai_error
 from api.ports import Keys
 from api.requests import BodyRoom, Request
 from ledger.errors import HistoryMissingError, MarketError, StoreError
@@ -66,7 +67,7 @@ class ApiSettings:
     """How long a completion may take that is not streamed. OpenAI's clients wait for 600 s, and
     would then ask again by themselves."""
     max_waiting: int = 1_000
-    """Long polls and event streams at once; half of them for callers without a key."""
+    """Long polls, event streams and completions at once; half of them for callers without a key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +207,9 @@ class Resource:
 
     def _answer_other_method(self, request: Request) -> Answer:
         if not self.operations:
-            raise RequestError("PATH_NOT_FOUND", "there is nothing at this path")
+            raise RequestError(
+                "PATH_NOT_FOUND", "there is nothing at this path; /docs lists what is"
+            )
         if request.method == "OPTIONS":
             return Answer(status=204, headers=(self._allow,))
         raise RequestError(
@@ -218,7 +221,8 @@ class Resource:
     def _answer_error(self, error: RequestError | MarketError, request: Request) -> Answer:
         # A method that a path does not have is refused in the form of those it has.
         operation = self._operation(request) or next(iter(self.operations.values()), None)
-        form = operation.error_form if operation else show_error
+        # A path that nobody knows is often one of OpenAI's, asked for by a client of theirs.
+        form = operation.error_form if operation else show_openai_error
         try:
             return answer_error(error, request.id, form)
         except KeyError:

@@ -9,7 +9,7 @@ from api.answers import Answer, answer_json, link
 from api.errors import RequestError
 from api.nomarket import NoMarket
 from api.ports import Market, Views
-from api.render import render_transaction
+from api.render_chain import render_transaction
 from api.requests import Request
 from api.resource import Operation
 from ledger.transaction import MAX_ENVELOPE_BYTES

@@ -9,10 +9,10 @@ from api.bodies import parse_webhook
 from api.ports import Market
 from api.render import Json, format_time
 from api.requests import Request
-from api.resource import Operation
+from api.resource import Handler, Operation
 from ledger.store.webhooks import Webhook
+from ledger.views import MAX_PAGE
 
-MAX_LISTED = 100
 MAX_WEBHOOK_BODY_BYTES = 8 << 10
 
 
@@ -24,22 +24,20 @@ class WebhookEndpoints:
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
+
+        def own(handler: Handler, *, max_body_bytes: int | None = None) -> Operation:
+            return Operation(
+                handler=handler, role="client", key="always", max_body_bytes=max_body_bytes
+            )
+
         one = "/v1/webhooks/{webhook_id}"
         return {
             "/v1/webhooks": {
-                "POST": Operation(
-                    handler=self.create,
-                    role="client",
-                    key="always",
-                    max_body_bytes=MAX_WEBHOOK_BODY_BYTES,
-                ),
-                "GET": Operation(handler=self.list_webhooks, role="client", key="always"),
+                "POST": own(self.create, max_body_bytes=MAX_WEBHOOK_BODY_BYTES),
+                "GET": own(self.list_webhooks),
             },
-            one: {
-                "GET": Operation(handler=self.show, role="client", key="always"),
-                "DELETE": Operation(handler=self.delete, role="client", key="always"),
-            },
-            f"{one}/ping": {"POST": Operation(handler=self.ping, role="client", key="always")},
+            one: {"GET": own(self.show), "DELETE": own(self.delete)},
+            f"{one}/ping": {"POST": own(self.ping)},
         }
 
     async def create(self, request: Request) -> Answer:
@@ -52,7 +50,7 @@ class WebhookEndpoints:
 
     async def list_webhooks(self, request: Request) -> Answer:
         """`GET /v1/webhooks`."""
-        limit = request.clamped("limit", default=MAX_LISTED, maximum=MAX_LISTED)
+        limit = request.clamped("limit", default=MAX_PAGE, maximum=MAX_PAGE)
         before = request.integer("before")
         webhooks = self._market.webhooks(request.caller, limit=limit, before=before)
         more = {}

@@ -14,6 +14,7 @@
     │   └── ConflictError           one that contradicts what the witness has verified
     ├── StatementTooLongError       a period with more lines than one statement holds
     ├── MarketError                 a request that the job market refuses
+    │   └── InvalidFieldError       one field of it, by name
     ├── HistoryMissingError         a question about blocks that are still being fetched
     └── StoreError                  our side: a database file that is missing, foreign or damaged
 
@@ -105,6 +106,15 @@ class MarketError(LedgerError):
         self.code = code
         self.expected = expected
         self.retry_after_s = retry_after_s
+
+
+class InvalidFieldError(MarketError):
+    """The market refuses the value of one field or parameter (VALIDATION_FAILED)."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__("VALIDATION_FAILED", f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
 
 
 class HistoryMissingError(LedgerError):

@@ -25,6 +25,9 @@ KeyRole = Literal["admin", "client", "miner"]
 UnitType = Literal["gpu_seconds", "tokens"]
 FinishReason = Literal["length", "stop"]
 
+ENDED: frozenset[JobState] = frozenset({"cancelled", "completed", "failed"})
+"""States that a job never leaves."""
+
 MAX_ATTEMPTS = 3
 JOB_ID_BYTES = 16
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ledger.encoding import encode_base64url
-from ledger.errors import MarketError
+from ledger.errors import InvalidFieldError, MarketError
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.jobs import Claim, Job, Report, UnitType
 from ledger.transaction import MICROS, ReceiptPayload
@@ -81,16 +81,15 @@ def build_receipt(
 
 def _digest_tokens(job: Job, report: Report) -> str:
     if (report.prompt_tokens is None) != (report.completion_tokens is None):
-        raise MarketError(
-            "VALIDATION_FAILED", "tokens: expected prompt_tokens and completion_tokens, or neither"
-        )
+        field = "prompt_tokens" if report.prompt_tokens is None else "completion_tokens"
+        raise InvalidFieldError(field, "expected prompt_tokens and completion_tokens, or neither")
     if report.output_token_ids is None:
         return ""
     if report.completion_tokens != len(report.output_token_ids):
-        raise MarketError(
-            "VALIDATION_FAILED",
-            f"completion_tokens: expected {len(report.output_token_ids)}, the number of "
-            f"output_token_ids, got {report.completion_tokens}",
+        raise InvalidFieldError(
+            "completion_tokens",
+            f"expected {len(report.output_token_ids)}, the number of output_token_ids, got "
+            f"{report.completion_tokens}",
         )
     return hash_tokens(job.result_salt, report.output_token_ids).hex()
 
@@ -100,12 +99,12 @@ def _completion_time(job: Job, report: Report, now_ms: int) -> int:
     if report.signature is None:
         return max(now_ms, job.started_at_ms)
     if report.completed_at_ms is None:
-        raise MarketError("VALIDATION_FAILED", "completed_at_ms: a signed report must carry it")
+        raise InvalidFieldError("completed_at_ms", "a signed report must carry it")
     if not job.started_at_ms <= report.completed_at_ms <= now_ms + CLOCK_TOLERANCE_MS:
-        raise MarketError(
-            "VALIDATION_FAILED",
-            f"completed_at_ms: expected between started_at_ms {job.started_at_ms} and now "
-            f"{now_ms}, got {report.completed_at_ms}; count from started_at_ms",
+        raise InvalidFieldError(
+            "completed_at_ms",
+            f"expected between started_at_ms {job.started_at_ms} and now {now_ms}, got "
+            f"{report.completed_at_ms}; count from started_at_ms",
         )
     return report.completed_at_ms
 
@@ -121,8 +120,9 @@ def _meter(
     unit_type = report.unit_type or ("tokens" if reported else "gpu_seconds")
     if unit_type == "tokens":
         if not reported:
-            raise MarketError(
-                "VALIDATION_FAILED", "tokens: expected prompt_tokens and completion_tokens"
+            raise InvalidFieldError(
+                "completion_tokens",
+                "expected prompt_tokens and completion_tokens, as unit_type is tokens",
             )
         units = (prompt_tokens + completion_tokens) * MICROS
         unit_price = job.prices.tokens
@@ -160,15 +160,14 @@ def _check_meter(
     )
     for field, got, limit in bounds:
         if got > limit:
-            raise MarketError("VALIDATION_FAILED", f"{field}: expected at most {limit}, got {got}")
+            raise InvalidFieldError(field, f"expected at most {limit}, got {got}")
     if unit_type == "gpu_seconds" and units > elapsed_micros:
-        raise MarketError(
-            "VALIDATION_FAILED",
-            f"units: expected at most the {elapsed_micros / MICROS} seconds that the job ran",
+        raise InvalidFieldError(
+            "units", f"expected at most the {elapsed_micros / MICROS} seconds that the job ran"
         )
     if unit_type == "tokens" and report.units_micros not in {None, units}:
-        raise MarketError(
-            "VALIDATION_FAILED", f"units: expected {units // MICROS}, the sum of both token counts"
+        raise InvalidFieldError(
+            "units", f"expected {units // MICROS}, the sum of both token counts"
         )
 
 

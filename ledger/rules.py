@@ -195,13 +195,15 @@ def validate_time(header: Header, *, now_ms: int) -> None:
     """Hold a fresh block's time against a voter's clock. Final blocks are never judged by it.
 
     Raises:
-        InvalidBlockError: its proposer's clock or the voter's is wrong.
+        InvalidBlockError: its proposer's clock or the voter's is wrong, or it waited long for a
+            quorum.
     """
     drift_ms = header.time_ms - now_ms
     if abs(drift_ms) > CLOCK_DRIFT_MS:
         raise InvalidBlockError(
             f"time_ms: expected within {CLOCK_DRIFT_MS} ms of the clock, got {drift_ms} ms; "
-            "set this machine's clock"
+            + ("it was proposed long ago, or " if drift_ms < 0 else "")
+            + "a clock is wrong, perhaps this machine's"
         )
 
 

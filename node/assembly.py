@@ -236,7 +236,9 @@ def _open_files(
     if missing := chain.missing():
         raise StoreError(
             f"{data.ledger}: blocks {missing[0]} to {missing[-1]} are missing, and a node that "
-            "does not know all receipts cannot vote; fetch them with ./aitbc run --follow first"
+            f"does not know all receipts cannot vote. Move {data.ledger.name} out of the directory "
+            "and start again: the whole chain is fetched from the other authorities, or from "
+            "--peer URL. Never replace votes.db"
         )
     refuse_old_votes(chain, votes, account=account)
     return votes, chain, market

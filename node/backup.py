@@ -232,8 +232,5 @@ def _pack(draft: Path, archive: Path, manifest: Manifest, progress: Progress) ->
 
 
 def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())

@@ -12,11 +12,10 @@ from typing import Any
 
 import msgspec
 
+from api.following import BEAT_S
 from node.restclient import RequestFailedError, RestClient
 
 MAX_EVENT_BYTES = 4 << 20
-BEAT_S = 15.0
-"""A node has nothing to say for so long at most."""
 SILENCE_S = 3 * BEAT_S
 """A stream that is silent for so long is dead."""
 RETRY_S = 1.0

@@ -3,7 +3,8 @@
     manifest.json    the format, the network, where the ledger ends, size and BLAKE3 of each file
     genesis.json     the network's trust root; public
     node.toml        options of `aitbc run`, if the directory has any
-    node.db          jobs with their texts, digests of API keys, receipts on their way; private
+    node.db          jobs with their texts, digests of API keys, webhooks with their secrets,
+                     receipts on their way; private
     ledger.db        the chain; public
 
 It is a directory with these files, or a tar of them in this order. There are no other names, so

@@ -17,9 +17,12 @@ import msgspec
 from explorer_ui.format import visible
 from ledger.consistency import MAX_CONSISTENCY_BYTES
 from ledger.errors import LedgerError
+from ledger.jobs import ENDED
 from ledger.note import MAX_NOTE_BYTES
 
 POLL_S = 0.2
+LOOK_S = 1
+"""How long a node may hold its answer about a job, so that whoever waits hears of other things."""
 NOT_FOUND = 404
 MAX_ANSWER_BYTES = 32 << 20
 """Of most answers; a proof bundle, the longest, takes half of it."""
@@ -31,7 +34,6 @@ _SHOWN_CHARS = 200
 _MAX_REFUSAL_BYTES = 64 << 10
 _OK, _NO_CONTENT = 200, 204
 _GOOD = frozenset({200, 201, 202})
-FINISHED = frozenset({"completed", "failed", "cancelled"})
 
 
 class RequestFailedError(LedgerError):
@@ -71,9 +73,10 @@ class RestClient:
             body["model"] = model
         return self._ask("POST", "/v1/jobs", json=body)
 
-    def job(self, job_id: str) -> dict[str, Any]:
-        """Return a job."""
-        return self._ask("GET", f"/v1/jobs/{job_id}")
+    def job(self, job_id: str, *, wait_s: int = 0) -> dict[str, Any]:
+        """Return a job: as it is now, or once it has ended or `wait_s` are over."""
+        query = f"?wait={wait_s}" if wait_s else ""
+        return self._ask("GET", f"/v1/jobs/{job_id}{query}")
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job and return it."""
@@ -103,26 +106,26 @@ class RestClient:
                     )
                 yield answer.iter_raw() if answer.status_code == _OK else None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise RequestFailedError(
-                f"{self.url}: no answer ({type(error).__name__}); is the node running there?"
-            ) from error
+            raise self._fail(error) from error
 
     def wait_for_job(
         self, job_id: str, *, timeout_s: float, progress: Callable[[dict[str, Any]], None]
     ) -> dict[str, Any]:
-        """Return the job once it has ended; `progress` sees it after every look."""
+        """Return the job once it has ended; `progress` sees it at least every `LOOK_S`."""
         deadline = time.monotonic() + timeout_s
         while True:
-            job = self.job(job_id)
+            asked = time.monotonic()
+            job = self.job(job_id, wait_s=LOOK_S)
             progress(job)
-            if job["status"] in FINISHED:
+            if job["status"] in ENDED:
                 return job
             if time.monotonic() >= deadline:
                 raise RequestFailedError(
                     f"job {job_id} is still {job['status']} after {timeout_s:.0f} s; "
                     "it is not lost, ask for it later"
                 )
-            time.sleep(POLL_S)
+            if time.monotonic() - asked < LOOK_S:  # a node that shuts down answers at once
+                time.sleep(POLL_S)
 
     def wait_for_receipt(
         self, receipt_id: str, *, timeout_s: float, may_be_unknown: bool = False
@@ -200,9 +203,7 @@ class RestClient:
                             f"{self.url}{path}: the answer took over {MAX_ANSWER_S:.0f} s"
                         )
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise RequestFailedError(
-                f"{self.url}: no answer ({type(error).__name__}); is the node running there?"
-            ) from error
+            raise self._fail(error) from error
         except ValueError as error:  # a number that is none, text that is not Unicode
             raise RequestFailedError(f"this cannot be sent: {error}") from error
         if answer.status_code not in _GOOD:
@@ -211,6 +212,13 @@ class RestClient:
                 status=answer.status_code,
             )
         return bytes(data)
+
+    def _fail(self, error: Exception) -> RequestFailedError:
+        if isinstance(error, (httpx2.UnsupportedProtocol, httpx2.InvalidURL)):
+            return RequestFailedError(f"{self.url}: expected an address like http://127.0.0.1:8001")
+        return RequestFailedError(
+            f"{self.url}: no answer ({type(error).__name__}); is the node running there?"
+        )
 
 
 def _describe(refusal: bytes) -> str:

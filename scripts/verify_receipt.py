@@ -4,8 +4,8 @@
 # ///
 """Verify a proof bundle or a statement offline, against a genesis that you already trust.
 
-    python verify_receipt.py bundle.json --genesis genesis.json [--disclosure FILE] [--json]
-    python verify_receipt.py statement.json --genesis genesis.json [--json]
+    python3 verify_receipt.py bundle.json --genesis genesis.json [--disclosure FILE] [--json]
+    python3 verify_receipt.py statement.json --genesis genesis.json [--json]
 
 Ends with 0 if every claim holds, 1 if one failed or the file is no bundle, 2 if it was called
 wrongly or one of your own files (genesis, disclosure) is missing or malformed.
@@ -22,15 +22,20 @@ import base64
 import hashlib
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import bech32
-from blake3 import blake3
-from nacl.exceptions import CryptoError
-from nacl.signing import VerifyKey
+try:
+    import bech32
+    from blake3 import blake3
+    from nacl.exceptions import CryptoError
+    from nacl.signing import VerifyKey
+except ImportError as _error:  # which must not end with 1, as if a claim had failed
+    print(f"{_error.name} is missing: pip install bech32 blake3 pynacl", file=sys.stderr)
+    raise SystemExit(2) from None
 
 Document = dict[str, Any]
 Claim = dict[str, str]
@@ -907,4 +912,6 @@ def _stop(message: str, status: int, as_json: bool) -> int:  # noqa: FBT001
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # `… | head` has read enough: no claim has failed
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     raise SystemExit(main())

@@ -65,6 +65,9 @@ class ScriptedMiner:
     def release(self) -> None:
         self._call(self.job["job_id"], "release")
 
+    def drain(self) -> None:
+        self._caller.post(f"/v1/miners/{self.name}/drain").raise_for_status()
+
     def fail(self, reason: str) -> None:
         self._call(self.job["job_id"], "fail", reason=reason, retryable=False)
 

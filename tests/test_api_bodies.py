@@ -16,6 +16,7 @@ from api.bodies import (
     parse_order,
     parse_registration,
     parse_report,
+    parse_webhook,
 )
 from api.errors import RequestError
 from api.render import format_micros, format_time
@@ -394,3 +395,62 @@ def test_any_json_parses_or_is_refused(value):
 )
 def test_times_are_rfc_3339_in_utc_with_milliseconds(time_ms, text):
     assert format_time(time_ms) == text
+
+
+# --- what is said of a refused value --------------------------------------------------------------
+
+
+def refused(parse, **fields) -> str:
+    with pytest.raises(RequestError) as caught:
+        parse(**fields)
+    return str(caught.value)
+
+
+def webhook(**fields):
+    return parse_webhook(json.dumps({"url": "https://a.example", **fields}).encode())
+
+
+@pytest.mark.parametrize(
+    ("parse", "fields", "detail"),
+    [
+        (order, {"prompt": 5}, "prompt: expected a string, got an integer"),
+        (order, {"model": "a\n"}, "model: expected no control characters"),
+        (order, {"params": []}, "params: expected an object, got an array"),
+        (order, {"params": {"stop": "x"}}, "params.stop: expected an array, got a string"),
+        (order, {"params": {"seed": "x"}}, "params.seed: expected a number, got a string"),
+        (order, {"params": {"top_p": 0}}, "params.top_p: expected a number in 0.000001..1"),
+        (
+            webhook,
+            {"events": ["x"]},
+            "events[0]: expected one of job.completed, job.failed, job.cancelled, receipt.final",
+        ),
+        (
+            registration,
+            {"miner_id": "a b"},
+            "miner_id: expected 1 to 128 letters, digits and _.:@-, of which the first is a "
+            "letter or digit",
+        ),
+        (report, {"unit_type": "x"}, "unit_type: expected one of gpu_seconds, tokens"),
+        (report, {"finish_reason": "x"}, "finish_reason: expected one of length, stop"),
+        (report, {"model_digest": "x"}, "model_digest: expected 64 lower-case hex digits"),
+        (
+            report,
+            {"sampler": "X"},
+            "sampler: expected at most 64 lower-case letters, digits, dots and hyphens",
+        ),
+        (
+            report,
+            {"signature": {"alg": "RSA", "key_id": "", "sig": ""}},
+            "signature.alg: expected one of Ed25519",
+        ),
+        (report, {"prompt_tokens": -1}, "prompt_tokens: expected an integer >= 0"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refusal_says_what_is_expected_without_python_or_patterns(parse, fields, detail):
+    assert refused(parse, **fields) == detail
+
+
+def test_a_body_that_is_no_object_is_called_the_body():
+    with pytest.raises(RequestError, match=r"^body: expected an object, got an array$"):
+        parse_order(b"[]", default_model="d")

@@ -86,6 +86,14 @@ def test_an_unknown_path_of_the_api_is_not_found_in_json(client, path, method):
     answer = client.request(method, path)
     assert answer.status_code == 404
     assert answer.json()["error_code"] == "PATH_NOT_FOUND"
+    assert "/docs lists what is" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings", "/v1/nothing"])
+def test_clients_of_openai_can_read_that_a_path_is_unknown(client, path):
+    body = client.post(path, json={}).json()
+    assert body["error"]["message"] == body["detail"]
+    assert body["error"]["code"] == "path_not_found"
 
 
 def test_a_wrong_method_names_the_right_ones(client):

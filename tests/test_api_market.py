@@ -184,15 +184,25 @@ def test_a_miner_waits_in_few_polls_at_once_and_further_ones_are_answered(client
     assert node.coordinator._polls["m1"] == 4
 
 
-def test_a_value_that_the_market_refuses_is_named_like_one_that_the_parser_does(client, node):
+@pytest.mark.parametrize(
+    ("tokens", "blamed_path"),
+    [
+        ({"prompt_tokens": 10**6, "completion_tokens": 1}, "prompt_tokens"),
+        ({"prompt_tokens": 1}, "completion_tokens"),
+        ({"completion_tokens": 1}, "prompt_tokens"),
+    ],
+)
+def test_a_value_that_the_market_refuses_is_named_like_one_that_the_parser_does(
+    client, node, tokens, blamed_path
+):
     place, _ = claimed(client, node)
-    report = {"miner_id": "m1", "result": "r", "prompt_tokens": 10**6, "completion_tokens": 1}
+    report = {"miner_id": "m1", "result": "r", **tokens}
     report["signature"] = {"alg": "Ed25519", "key_id": MINER_KEY.account, "sig": "A" * 86}
     report["completed_at_ms"] = node.now_ms
     answer = client.post(f"{place}/complete", json=report)
     assert (answer.status_code, answer.json()["error_code"]) == (400, "VALIDATION_FAILED")
     (blamed,) = answer.json()["errors"]
-    assert blamed["path"] == "prompt_tokens"
+    assert blamed["path"] == blamed_path
     assert answer.json()["detail"] == f"{blamed['path']}: {blamed['message']}"
 
 

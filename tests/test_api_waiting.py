@@ -1,14 +1,16 @@
 """Long polls and entity tags: an answer when there is news, and nothing twice."""
 
 import asyncio
+import gc
 
 import pytest
 from starlette.testclient import TestClient
 
+from api.answers import Answer
 from api.errors import RequestError
 from api.requests import ANONYMOUS
 from api.waiting import Places
-from ledger.jobs import Caller
+from ledger.jobs import Caller, Job
 from ledger.store.registry import revoke_key
 from tests.api_node import ApiNode, run_job
 from tests.market_story import tell_story
@@ -82,6 +84,29 @@ def test_polls_are_answered_when_the_node_ends(tmp_path):
         story.node.coordinator.close()
         assert (await poll.start()).status == 200
         assert (await story.open.get(f"{story.path}?wait=30")).status == 200
+
+    tell_story(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("path", ["?wait=30", "/events"])
+@pytest.mark.parametrize("is_running", [False, True])
+def test_no_text_is_held_for_those_who_wait(tmp_path, path, is_running):
+    prompt = "why is the sky blue " * 99
+
+    def hold_prompt() -> list[object]:
+        gc.collect()
+        return [o for o in gc.get_objects() if isinstance(o, (Job, Answer)) and prompt in repr(o)]
+
+    async def scenario(story):
+        await story.submit(prompt)
+        if is_running:
+            await story.claim()
+        before = hold_prompt()
+        key = {"x_api_key": story.node.keys["client"]}
+        waiting = story.open.begin(f"{story.path}{path}", **key)
+        await settle()
+        assert [each for each in hold_prompt() if all(each is not one for one in before)] == []
+        assert not waiting.task.done()
 
     tell_story(tmp_path, scenario)
 

@@ -21,6 +21,7 @@ from ledger.errors import StoreError
 from ledger.jobs import Caller as Holder
 from ledger.store.chain import ChainStore
 from ledger.store.fsck import verify_chain
+from ledger.store.reading import build_pin
 from ledger.store.votes import KEEP_HEIGHTS
 from ledger.views import ReceiptFilter
 from node import backup as module
@@ -312,6 +313,30 @@ def test_a_lone_authority_votes_on_no_height_that_it_has_forgotten(forgetful):
     assert node.stop() == 0
     assert list_hashes(node.data.ledger)[:-1] == node.before
     assert fsck(node.data).height == node.height + 1
+
+
+def test_an_authority_whose_chain_has_a_gap_is_told_how_to_get_the_whole_one(tmp_path):
+    """The ledger of a follower that began at a pin, restored into an authority's directory."""
+    network = Authorities(tmp_path, 4)
+    secret = network.create_key(0, "admin")
+    with contextlib.ExitStack() as stack:
+        nodes = [stack.enter_context(network.run(index)) for index in range(3)]
+        run_job(network.urls[0], secret)
+        wait_until(lambda: nodes[0].chain.tip().height == 1)
+        run_job(network.urls[0], secret)
+        wait_until(lambda: nodes[0].chain.tip().height == 2)
+        tip = nodes[0].chain.tip()
+        pin = build_pin(nodes[0].chain.database.reader)
+        away = network.directories[3]
+        with contextlib.closing(ChainStore(away.ledger, network.genesis)) as store:
+            store.adopt_pin(pin).result()
+        with pytest.raises(StoreError, match=r"Move ledger\.db out") as caught, network.run(3):
+            pass
+        assert "blocks 1 to 2 are missing" in str(caught.value)
+        away.ledger.rename(tmp_path / "moved.db")
+        nodes.append(stack.enter_context(network.run(3)))
+        wait_until(lambda: nodes[3].chain.tip() == tip)
+    assert fsck(away) == tip
 
 
 def test_an_old_copy_of_votes_db_is_not_voted_from(tmp_path):
@@ -852,5 +877,5 @@ def test_it_is_said_that_a_backup_is_private_and_what_an_earlier_one_left_behind
     left.mkdir()
     done = aitbc("backup", "--data", good / "data", "--output", tmp_path / "b")
     assert done.exit_code == 0
-    assert "It holds prompts, results and digests of API keys: keep it private." in done.stdout
+    assert "digests of API keys and webhooks' secrets: keep it private." in done.stdout
     assert f"{left}: left by a backup that was cut off" in done.stderr

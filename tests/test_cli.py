@@ -170,6 +170,14 @@ def test_a_value_of_the_wrong_type_in_a_data_directory_names_the_file(data):
     assert "node.toml: port: 'many' is not a valid integer" in line
 
 
+def test_a_repeatable_option_whose_value_is_no_list_is_told_so(data, tmp_path):
+    config = tmp_path / "aitbc.toml"
+    for path, at in ((config, ("--config", config)), (data.options, ())):
+        path.write_text('trusted_proxies = "127.0.0.1"')
+        line = refusal(aitbc(*at, "run", "--data", data.root))
+        assert f"{path}: trusted_proxies: expected a list" in line
+
+
 def test_an_interrupt_before_anything_has_begun_ends_without_a_traceback(monkeypatch):
     class Interrupting:
         @staticmethod
@@ -252,7 +260,9 @@ def test_a_key_is_made_with_limits_that_are_shown_and_changed(data):
     assert shown() == ["max-pending=7", "daily-tokens=1000"]
     for wrong in ("0", "-1", "x", "1.5", str(10**13)):
         assert aitbc(*limit, "--max-pending", wrong).exit_code == 2
-    assert "no key with prefix" in refusal(aitbc("keys", "limit", "nobody", *at))
+    nobody = refusal(aitbc("keys", "limit", "nobody", *at, "--daily-jobs", 1))
+    assert "no key with prefix" in nobody
+    assert "name a limit to change" in aitbc(*limit).output
     assert shown() == ["max-pending=7", "daily-tokens=1000"]
 
 

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 TOOL_TIMEOUT_S = 300
 
-FENCE = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELLS = frozenset({"", "sh", "bash", "console"})
 TARGET = re.compile(r"^([a-z]+):", re.MULTILINE)
 
 FORBIDDEN = {
@@ -77,7 +78,9 @@ def documented_commands() -> list[str]:
     """Lines of the documents' shell blocks: no prompts, no comments, continued lines joined."""
     commands = []
     for path in tracked("README.md", "docs/*.md"):
-        for block in FENCE.findall(path.read_text(encoding="utf-8")):
+        for language, block in FENCE.findall(path.read_text(encoding="utf-8")):
+            if language not in SHELLS:
+                continue
             for line in block.replace("\\\n", " ").splitlines():
                 commands.append(line.removeprefix("$ ").split(" #")[0].strip())
     return commands

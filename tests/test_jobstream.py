@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from node import restclient
 from node.cli import cli
 from node.cli import submit as submit_module
 from node.jobstream import JobEvent, follow_job, parse_events
@@ -187,6 +188,76 @@ def test_ctrl_c_cancels_the_job(submit):
     result, cancelled = submit(streams=[[EVENTS[0], KeyboardInterrupt()]])
     assert (result.exit_code, cancelled) == (1, ["job_1"])
     assert "cancelled job_1" in result.stderr
+
+
+def test_what_ctrl_c_says_begins_a_line_below_the_text(submit):
+    streams = [[*EVENTS[:2], KeyboardInterrupt()]]
+    result, cancelled = submit(streams=streams, terminal=True)
+    assert (result.exit_code, cancelled) == (1, ["job_1"])
+    assert "Ray\ncancelled job_1\n" in result.output
+
+
+# --- waiting for the end of a job ---------------------------------------------------------------
+
+
+class Clock:
+    """Time passes while a node holds its answer, and while its client sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now_s += seconds
+
+
+@pytest.fixture
+def wait_for(monkeypatch):
+    """Wait for a job whose node gives these answers, each after so many seconds."""
+
+    def run(*answers: tuple[str, float], timeout_s: float = 300):
+        clock, given, seen = Clock(), iter(answers), []
+        monkeypatch.setattr(restclient, "time", clock)
+
+        def job(_, _job_id, *, wait_s):
+            status, held_s = next(given)
+            assert held_s <= wait_s
+            clock.now_s += held_s
+            return {"status": status}
+
+        monkeypatch.setattr(RestClient, "job", job)
+        with RestClient("http://127.0.0.1:1") as client:
+            ended = client.wait_for_job(
+                "job_1", timeout_s=timeout_s, progress=lambda job: seen.append(job["status"])
+            )
+        return ended["status"], seen, clock.pauses
+
+    return run
+
+
+def test_the_node_tells_of_the_end_and_is_not_asked_again_and_again(wait_for):
+    answers = ("pending", 1), ("running", 1), ("completed", 0.3)
+    assert wait_for(*answers) == ("completed", ["pending", "running", "completed"], [])
+
+
+def test_a_node_that_answers_at_once_is_given_time(wait_for):
+    status, _, pauses = wait_for(*[("running", 0)] * 5, ("failed", 0))
+    assert (status, pauses) == ("failed", [restclient.POLL_S] * 5)
+
+
+def test_a_job_that_does_not_end_in_time_is_told_so(wait_for):
+    with pytest.raises(RequestFailedError, match="still running after 3 s; it is not lost"):
+        wait_for(*[("running", 1)] * 3, timeout_s=3)
+
+
+@pytest.mark.parametrize("url", ["node.example:8001", "node.example", "ftp://node.example"])
+def test_an_address_that_is_none_is_told_apart_from_a_node_that_is_silent(url):
+    with RestClient(url) as client, pytest.raises(RequestFailedError, match="expected an address"):
+        client.health()
 
 
 def test_a_job_that_cannot_be_cancelled_any_more_is_told_so(monkeypatch, capsys):

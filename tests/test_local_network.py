@@ -16,7 +16,12 @@ from ledger.errors import StoreError
 from ledger.store.fsck import verify_chain
 from node.datadir import DataDirectory
 from node.local.children import Interrupted
-from node.local.network import LocalNetworkSettings, prepare_directories, run_local_network
+from node.local.network import (
+    LocalNetworkSettings,
+    note_ended,
+    prepare_directories,
+    run_local_network,
+)
 from node.local.ports import FIRST_PORT, HOST, LAST_PORT, choose_ports
 from scripts.local_network import LocalNetwork, RehearsalError, require
 from scripts.rehearse import rehearse
@@ -144,6 +149,29 @@ def test_a_network_whose_parent_is_killed_ends_with_it(tmp_path):
     with network.run():
         network.abandon()
         network.wait_until_ended("authority-1")
+
+
+def test_of_a_node_that_has_ended_it_is_said_how_to_start_it_again(tmp_path, capsys):
+    running, children = {}, {}
+    try:
+        for name, code in (("authority-1", "input()"), ("authority-2", ""), ("miner-1", "")):
+            command = [sys.executable, "-c", code]
+            children[name] = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+        running.update(children)
+        prepare_directories(settings(tmp_path))
+        for name in ("authority-2", "miner-1"):
+            children[name].wait(TIMEOUT_S)
+        note_ended(running, tmp_path)
+        assert list(running) == ["authority-1"]
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if "ended" in line or "again" in line] == [
+            "authority-2 ended (exit 0); the others go on",
+            f"  start it again: ./aitbc run --data {tmp_path / 'authority-2'}",
+            "miner-1 ended (exit 0); the others go on",
+        ]
+    finally:
+        for process in children.values():
+            process.communicate("\n", timeout=TIMEOUT_S)
 
 
 def test_ports_are_free_distinct_and_none_that_a_connection_might_take():

@@ -488,6 +488,30 @@ def test_too_many_pending_jobs_are_refused_in_both_forms(stage, miner):
     assert error_of(stage.post(**CHAT)) == (429, "RATE_LIMIT_EXCEEDED", "rate_limit_exceeded")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_completions_that_wait_are_bounded_and_give_their_places_back(tmp_path, stream):
+    with open_stage(tmp_path, max_waiting=1) as stage:
+        miner = stage.miner()
+        for _ in range(2):
+            waiting = stage.begin(**CHAT, stream=stream)
+            job = miner.take()
+            refused = stage.post(**CHAT, stream=stream)
+            assert error_of(refused)[:2] == (503, "SYSTEM_OVERLOADED")
+            assert refused.headers["retry-after"] == "2"
+            miner.complete("Because.")
+            assert waiting.result().is_success
+        assert stage.jobs()[0].job_id == job["job_id"], "a refused request makes no job"
+
+
+def test_a_completion_that_is_refused_holds_no_place(tmp_path):
+    with open_stage(tmp_path, max_waiting=1) as stage:
+        stage.miner()
+        for _ in range(100):
+            stage.post("/v1/jobs", prompt="Why?").raise_for_status()
+        for _ in range(2):
+            assert error_of(stage.post(**CHAT))[:2] == (429, "RATE_LIMIT_EXCEEDED")
+
+
 def test_a_fault_of_the_node_has_both_forms_too(stage, monkeypatch):
     def break_down(_model):
         raise ValueError("a prompt")
@@ -540,6 +564,13 @@ def test_a_model_that_is_not_served_is_not_found(stage):
     for name in ("other", "qwen/other", "x" * 200, "%00", "qwen%01", ""):
         answer = stage.http.get(f"/v1/models/{name}")
         assert error_of(answer)[1] == "MODEL_NOT_FOUND", name
+
+
+def test_the_model_of_a_draining_miner_is_neither_listed_nor_served(stage):
+    stage.miner("m1", "qwen").drain()
+    assert stage.http.get("/v1/models").json()["data"] == []
+    assert error_of(stage.http.get("/v1/models/qwen"))[1] == "MODEL_NOT_FOUND"
+    assert error_of(stage.post(**CHAT | {"model": "qwen"}))[1] == "MODEL_NOT_FOUND"
 
 
 def test_whoever_takes_any_model_serves_each_by_its_name(stage):

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from api.following import ENDED
 from ledger.chat import parse_chat
+from ledger.jobs import ENDED
 from tests.caller import Caller
 from tests.live import LiveNode
 from tests.openai_stage import CHAT, ScriptedMiner

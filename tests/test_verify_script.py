@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -283,6 +285,25 @@ def test_wrong_use_ends_with_2(files):
     assert run(files, "--genesis", "genesis.json", "--nonsense").returncode == 2
     assert run(files, "--genesis", "genesis.json", bundle="missing.json").returncode == 2
     assert run(files, "--genesis", "genesis.json", bundle=".").returncode == 2
+
+
+def test_without_its_packages_it_names_them_and_ends_with_2(files):
+    """-S hides them. 1 would say that a claim failed."""
+    command = [sys.executable, "-I", "-S", SCRIPT, "bundle.json", "--genesis", "genesis.json"]
+    done = subprocess.run(command, cwd=files, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bech32 is missing: pip install bech32 blake3 pynacl\n"
+
+
+def test_a_reader_that_has_seen_enough_is_no_failed_claim(files):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-I", SCRIPT, "bundle.json", "--genesis", "genesis.json"]
+    with os.fdopen(writing, "wb") as output:
+        done = subprocess.run(
+            command, cwd=files, stdout=output, stderr=subprocess.PIPE, timeout=TIMEOUT_S
+        )
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b"")
 
 
 def test_a_genesis_with_a_bad_set_is_refused(files):

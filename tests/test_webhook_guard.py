@@ -118,6 +118,20 @@ def test_a_url_that_no_webhook_may_have_is_refused_with_its_field(url):
 
 
 @pytest.mark.parametrize(
+    ("url", "reach", "message"),
+    [
+        ("https://10.0.0.1/", "public", "a public address; this node's operator has not allowed"),
+        ("http://10.0.0.1/", "loopback", "or this machine; others need .*--webhook-allow-private"),
+        ("https://169.254.169.254/", "private", "a public address, a private one or this machine"),
+        ("http://8.8.8.8/", "loopback", "expected https"),
+    ],
+)
+def test_a_refused_address_says_which_ones_are_taken(url, reach, message):
+    with pytest.raises(MarketError, match=message):
+        check_url(url, reach)
+
+
+@pytest.mark.parametrize(
     "url",
     [
         *("https://a.example", "https://a.example:8443/x?y=z&u=a@b", "https://8.8.8.8/"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from api.answers import Answer, Stream, answer_json
+from api.answers import UNBUFFERED, Answer, Stream, answer_json
 from api.errors import RequestError
 from api.openai.bodies import Wanted, parse_chat_body, parse_completion_body
 from api.openai.errors import show_openai_error
@@ -15,19 +16,19 @@ from api.openai.streaming import stream_job
 from api.ports import Market
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Handler, Operation
+from api.waiting import Places
 from ledger.jobs import ServedModel, normalize_model
 
 MAX_MODEL_CHARS = 128
-
-_UNBUFFERED = (b"x-accel-buffering", b"no")
 
 
 class OpenAiEndpoints:
     """The paths of OpenAI's API."""
 
-    def __init__(self, market: Market, settings: ApiSettings) -> None:
+    def __init__(self, market: Market, settings: ApiSettings, places: Places) -> None:
         self._market = market
         self._settings = settings
+        self._places = places
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
@@ -67,15 +68,18 @@ class OpenAiEndpoints:
             raise _refuse_model(wanted.order.model)
         # The answer may take minutes, and nothing of the body is needed for it.
         request.drop_body()
-        job = await self._market.submit(request.caller, wanted.order)
-        run = JobRun(self._market, request, job)
-        if wanted.stream:
-            pieces = await stream_job(
-                run, face, include_usage=wanted.include_usage, request_id=request.id
-            )
-            return Stream(pieces=pieces, headers=(*run.headers, _UNBUFFERED))
-        await run.finish(timeout_s=self._settings.completion_timeout_ms / 1000)
-        return answer_json(face.whole(run.job, run.receipt), headers=run.headers)
+        with contextlib.ExitStack() as place:
+            place.enter_context(self._places.hold(request.caller, request.payer))
+            job = await self._market.submit(request.caller, wanted.order)
+            run = JobRun(self._market, request, job)
+            if wanted.stream:
+                pieces = await stream_job(
+                    run, face, include_usage=wanted.include_usage, request_id=request.id
+                )
+                headers = (*run.headers, UNBUFFERED)
+                return Stream(pieces=pieces, headers=headers, ended=place.pop_all().close)
+            await run.finish(timeout_s=self._settings.completion_timeout_ms / 1000)
+            return answer_json(face.whole(run.job, run.receipt), headers=run.headers)
 
     async def list_models(self, _request: Request) -> Answer:
         """`GET /v1/models`."""

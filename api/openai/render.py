@@ -17,7 +17,6 @@ from ledger.transaction import ReceiptPayload
 
 OWNER = "aitbc"
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": the job goes on\n\n"
 
 
 class Face(Protocol):

@@ -13,18 +13,19 @@ from contextlib import aclosing
 from typing import Literal
 
 from api.answers import Header
-from api.errors import ClientGoneError, RequestError
-from api.following import ENDED, follow_job
+from api.errors import RequestError
+from api.following import follow_job
 from api.openai.errors import NO_RETRY
 from api.ports import Market
 from api.requests import Request
+from api.waiting import wait_for_news
 from ledger.errors import MarketError, StoreError
-from ledger.jobs import Job, Progress
+from ledger.jobs import ENDED, Job, Progress
 from ledger.transaction import ReceiptPayload
 
 logger = logging.getLogger("aitbc.api")
 
-Outcome = Literal["closing", "ended", "gone", "late"]
+Outcome = Literal["closing", "ended", "late"]
 
 
 class JobRun:
@@ -61,30 +62,26 @@ class JobRun:
             outcome = await self._wait(timeout_s)
         finally:
             await self.abandon()
-        if outcome == "gone":
-            raise ClientGoneError
         if self.job.state != "completed":
             raise self.explain(outcome)
 
     async def _wait(self, timeout_s: float) -> Outcome:
-        ended = asyncio.ensure_future(self._follow_to_end())
-        gone = asyncio.ensure_future(self._request.wait_until_gone())
-        try:
-            await asyncio.wait(
-                {ended, gone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if ended.done():
-                return await ended
-            return "gone" if gone.done() else "late"
-        finally:
-            ended.cancel()
-            gone.cancel()
+        now = asyncio.get_running_loop().time
+        deadline = now() + timeout_s
+        with self._market.watch(self.job.job_id, text=False) as watch:
+            while True:
+                if self._has_ended():
+                    return "ended"
+                if now() >= deadline:
+                    return "late"
+                if not await wait_for_news(watch, self._request, deadline - now()):
+                    return "closing"
 
-    async def _follow_to_end(self) -> Outcome:
-        async with aclosing(self.follow()) as news:
-            async for _ in news:
-                pass
-        return "ended" if self.job.state in ENDED else "closing"
+    def _has_ended(self) -> bool:
+        job = self._market.job(self.job.job_id)
+        if job.state in ENDED:
+            self.job = job
+        return job.state in ENDED
 
     async def follow(self) -> AsyncGenerator[Progress, None]:
         """Yield how far the job is, until it has ended or the node does."""

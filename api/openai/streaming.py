@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from api.answers import BEAT
 from api.errors import RequestError
-from api.following import ENDED
 from api.openai.errors import show_late_error
 from api.openai.render import (
     DONE,
-    KEEP_ALIVE,
     Face,
     encode_event,
     find_finish_reason,
@@ -25,7 +24,7 @@ from api.openai.render import (
 )
 from api.openai.running import JobRun, Outcome
 from api.render import Json
-from ledger.jobs import Job, Progress
+from ledger.jobs import ENDED, Job, Progress
 from ledger.transaction import ReceiptPayload
 
 
@@ -52,7 +51,7 @@ class ChunkWriter:
                 "sent; read the job, or ask again",
             )
         if len(text) <= len(sent):
-            return KEEP_ALIVE
+            return BEAT
         self._sent = text
         return self.write_chunk(progress.job, self._face.piece(text[len(sent) :]))
 

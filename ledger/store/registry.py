@@ -151,14 +151,14 @@ def count_active_miners(connection: sqlite3.Connection, since_ms: int, limit: in
 def list_capabilities(
     connection: sqlite3.Connection, since_ms: int
 ) -> list[tuple[frozenset[str] | None, int, int]]:
-    """Return what the miners heard since a time can do.
+    """Return what the miners heard since a time can do; those that drain do nothing more.
 
     The models of each list of capabilities (None: any), how many miners have it, and when the first
     of these registered; the oldest first.
     """
     rows = connection.execute(
         "SELECT capabilities, count(*), min(registered_at_ms) FROM miners"
-        " WHERE last_seen_at_ms >= ? GROUP BY capabilities"
+        " WHERE last_seen_at_ms >= ? AND draining = 0 GROUP BY capabilities"
         " ORDER BY min(registered_at_ms), capabilities LIMIT ?",
         (since_ms, MAX_CAPABILITY_LISTS),
     )

@@ -62,7 +62,8 @@ class Webhook:
 
 def parse_webhook_id(text: str) -> bytes | None:
     """Return the 16 bytes of a webhook's id, or None if `text` is not one."""
-    return parse_ulid(text.removeprefix("whk_")) if text.startswith("whk_") else None
+    known = text.startswith(WEBHOOK_PREFIX)
+    return parse_ulid(text.removeprefix(WEBHOOK_PREFIX)) if known else None
 
 
 def insert_webhook(connection: sqlite3.Connection, webhook: Webhook, secret: bytes) -> None:
@@ -92,7 +93,7 @@ def has_webhooks(connection: sqlite3.Connection) -> bool:
     return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM webhooks)").fetchone()[0])
 
 
-def find_webhook(connection: sqlite3.Connection, webhook_id: bytes | None) -> Webhook | None:
+def find_webhook(connection: sqlite3.Connection, webhook_id: bytes) -> Webhook | None:
     """Return the webhook with this id."""
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM webhooks WHERE id = ?",  # noqa: S608 - own words

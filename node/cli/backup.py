@@ -52,8 +52,9 @@ class _Progress:
 def backup(data: Path, output: Path) -> None:
     """Copy ledger.db and node.db consistently, whether the node runs or not, and check the copy.
 
-    The backup is private: it holds prompts, results and digests of API keys. It holds no keys/, of
-    which a sealed copy belongs elsewhere, and no votes.db or witness.db, which are never copied.
+    The backup is private: it holds prompts, results, digests of API keys and webhooks' secrets. It
+    holds no keys/, of which a sealed copy belongs elsewhere, and no votes.db or witness.db, which
+    are never copied.
     """
     for left in list_drafts(output):
         click.echo(
@@ -70,7 +71,9 @@ def backup(data: Path, output: Path) -> None:
         f"Backed up {data} to {output}: network {manifest.network}, {manifest.height} blocks, head "
         f"{manifest.hash}, {size_bytes} bytes, checked"
     )
-    click.echo("It holds prompts, results and digests of API keys: keep it private.")
+    click.echo(
+        "It holds prompts, results, digests of API keys and webhooks' secrets: keep it private."
+    )
     click.echo(
         "Not in it: keys/ (keep a sealed copy elsewhere), votes.db and witness.db (never copied)."
     )

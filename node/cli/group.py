@@ -17,7 +17,7 @@ from node.cli.checkpoint import checkpoint
 from node.cli.init import init
 from node.cli.keys import keys
 from node.cli.local import network, up
-from node.cli.options import file_type, option
+from node.cli.options import file_type, option, refuse_lone_values
 from node.cli.run import miner, run, witness
 from node.cli.submit import submit
 from node.cli.verify import verify
@@ -55,16 +55,20 @@ def cli(ctx: click.Context, config: Path | None) -> None:
     if config is None:
         return
     values = read_config_file(config)
-    if unknown := sorted(values.keys() - _list_option_names(cli)):
+    options = _list_options(cli)
+    if unknown := sorted(values.keys() - {str(one.name) for one in options}):
         raise StoreError(f"{config}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
+    lone = {one.name for one in options if not one.multiple}
+    refuse_lone_values(
+        config, values, lists={str(one.name) for one in options if one.name not in lone}
+    )
     ctx.default_map = _spread(cli, values)
 
 
-def _list_option_names(command: click.Command) -> set[str]:
-    names = {str(p.name) for p in command.params if isinstance(p, click.Option)}
+def _list_options(command: click.Command) -> list[click.Option]:
     if isinstance(command, click.Group):
-        names = set().union(*map(_list_option_names, command.commands.values()))
-    return names
+        return [one for inner in command.commands.values() for one in _list_options(inner)]
+    return [one for one in command.params if isinstance(one, click.Option)]
 
 
 def _spread(group: click.Group, values: dict[str, Any]) -> dict[str, Any]:

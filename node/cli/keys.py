@@ -87,6 +87,8 @@ def keys_create(data: Path, role: str, client: str | None, **limits: int | None)
 def keys_limit(data: Path, prefix: str, **limits: int | None) -> None:
     """Change what the key with this prefix (aik_PREFIX_…) may submit; `none` ends a limit."""
     prefix = parse_prefix(prefix)
+    if all(value is None for value in limits.values()):
+        raise click.UsageError("name a limit to change, such as --daily-jobs 100")
 
     def limit(connection: sqlite3.Connection) -> bool:
         changed = change_limits(load_limits(connection, prefix), limits)

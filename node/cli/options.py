@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,11 +70,23 @@ def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
     values = read_config_file(path)
     if unknown := sorted(values.keys() - parameters.keys()):
         raise StoreError(f"{path}: unknown keys {', '.join(unknown)}; see ./aitbc run --help")
+    refuse_lone_values(path, values, lists={n for n, p in parameters.items() if p.multiple})
     return {
         name: _cast(ctx, parameters[name], value, path)
         for name, value in values.items()
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT
     }
+
+
+def refuse_lone_values(path: Path, values: Mapping[str, Any], *, lists: Collection[str]) -> None:
+    """Refuse a repeatable option whose value is no list.
+
+    Raises:
+        StoreError: there is one.
+    """
+    for name, value in values.items():
+        if name in lists and not isinstance(value, list):
+            raise StoreError(f'{path}: {name}: expected a list, such as ["…"]')
 
 
 class Connection(msgspec.Struct):

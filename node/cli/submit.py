@@ -11,9 +11,10 @@ import click
 import msgspec
 
 from ledger.errors import StoreError
+from ledger.jobs import ENDED
 from node.cli.options import data_option, option, read_connection, url_option
 from node.jobstream import follow_job
-from node.restclient import FINISHED, RequestFailedError, RestClient
+from node.restclient import RequestFailedError, RestClient
 
 _LAST_CONTROL = 0x9F
 _HARMLESS: Final = {
@@ -32,7 +33,7 @@ _HARMLESS: Final = {
 @click.option("--max-tokens", type=int, help="Most tokens to generate.")
 @click.option("--temperature", type=float, help="0 to 2; 0 takes the likeliest token.")
 @click.option("--top-p", type=float, help="Above 0 up to 1.")
-@click.option("--seed", type=int, help="Makes the answer repeatable.")
+@click.option("--seed", type=int, help="Seed of the draws; equal answers need --temperature 0.")
 @click.option("--wait", is_flag=True, help="Wait for the answer and print it.")
 @click.option(
     "--timeout", type=float, default=300.0, show_default=True, help="Seconds to wait at most."
@@ -95,10 +96,12 @@ def _wait(client: RestClient, job_id: str, *, timeout_s: float, is_live: bool) -
         for event in follow_job(client, job_id, timeout_s=timeout_s):
             if event.name == "token" and screen is not None:
                 screen.show(event.data)
-            if event.name == "status" and event.data.get("status") in FINISHED:
+            if event.name == "status" and event.data.get("status") in ENDED:
                 break
         return client.job(job_id)
     except KeyboardInterrupt:
+        if screen is not None:
+            screen.close()  # what follows begins a line of its own
         _cancel(client, job_id)
         raise
     finally:
@@ -134,3 +137,4 @@ class Screen:
         """End the line."""
         if not self._is_empty:
             click.echo()
+        self._is_empty = True

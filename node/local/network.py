@@ -122,7 +122,7 @@ def _run(settings: LocalNetworkSettings) -> int:
             return 0
         click.echo(f"\nExplorer {nodes[0].url}/    {_network_file(settings.data)}    Ctrl-C stops")
         while True:
-            _note_ended(running)
+            note_ended(running, settings.data)
             time.sleep(_POLL_S)
 
 
@@ -288,9 +288,11 @@ def _run_job(
         click.echo(f"  final on {node.name} in block {receipt['block_height']}")
 
 
-def _note_ended(running: dict[str, subprocess.Popen[str]]) -> None:
-    """Tell of every process that has ended; the others go on."""
+def note_ended(running: dict[str, subprocess.Popen[str]], root: Path) -> None:
+    """Tell of every process that has ended, and how a node is started again; the others go on."""
     for name, process in list(running.items()):
         if process.poll() is not None:
             del running[name]
             click.echo(f"{name} ended (exit {process.returncode}); the others go on")
+            if DataDirectory(root / name).genesis.exists():
+                click.echo(f"  start it again: ./aitbc run --data {root / name}")

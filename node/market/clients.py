@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from ledger.encoding import MAX_INTEGER
-from ledger.errors import MarketError
+from ledger.errors import InvalidFieldError, MarketError
 from ledger.hashing import SALT_BYTES
 from ledger.jobs import (
     Caller,
@@ -189,7 +189,7 @@ class ClientDesk(Desk):
     def _find_cursor(self, name: str, job_id: str | None) -> bytes | None:
         cursor = None if job_id is None else parse_job_id(job_id) or b""
         if cursor is not None and not lists.knows_job(self._store.reader, cursor):
-            raise MarketError("VALIDATION_FAILED", f"{name}: no job with this id on this node")
+            raise InvalidFieldError(name, "no job with this id on this node")
         return cursor
 
     def count_jobs(self, *, owner: str | None, state: JobState | None) -> int:

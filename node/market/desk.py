@@ -58,7 +58,7 @@ def ignore_move(_event: JobEvent, _reason: str) -> None:
 
 
 class Desk:
-    """The base of every part; none of them has state of its own."""
+    """The base of every part: what they share, who waits included."""
 
     def __init__(
         self,

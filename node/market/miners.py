@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ledger.errors import InvalidKeyError, InvalidSignatureError, MarketError
+from ledger.errors import InvalidFieldError, InvalidKeyError, InvalidSignatureError, MarketError
 from ledger.jobs import (
     Caller,
     Job,
@@ -153,9 +153,7 @@ class MinerDesk(Desk):
 
     def _check_registration(self, registration: Registration) -> None:
         if registration.miner_id.startswith(ACCOUNT_PREFIX + "1"):
-            raise MarketError(
-                "VALIDATION_FAILED", "miner_id: must not look like an account; use public_key"
-            )
+            raise InvalidFieldError("miner_id", "must not look like an account; use public_key")
         if registration.account is None:
             return
         message = build_registration_message(
@@ -166,8 +164,8 @@ class MinerDesk(Desk):
         try:
             verify_signature(registration.account, message, registration.proof or "")
         except (InvalidKeyError, InvalidSignatureError) as error:
-            raise MarketError(
-                "VALIDATION_FAILED", f"proof: expected a signature over {message!r}: {error}"
+            raise InvalidFieldError(
+                "proof", f"expected a signature over {message!r}: {error}"
             ) from error
 
 

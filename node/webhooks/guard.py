@@ -17,14 +17,14 @@ behind 169.254.169.254. Source of the lists: the IANA registries of special-purp
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Literal
 
 import httpx2
 
-from ledger.errors import MarketError
+from ledger.errors import InvalidFieldError, MarketError
 
 Reach = Literal["public", "loopback", "private"]
 Address = IPv4Address | IPv6Address
@@ -120,6 +120,14 @@ def _find_carried(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
+_EXPECTED_HTTPS = "expected https, as http shows everything to whoever listens"
+_BESIDES: Mapping[Reach, str] = {
+    "public": "; this node's operator has not allowed others (--webhook-allow-private)",
+    "loopback": " or this machine; others need ./aitbc run --webhook-allow-private",
+    "private": ", a private one or this machine",
+}
+
+
 def check_url(url: str, reach: Reach) -> None:
     """Refuse a URL that no webhook may have. A name is looked up only when something is sent.
 
@@ -134,7 +142,7 @@ def check_url(url: str, reach: Reach) -> None:
     except (httpx2.InvalidURL, ValueError):
         raise _refuse("this is not a URL") from None
     if parsed.scheme != "https" and reach == "public":
-        raise _refuse("expected https, as http shows everything to whoever listens")
+        raise _refuse(_EXPECTED_HTTPS)
     if parsed.userinfo:
         raise _refuse("expected no user or password; the signature shows who speaks")
     if parsed.fragment:
@@ -150,9 +158,12 @@ def _check_literal(host: str, guard: Guard) -> None:
         address = ip_address(host)
     except ValueError:
         return
-    if not guard.allows(address):
-        raise _refuse("this node sends webhooks to no such address")
+    if guard.allows(address):
+        return
+    if guard.is_plain and classify(address) == "public":
+        raise _refuse(_EXPECTED_HTTPS)
+    raise _refuse(f"expected a public address{_BESIDES[guard.reach]}")
 
 
 def _refuse(why: str) -> MarketError:
-    return MarketError("VALIDATION_FAILED", f"url: {why}")
+    return InvalidFieldError("url", why)
