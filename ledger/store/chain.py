@@ -9,7 +9,6 @@ in order (leaf i is 2i, inner nodes lie between their leaves): one integer is th
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -124,7 +123,8 @@ class ChainStore:
             StoreError: the file holds another network, or its newest block does not verify.
         """
         self.genesis = genesis
-        self._known = threading.local()
+        self._known: tuple[int, Tip] | None = None
+        """The tip after so many commits."""
         self.database = Database(path, migrations)
         try:
             self.database.write(lambda c: adopt_genesis(c, genesis, path)).result()
@@ -135,12 +135,10 @@ class ChainStore:
 
     def tip(self) -> Tip:
         """Return what the next block is checked against."""
-        reader = self.database.reader
-        (version,) = reader.execute("PRAGMA data_version").fetchone()
-        known: tuple[int, Tip] | None = getattr(self._known, "tip", None)
+        version, known = self.database.commits, self._known
         if known is None or known[0] != version:
-            # Every request asks, and blocks are rarer; SQLite tells that somebody has written.
-            known = self._known.tip = version, load_tip(reader)
+            # Every request asks, and blocks are rarer. Nobody else writes into this file.
+            known = self._known = version, load_tip(self.database.reader)
         return known[1]
 
     def read_node(self, level: int, index: int) -> bytes:

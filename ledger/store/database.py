@@ -147,6 +147,8 @@ class Database:
 
     def __init__(self, path: Path, migrations: Migrations) -> None:
         self.path = path
+        self.commits = 0
+        """Grows with each commit of this writer, before anybody is told of it."""
         self._writer = open_writer(path, migrations)
         self._waiting: queue.Queue[_Item | None] = queue.Queue(MAX_WAITING_WRITES)
         self._readers = threading.local()
@@ -249,6 +251,7 @@ class Database:
             self._writer.execute("BEGIN IMMEDIATE")
             answers = [self._run_one(work) for work, _ in batch]
             self._writer.execute("COMMIT")
+            self.commits += 1
         except sqlite3.Error as error:
             self._roll_back()
             failure = StoreError(f"{self.path.name}: write failed, nothing was stored: {error}")
