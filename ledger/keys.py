@@ -30,6 +30,10 @@ _BECH32M_CONSTANT = 0x2BC830A3  # BIP 350
 _CHECKSUM_SYMBOLS = 6
 _ACCOUNT_LENGTH = len(ACCOUNT_PREFIX) + 1 + 52 + _CHECKSUM_SYMBOLS
 _CACHED_KEYS = 4096
+_CACHED_SIGNATURES = 8192
+"""Good ones that are not verified again, of 4000 receipts. With their messages about 10 MB."""
+_MAX_REMEMBERED_BYTES = 2048
+"""Longer messages, which are rare, are not kept; those of receipts have about a kilobyte."""
 
 
 def encode_account(public_key: bytes) -> str:
@@ -104,6 +108,13 @@ def verify_signature(account: str, message: bytes, signature: str) -> None:
         InvalidKeyError: `account` is not an account.
         InvalidSignatureError: the signature is malformed or does not verify.
     """
+    if len(message) <= _MAX_REMEMBERED_BYTES:
+        _verify_once(account, message, signature)
+    else:
+        _verify(account, message, signature)
+
+
+def _verify(account: str, message: bytes, signature: str) -> None:
     key = _verify_key(account)
     try:
         key.verify(message, decode_base64url(signature, size_bytes=SIGNATURE_BYTES))
@@ -111,6 +122,17 @@ def verify_signature(account: str, message: bytes, signature: str) -> None:
         raise InvalidSignatureError(f"signature of {account}: {error}") from error
     except (BadSignatureError, CryptoError) as error:
         raise InvalidSignatureError(f"signature of {account} does not verify") from error
+
+
+# What is good stays good, and what is not raises, which is not remembered. A signature is met up to
+# four times: when its receipt is issued or handed over, in a block that is built or proposed, and
+# in one that is fetched.
+_verify_once = lru_cache(maxsize=_CACHED_SIGNATURES)(_verify)
+
+
+def forget_signatures() -> None:
+    """Verify every signature anew from here on: for whoever measures how long that takes."""
+    _verify_once.cache_clear()
 
 
 @lru_cache(maxsize=_CACHED_KEYS)

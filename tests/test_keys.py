@@ -12,6 +12,7 @@ from ledger.keys import (
     KeyPair,
     decode_account,
     encode_account,
+    forget_signatures,
     is_account,
     self_test,
     verify_signature,
@@ -88,6 +89,39 @@ def test_a_signature_verifies_until_one_bit_of_it_changes(message, bit):
         verify_signature(key.account, message, keys.encode_base64url(bytes(changed)))
     with pytest.raises(InvalidSignatureError):
         verify_signature(key.account, message + b"x", signature)
+
+
+def is_good(account, message, signature) -> bool:
+    try:
+        verify_signature(account, message, signature)
+    except (InvalidKeyError, InvalidSignatureError):
+        return False
+    return True
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 1)] * 5), max_size=20), st.binary(max_size=50))
+def test_remembered_signatures_change_no_verdict(asked, text):
+    pairs = [build_key("miner"), build_key("other")]
+    messages = [text, text + b"\n"]
+    for who, what, signer, signed, spoilt in asked:
+        signature = pairs[signer].sign(messages[signed])
+        if spoilt:
+            signature = ("B" if signature[0] == "A" else "A") + signature[1:]
+        expected = (who, what, 0) == (signer, signed, spoilt)
+        assert is_good(pairs[who].account, messages[what], signature) is expected
+
+
+@pytest.mark.parametrize("size", [0, 2048, 2049, 5000])
+def test_only_good_signatures_of_short_messages_are_kept(size):
+    key, message = build_key(f"kept {size}"), bytes(size)
+    signature = key.sign(message)
+    forget_signatures()
+    assert not is_good(key.account, message, "A" * 86)
+    assert keys._verify_once.cache_info().currsize == 0
+    assert is_good(key.account, message, signature)
+    assert is_good(key.account, message, signature)
+    assert not is_good(key.account, message + b"x", signature)
+    assert keys._verify_once.cache_info().currsize == (size <= 2048)
 
 
 @pytest.mark.parametrize("signature", ["", "A" * 85, "A" * 87, "=" * 86, "é" * 86, "A" * 85 + "B"])
