@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from functools import lru_cache
 
 from blake3 import blake3
 
@@ -25,6 +26,8 @@ RECEIPT_ID_DOMAIN = b"aitbc/receipt-id/v1\n"
 
 _RECEIPT_ID_BYTES = 16
 _TOKEN_ID_BYTES = 4
+_CACHED_IDS = 4096
+"""The id of a receipt is asked for about five times until it is final."""
 
 
 def hash_object(domain: bytes, data: bytes) -> bytes:
@@ -42,10 +45,11 @@ def hash_text(salt: bytes, text: str) -> bytes:
 
 def hash_tokens(salt: bytes, token_ids: Iterable[int]) -> bytes:
     """Digest of output token ids (unsigned 32-bit little-endian) under the result's salt."""
-    ids = b"".join(token.to_bytes(_TOKEN_ID_BYTES, "little") for token in token_ids)
+    ids = b"".join([token.to_bytes(_TOKEN_ID_BYTES, "little") for token in token_ids])
     return blake3(TOKENS_DOMAIN + salt + ids).digest()
 
 
+@lru_cache(maxsize=_CACHED_IDS)
 def build_receipt_id(*, genesis: str, coordinator: str, job_id: str) -> str:
     """Return `rcp_` + 26 lower-case base32 characters, fixed before anybody signs.
 

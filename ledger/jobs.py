@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from ledger.errors import MarketError
@@ -38,6 +39,9 @@ GENERIC_CAPABILITIES = frozenset(
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _ULID_LENGTH = 26
+_ULID_SHIFTS = range(5 * (_ULID_LENGTH - 1), -1, -5)
+_CACHED_ULIDS = 4096
+"""The id of a job is written and read about ten times while the job lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,12 +265,14 @@ def parse_job_id(text: str) -> bytes | None:
     return parse_ulid(text.removeprefix("job_")) if text.startswith("job_") else None
 
 
+@lru_cache(maxsize=_CACHED_ULIDS)
 def format_ulid(name: bytes) -> str:
     """Return 16 bytes as a ULID in Crockford's base32."""
     number = int.from_bytes(name, "big")
-    return "".join(_CROCKFORD[(number >> 5 * i) & 31] for i in reversed(range(_ULID_LENGTH)))
+    return "".join([_CROCKFORD[(number >> shift) & 31] for shift in _ULID_SHIFTS])
 
 
+@lru_cache(maxsize=_CACHED_ULIDS)
 def parse_ulid(digits: str) -> bytes | None:
     """Return the 16 bytes of a ULID, or None if `digits` is not one."""
     if len(digits) != _ULID_LENGTH:
