@@ -25,7 +25,7 @@ from ledger.jobs import (
 )
 from ledger.store.events import note_completion, note_job_end
 from ledger.store.mempool import insert_transaction
-from ledger.store.tallies import count_in, count_out
+from ledger.store.tallies import count_in, count_move
 from ledger.transaction import ReceiptPayload, Transaction
 
 MAX_SWEPT_JOBS = 500
@@ -267,8 +267,7 @@ def _transition(
         raise MarketError(lost, "the job changed meanwhile; read it again")
     before, after = moves
     if before != after:
-        count_out(connection, job, before)
-        count_in(connection, job, after)
+        count_move(connection, job, before, after)
 
 
 def read_job(row: sqlite3.Row) -> Job:
