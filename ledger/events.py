@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal, get_args
 
 from ledger.encoding import encode
@@ -15,6 +16,8 @@ from ledger.jobs import format_job_id, format_ulid
 
 EventType = Literal["job.completed", "job.failed", "job.cancelled", "receipt.final"]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+_CACHED_SECONDS = 1024
+"""What is told now happened in few different seconds."""
 PING = "webhook.ping"
 """The type of the test event, which every webhook hears."""
 
@@ -32,8 +35,12 @@ class Event:
 def format_time(time_ms: int) -> str:
     """Return RFC 3339 in UTC, such as `2026-01-31T12:00:00.000Z`."""
     seconds, millis = divmod(time_ms, 1000)
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{millis:03d}Z"
+    return f"{_format_second(seconds)}.{millis:03d}Z"
+
+
+@lru_cache(maxsize=_CACHED_SECONDS)
+def _format_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def build_job_event(
