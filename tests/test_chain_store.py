@@ -75,6 +75,15 @@ def test_the_tip_is_the_newest_block_in_this_and_the_next_life(store, path):
         assert again.tip() == CHAIN.tip
 
 
+def test_a_tip_seen_in_an_old_snapshot_is_not_kept(path):
+    with contextlib.closing(ChainStore(path, CHAIN.genesis)) as store:
+        with store.database.snapshot() as connection:
+            connection.execute("SELECT count(*) FROM blocks").fetchone()  # the snapshot begins here
+            store.append(CHAIN.blocks[0], CHAIN.certificates[0]).result()
+            assert store.tip().height == 0
+        assert store.tip().height == 1
+
+
 def test_every_block_comes_back_as_it_went_in(store):
     for height, expected in enumerate(zip(CHAIN.blocks, CHAIN.certificates, strict=True), 1):
         assert load_block(store.database.reader, height) == expected
