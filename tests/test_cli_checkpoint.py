@@ -261,8 +261,8 @@ def test_a_file_of_ones_own_that_is_missing_or_malformed_is_status_2(url, tmp_pa
 
 def test_nobody_at_the_address_is_status_1():
     assert "is the node running there?" in refused("--url", "http://127.0.0.1:1")
-    assert "no answer" in refused("--url", "http://[::1")
-    assert "no answer" in refused("--url", "nowhere")
+    for no_address in ("http://[::1", "nowhere"):
+        assert "expected an address like" in refused("--url", no_address)
 
 
 # --- a node that answers what it likes ----------------------------------------------------------
