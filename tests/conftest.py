@@ -1,4 +1,4 @@
-"""What every test shares: how hard hypothesis looks.
+"""What every test shares: fixtures, and how hard hypothesis looks.
 
 `dev` looks a little at everything. `ci`, chosen where CI is set, looks at the same examples each
 time, so that a change never fails for what another one did. `deep` looks long:
@@ -9,9 +9,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+from tests.api_fixtures import node
 from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
 
-__all__ = ["embedded_engine", "embedded_model", "tiny_directory", "tiny_model"]
+__all__ = ["embedded_engine", "embedded_model", "node", "tiny_directory", "tiny_model"]
 
 SLOW_MACHINE = [HealthCheck.too_slow]
 

@@ -6,15 +6,8 @@ from api.requests import BodyRoom
 from ledger.encoding import decode_base64url
 from ledger.errors import MarketError
 from ledger.hashing import hash_text
-from tests.api_node import MINER_KEY, ApiNode, build_registration, sign_report
+from tests.api_node import MINER_KEY, build_registration, sign_report
 from tests.builders import build_key
-
-
-@pytest.fixture
-def node(tmp_path):
-    node = ApiNode(tmp_path)
-    yield node
-    node.close()
 
 
 @pytest.fixture

@@ -4,15 +4,8 @@ import pytest
 
 from ledger.store import jobs as job_store
 from ledger.store import registry
-from tests.api_node import MINER_KEY, ApiNode, build_registration, run_job
+from tests.api_node import MINER_KEY, build_registration, run_job
 from tests.market_node import MINER, MarketNode
-
-
-@pytest.fixture
-def node(tmp_path):
-    node = ApiNode(tmp_path)
-    yield node
-    node.close()
 
 
 @pytest.fixture

@@ -18,13 +18,6 @@ BODY = {"prompt": "Why?", "params": {"max_tokens": 10}}
 
 
 @pytest.fixture
-def node(tmp_path):
-    node = ApiNode(tmp_path)
-    yield node
-    node.close()
-
-
-@pytest.fixture
 def client(node):
     with node.client("strict", "client") as client:
         yield client

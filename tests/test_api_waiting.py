@@ -12,7 +12,7 @@ from api.requests import ANONYMOUS
 from api.waiting import Places
 from ledger.jobs import Caller, Job
 from ledger.store.registry import revoke_key
-from tests.api_node import ApiNode, run_job
+from tests.api_node import run_job
 from tests.market_story import tell_story
 
 
@@ -206,13 +206,6 @@ def test_head_requests_for_events_take_no_place(tmp_path):
 
 
 # --- entity tags --------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def node(tmp_path):
-    node = ApiNode(tmp_path)
-    yield node
-    node.close()
 
 
 def tag(client: TestClient, path: str, **headers: str) -> str:

@@ -14,7 +14,7 @@ from ledger.encoding import encode
 from ledger.errors import StoreError
 from ledger.store.fsck import verify_chain
 from node.datadir import create_data_directory
-from tests.api_node import MINER_KEY, ApiNode, build_registration, run_job, sign_report
+from tests.api_node import MINER_KEY, build_registration, run_job, sign_report
 from tests.builders import Chain, build_certificate, build_chain, build_key, build_receipt
 from tests.caller import Caller
 from tests.crawler import Skeleton, crawl
@@ -24,13 +24,6 @@ from tests.sync_peer import ScriptedPeer, build_frame
 VERIFIER = ROOT / "scripts/verify_receipt.py"
 TIMEOUT_S = 60
 MAX_WAITS = 30
-
-
-@pytest.fixture
-def node(tmp_path):
-    node = ApiNode(tmp_path)
-    yield node
-    node.close()
 
 
 @pytest.fixture

@@ -8,17 +8,10 @@ import pytest
 from api.errors import RequestError
 from api.nomarket import NoMarket
 from api.resource import ApiSettings
-from tests.api_node import ApiNode, run_job
+from tests.api_node import run_job
 
 URL = "https://hooks.example/aitbc?token=x"
 EVENTS = ["job.completed", "job.failed", "job.cancelled", "receipt.final"]
-
-
-@pytest.fixture
-def node(tmp_path):
-    node = ApiNode(tmp_path)
-    yield node
-    node.close()
 
 
 @pytest.fixture
