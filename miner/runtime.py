@@ -9,6 +9,7 @@ neighbouring slots can be stepped together as the rows of one batch, each with i
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import sys
@@ -20,8 +21,10 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
+from onnx import helper
 
 from miner.errors import ModelError, ModelFormatError, UnsupportedModelError
+from miner.models.graph import IR_VERSION, OPSET
 from miner.tokenizer import read_json
 
 log = logging.getLogger(__name__)
@@ -158,14 +161,43 @@ class LlamaRuntime:
         scores: NDArray[np.float32] = logits[:, 0].astype(np.float32, copy=False)
         return scores
 
-    def score(self, token_ids: Sequence[int], *, slot: int = 0) -> NDArray[np.float32]:
-        """Logits after every token of a text, in one run; shape (tokens, vocabulary)."""
+    def score(
+        self, token_ids: Sequence[int], *, slot: int = 0, start: int = 0
+    ) -> NDArray[np.float32]:
+        """Logits after every token of a chunk, in one run.
+
+        Args:
+            token_ids: the chunk; scoring a long text chunk by chunk bounds the logits' memory.
+            slot: holds the `start` tokens before the chunk already, and takes the chunk.
+            start: position of the chunk's first token.
+
+        Returns:
+            Shape (tokens, vocabulary); overwritten by no later call.
+        """
         ids = np.array([token_ids], np.int64)
         shape = (1, len(token_ids), self.vocabulary)
         logits: NDArray[_Float] = np.empty(shape, self._logits_dtype)
-        self._run(ids, slot, [len(token_ids)], logits=logits)
+        self._run(ids, slot, [start + len(token_ids)], logits=logits)
         scores: NDArray[np.float32] = logits[0].astype(np.float32, copy=False)
         return scores
+
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Give `target` the first `length` cached tokens of `source`, as if prefilled there.
+
+        What `target` held before is lost, whatever its length.
+        """
+        if not (0 <= source < self.slots and 0 <= target < self.slots):
+            raise AssertionError(f"slots {source} to {target}: outside the cache")
+        if not 0 <= length <= self.context:
+            raise AssertionError(f"{length} tokens: outside the cache")
+        if source == target or length == 0:
+            return
+        for slab in self._slabs:
+            if self._device == "cpu":
+                memory = slab.numpy()  # a view
+                memory[target, :, :length] = memory[source, :, :length]
+            else:
+                self._device_copier.copy(self._place(slab, source), self._place(slab, target))
 
     def _run(
         self,
@@ -202,15 +234,27 @@ class LlamaRuntime:
         if key not in self._bindings:
             binding = self._session.io_binding()
             shape = (rows, *self._slab_shape[1:])
-            slot_bytes = math.prod(self._slab_shape[1:]) * np.dtype(self._dtype).itemsize
             names = zip(self.config.past_names, self.config.present_names, self._slabs, strict=True)
             for past, present, slab in names:
-                place = (self._device, 0, self._dtype, shape)
-                pointer = slab.data_ptr() + first_slot * slot_bytes
-                binding.bind_input(past, *place, pointer)
-                binding.bind_output(present, *place, pointer)
+                place = (self._device, 0, self._dtype, shape, self._place(slab, first_slot))
+                binding.bind_input(past, *place)
+                binding.bind_output(present, *place)
             self._bindings[key] = binding
         return self._bindings[key]
+
+    @functools.cached_property
+    def _device_copier(self) -> DeviceCopier:
+        return DeviceCopier(
+            self.provider,
+            device=self._device,
+            dtype=self._dtype,
+            values=math.prod(self._slab_shape[1:]),
+        )
+
+    def _place(self, slab: Any, slot: int) -> int:
+        """The address of a slot's part of a slab."""
+        slot_bytes = math.prod(self._slab_shape[1:]) * np.dtype(self._dtype).itemsize
+        return int(slab.data_ptr()) + slot * slot_bytes
 
     def _allocate(self) -> Any:
         if self._device == "cpu":
@@ -240,6 +284,32 @@ class LlamaRuntime:
         past = faces[self.config.past_names[0]]
         if past.type not in _DTYPES or len(past.shape) != 4:
             raise UnsupportedModelError(f"{self.config.file}: cache of {past.type} {past.shape}")
+
+
+class DeviceCopier:
+    """Copies memory of a device within it, which the runtime's interface has no call for.
+
+    A graph of one Identity does it: all of a slot, since what is copied must lie in one piece.
+    """
+
+    def __init__(self, provider: str, *, device: str, dtype: type[_Float], values: int) -> None:
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        source, target = (helper.make_tensor_value_info(name, kind, [values]) for name in "st")
+        graph = helper.make_graph(
+            [helper.make_node("Identity", ["s"], ["t"])], "copy", [source], [target]
+        )
+        model = helper.make_model(
+            graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+        )
+        self._session = ort.InferenceSession(model.SerializeToString(), providers=[provider])
+        self._place = (device, 0, dtype, (values,))
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy from one address to another."""
+        binding = self._session.io_binding()
+        binding.bind_input("s", *self._place, source)
+        binding.bind_output("t", *self._place, target)
+        self._session.run_with_iobinding(binding)
 
 
 def _open_session(file: Path, threads: int, *, allow_cuda: bool) -> Any:

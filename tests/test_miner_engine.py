@@ -15,7 +15,7 @@ from miner.errors import (
     PromptTooLongError,
     UnsupportedModelError,
 )
-from miner.runtime import CPU, LlamaRuntime
+from miner.runtime import CPU, DeviceCopier, LlamaRuntime
 from miner.sampling import SamplingParams
 from miner.service import read_gpu_info
 from miner.tokenizer import ChatTokenizer, Message, TextStream
@@ -66,6 +66,49 @@ def test_slots_of_different_length_step_together_as_each_would_alone(tiny_direct
     runtime.prefill(TEXT[2:4], slot=2, start=2)
     rows = runtime.step([TEXT[8], TEXT[4]], [9, 5], first_slot=1)
     assert np.abs(rows - alone[[8, 4]]).max() < 1e-3 * np.abs(alone).max()
+
+
+def test_a_text_scored_in_chunks_scores_as_in_one_run(tiny_directory):
+    runtime = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT, slots=2)
+    whole = runtime.score(TEXT)
+    runtime.prefill(TEXT[:2], slot=1, start=0)
+    chunks = [runtime.score(TEXT[a:b], slot=1, start=a) for a, b in ((2, 3), (3, 8), (8, 9))]
+    assert np.abs(np.concatenate(chunks) - whole[2:]).max() < 1e-3 * np.abs(whole).max()
+
+
+def test_a_copied_slot_goes_on_as_its_source_would(tiny_directory):
+    runtime = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT, slots=3)
+    expected = runtime.score(TEXT)[-1]
+    runtime.score(TEXT[::-1], slot=2)
+    runtime.copy_slot(0, 2, 8)
+    runtime.prefill(TEXT[:4], slot=0, start=0)
+    copied = runtime.step([TEXT[8]], [9], first_slot=2)[0]
+    assert np.abs(copied - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_copying_part_of_a_slot_leaves_the_source_whole(tiny_directory):
+    runtime = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT, slots=2)
+    whole = runtime.score(TEXT)
+    runtime.copy_slot(0, 1, 4)
+    runtime.prefill(TEXT[::-1][:4], slot=1, start=4)
+    again = runtime.step([TEXT[8]], [9])[0]
+    assert np.abs(again - whole[8]).max() < 1e-3 * np.abs(whole).max()
+
+
+@pytest.mark.parametrize("place", [(0, 2, 1), (-1, 0, 1), (0, 1, CONTEXT + 1), (0, 1, -1)])
+def test_copies_outside_the_cache_are_our_own_bug(tiny_directory, place):
+    runtime = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT, slots=2)
+    with pytest.raises(AssertionError):
+        runtime.copy_slot(*place)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_a_device_copies_its_memory_within_itself(dtype):
+    memory = np.arange(48, dtype=dtype).reshape(4, 12)
+    copier = DeviceCopier(CPU, device="cpu", dtype=dtype, values=12)
+    copier.copy(memory[3].ctypes.data, memory[1].ctypes.data)
+    assert memory[1].tolist() == list(range(36, 48))
+    assert memory[2].tolist() == list(range(24, 36))
 
 
 def test_a_slot_can_be_used_again(tiny_directory):
