@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from api.render import Json, format_micros, format_time
-from ledger.transaction import AuthoritySetPayload, EvidencePayload, ReceiptPayload
+from ledger.transaction import AuditPayload, AuthoritySetPayload, EvidencePayload, ReceiptPayload
 from ledger.views import (
     AuthoritiesView,
     BlockView,
@@ -46,6 +46,8 @@ def render_transaction(transaction: TransactionView) -> Json:
     }
     payload = transaction.payload
     match payload:
+        case AuditPayload():
+            shown |= {"receipt_id": payload.receipt_id, "verdict": payload.verdict}
         case ReceiptPayload():
             shown["receipt_id"] = payload.receipt_id
         case AuthoritySetPayload():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from explorer_ui.audits import AuditFacts, describe_audit
 from explorer_ui.authorities import (
     ChangeFacts,
     EvidenceFacts,
@@ -21,7 +22,7 @@ from explorer_ui.site import IMMUTABLE, REVALIDATE, Address, Frame, Site
 from explorer_ui.sources import Views
 from ledger.encoding import encode
 from ledger.payloads import find_receipt_id
-from ledger.transaction import AuthoritySetPayload, Envelope, EvidencePayload
+from ledger.transaction import AuditPayload, AuthoritySetPayload, Envelope, EvidencePayload
 from ledger.views import BlockView, TransactionView
 
 PAGE_ROWS = 25
@@ -63,6 +64,8 @@ class TransactionPage:
     facts: list[tuple[str, list[Fact]]]
     receipt_id: str | None
     """None where it is no receipt."""
+    audit: AuditFacts | None
+    """None where it is no audit."""
     change: ChangeFacts | None
     """What a change of the authority set does; None of other types, or where that is not known."""
     evidence: EvidenceFacts | None
@@ -154,8 +157,10 @@ class Blocks:
 
     def _build_transaction_page(self, transaction: TransactionView) -> TransactionPage:
         payload = transaction.payload
-        change = evidence = None
-        if isinstance(payload, AuthoritySetPayload):
+        audit = change = evidence = None
+        if isinstance(payload, AuditPayload):
+            audit = describe_audit(transaction, payload)
+        elif isinstance(payload, AuthoritySetPayload):
             change = describe_change(self._views, transaction, payload)
         elif isinstance(payload, EvidencePayload):
             evidence = describe_evidence(self._views, payload)
@@ -163,6 +168,7 @@ class Blocks:
             proof=read_proof(self._views, transaction),
             facts=list_facts(payload),
             receipt_id=find_receipt_id(payload),
+            audit=audit,
             change=change,
             evidence=evidence,
         )

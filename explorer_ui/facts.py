@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from explorer_ui.format import decimal, duration, money, units
-from ledger.transaction import AuthoritySetPayload, EvidencePayload, Payload, ReceiptPayload
+from explorer_ui.format import count, decimal, duration, money, units
+from ledger.transaction import (
+    AuditPayload,
+    AuthoritySetPayload,
+    EvidencePayload,
+    Payload,
+    ReceiptPayload,
+)
 from ledger.views import InclusionView
 
 Kind = Literal["code", "filter", "text", "time"]
@@ -40,6 +46,8 @@ def list_facts(payload: Payload) -> list[tuple[str, list[Fact]]]:
         return _list_change(payload)
     if isinstance(payload, EvidencePayload):
         return _list_evidence(payload)
+    if isinstance(payload, AuditPayload):
+        return _list_audit(payload)
     return _list_receipt(payload)
 
 
@@ -83,6 +91,35 @@ def _list_receipt(payload: ReceiptPayload) -> list[tuple[str, list[Fact]]]:
             Fact(label="Receipt", value=payload.receipt_id, kind="code"),
             Fact(label="Genesis", value=payload.genesis, kind="code"),
         ]),
+    ]  # fmt: skip
+
+
+def _list_audit(payload: AuditPayload) -> list[tuple[str, list[Fact]]]:
+    return [
+        ("Who", [
+            Fact(label="Auditor", value=payload.auditor, kind="code"),
+            Fact(label="Coordinator", value=payload.coordinator, kind="code"),
+        ]),
+        ("Of what", [
+            Fact(label="Receipt", value=payload.receipt_id, kind="code"),
+            Fact(label="Genesis", value=payload.genesis, kind="code"),
+        ]),
+        ("How", [
+            Fact(label="Method", value=payload.method),
+            Fact(label="Auditor's model digest", value=payload.model_digest, kind="code"),
+            Fact(label="Audited", value=payload.audited_at_ms, kind="time"),
+        ]),
+        ("Measured", [
+            Fact(label="Prompt", value=count(payload.prompt_tokens, "token")),
+            Fact(label="Replayed", value=count(payload.tokens, "token")),
+            Fact(label="Chosen alike", value=count(payload.exact_tokens, "token")),
+            Fact(label="Out of reach", value=count(payload.outside_tokens, "token")),
+            Fact(label="Largest distance", value=decimal(payload.max_gap_micros)),
+            Fact(label="Mean distance", value=decimal(payload.mean_gap_micros)),
+            Fact(label="Ending", value=payload.ending),
+            Fact(label="Text matches", value="yes" if payload.text_matches else "no"),
+        ]),
+        ("Found", [Fact(label="Verdict", value=payload.verdict)]),
     ]  # fmt: skip
 
 

@@ -97,6 +97,16 @@ def count(number: int, noun: str) -> str:
     return f"{f'{number:,}' if number else 'no'} {noun}{'' if number == 1 else 's'}"
 
 
+def share(part: int, whole: int) -> str:
+    """Return a part of something as `98.7 %`; all of it and nothing of it are said exactly."""
+    if whole == 0:
+        return "none"
+    tenths = part * 1000 // whole
+    if 0 < part < whole:
+        tenths = min(max(tenths, 1), 999)
+    return f"{tenths // 10}.{tenths % 10} %" if tenths % 10 else f"{tenths // 10} %"
+
+
 def utc(time_ms: int) -> str:
     """Return a time as `2026-07-30 14:03:22`, to be followed by the word UTC."""
     if time_ms > MAX_TIME_MS:

@@ -1,9 +1,9 @@
-"""What transactions say: a completed job, the next authority set, or that an authority voted twice.
+"""What transactions say: a job done, an audit of it, the next authority set, a double vote.
 
 A payload is one of a closed, tagged union: `type` names which, others are refused. Every payload
 names its genesis, so it cannot be replayed on another network. The fields' bounds are stated here;
 what they may say together, and who must sign, stands with the rules of each type: `rules.py`,
-`changes.py`, `evidence.py`.
+`audits.py`, `changes.py`, `evidence.py`.
 
 Text never enters a payload: prompts, results and token ids appear as salted digests.
 """
@@ -19,6 +19,10 @@ from ledger.encoding import MAX_INTEGER, Count, Hex32, OptionalHex32
 
 MICROS = 1_000_000
 """Micros in one unit or one price."""
+MAX_ANSWER_TOKENS = 1_000_000
+"""Of one answer."""
+MAX_MEAN_GAP_MICROS = 1_000_000_000
+"""Of one audit: so the sum over all audits of an account stays an integer of 64 bits."""
 
 Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z")]
 """A client, or a miner without a key: letters, digits and `_ . : @ -`, at most 128."""
@@ -33,7 +37,11 @@ SignatureText = Annotated[str, msgspec.Meta(max_length=86)]
 """An Ed25519 signature as unpadded base64url."""
 BlockHeight = Annotated[int, msgspec.Meta(ge=1, le=MAX_INTEGER)]
 
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=MAX_ANSWER_TOKENS)]
+
 VoteKind = Literal["notarize", "nullify", "finalize"]
+Ending = Literal["end_token", "stop_sequence", "max_tokens", "context", "early"]
+Verdict = Literal["pass", "fail"]
 
 
 class ReceiptPayload(
@@ -62,7 +70,7 @@ class ReceiptPayload(
     prompt_digest: Hex32
     result_digest: Hex32
     tokens_digest: OptionalHex32
-    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWER_TOKENS)]
     temperature_micros: Annotated[int, msgspec.Meta(ge=0, le=2 * MICROS)]
     top_p_micros: Annotated[int, msgspec.Meta(ge=1, le=MICROS)]
     seed: Count
@@ -77,6 +85,45 @@ class ReceiptPayload(
     started_at_ms: Count
     completed_at_ms: Count
     metered_by: Literal["coordinator", "provider"]
+
+
+class AuditPayload(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="type",
+    tag="audit",
+):
+    """What somebody other than the provider found who replayed the answer of one receipt."""
+
+    v: Literal[1] = 1
+    genesis: Hex32
+    receipt_id: ReceiptId
+    auditor: AccountText
+    coordinator: AccountText
+    """The receipt's: it vouches that it drew this audit, and chose the auditor."""
+    model_digest: Hex32
+    """Of the auditor's model, which need not be the receipt's."""
+    method: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9.-]{1,64}\Z")]
+    """How it was measured and judged."""
+    prompt_tokens: Count
+    """As the auditor counts them."""
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWER_TOKENS)]
+    """Output tokens that were replayed."""
+    exact_tokens: TokenCount
+    """Of these, how many the auditor would have chosen itself."""
+    outside_tokens: TokenCount
+    """Of these, how many the auditor's model could not have chosen at all."""
+    max_gap_micros: Count
+    """The largest distance between the score of a token and that of the auditor's choice."""
+    mean_gap_micros: Annotated[int, msgspec.Meta(ge=0, le=MAX_MEAN_GAP_MICROS)]
+    ending: Ending
+    """Why the answer ended; `early` is for no reason that the auditor can see."""
+    text_matches: bool
+    """Whether the tokens spell the text of the result."""
+    verdict: Verdict
+    audited_at_ms: Count
 
 
 class AuthoritySetPayload(
@@ -126,7 +173,7 @@ class EvidencePayload(
     """Sorted: (kind, block_hash) of `first` is below that of `second`."""
 
 
-Payload = ReceiptPayload | AuthoritySetPayload | EvidencePayload
+Payload = ReceiptPayload | AuditPayload | AuthoritySetPayload | EvidencePayload
 """Every payload type this version knows; others are refused."""
 
 
@@ -138,3 +185,13 @@ def name_type(payload: Payload) -> str:
 def find_receipt_id(payload: Payload) -> str | None:
     """Return the receipt id of a receipt, which the chain holds once; None of other types."""
     return payload.receipt_id if isinstance(payload, ReceiptPayload) else None
+
+
+def find_unique_name(payload: Payload) -> str | None:
+    """Return what the chain holds once besides the transaction: a receipt, an auditor's audit.
+
+    Others are unique by their transaction id alone.
+    """
+    if isinstance(payload, AuditPayload):
+        return f"{payload.receipt_id} {payload.auditor}"
+    return find_receipt_id(payload)

@@ -1,8 +1,9 @@
 """When a transaction or a block is valid. Pure functions: the same answer on every node, for ever.
 
 Transactions and blocks are valid on a tip, which holds the set that certifies the next block.
-Receipts are judged here, changes of the set in `changes.py`, evidence in `evidence.py`. Uniqueness
-on the chain (one transaction id, one receipt id) is the store's part: it needs the whole chain.
+Receipts are judged here, audits in `audits.py`, changes of the set in `changes.py`, evidence in
+`evidence.py`. What needs the whole chain is the store's part: uniqueness (one transaction id, one
+receipt id, one audit of a receipt by one auditor), and that an audit's receipt is there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ledger import merkle
+from ledger.audits import verify_audit
 from ledger.authorities import hash_authority_set
 from ledger.block import Block, Header, Tip, find_next_set, hash_header
 from ledger.changes import verify_change
@@ -17,9 +19,10 @@ from ledger.errors import InvalidBlockError, InvalidSignatureError, InvalidTrans
 from ledger.evidence import verify_evidence
 from ledger.hashing import build_receipt_id
 from ledger.keys import ACCOUNT_PREFIX, is_account, verify_signature
-from ledger.payloads import find_receipt_id
+from ledger.payloads import find_unique_name
 from ledger.transaction import (
     MICROS,
+    AuditPayload,
     AuthoritySetPayload,
     EvidencePayload,
     ReceiptPayload,
@@ -37,7 +40,7 @@ _MICROS_PER_MS = 1000
 
 
 def verify_transaction(transaction: Transaction, tip: Tip) -> None:
-    """Check a transaction for the block after `tip` completely, apart from its uniqueness.
+    """Check a transaction for the block after `tip`, apart from what needs the whole chain.
 
     Raises:
         InvalidTransactionError: a field breaks a rule.
@@ -47,6 +50,8 @@ def verify_transaction(transaction: Transaction, tip: Tip) -> None:
     match payload:
         case ReceiptPayload():
             _verify_receipt(transaction, payload, tip)
+        case AuditPayload():
+            verify_audit(transaction, payload, tip)
         case AuthoritySetPayload():
             verify_change(transaction, payload, tip)
         case EvidencePayload():
@@ -228,9 +233,11 @@ def _validate_transactions(block: Block, tip: Tip) -> None:
         raise InvalidBlockError(
             f"block size: expected at most {tip.limits.max_block_bytes} bytes, got {size_bytes}"
         )
-    receipts = [i for t in block.transactions if (i := find_receipt_id(t.payload)) is not None]
-    if len(set(receipts)) != len(receipts):
-        raise InvalidBlockError("transactions: one receipt stands in the block twice")
+    names = [n for t in block.transactions if (n := find_unique_name(t.payload)) is not None]
+    if len(set(names)) != len(names):
+        raise InvalidBlockError(
+            "transactions: one receipt stands in the block twice, or an auditor audits one twice"
+        )
     if len({transaction.id for transaction in block.transactions}) != count:
         raise InvalidBlockError("transactions: one transaction stands in the block twice")
     changes = sum(isinstance(t.payload, AuthoritySetPayload) for t in block.transactions)

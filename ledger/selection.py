@@ -1,8 +1,8 @@
 """What a proposer puts into its next block: the oldest waiting transactions that may stand there.
 
-Pure, and the same rules as for judging a block: what is chosen here passes them. A receipt's
-signatures are not checked again, since it was checked whole before it was let in and signatures do
-not age; what may have become wrong since, by a change of the authority set, is.
+Pure, and the same rules as for judging a block: what is chosen here passes them. Signatures of
+receipts and audits are not checked again, since they were checked whole before they were let in and
+signatures do not age; what may have become wrong since, by a change of the authority set, is.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ledger.audits import validate_audit
 from ledger.block import Tip
 from ledger.errors import LedgerError
-from ledger.payloads import find_receipt_id
+from ledger.payloads import find_unique_name
 from ledger.rules import MAX_BLOCK_CHANGES, validate_receipt, verify_transaction
-from ledger.transaction import AuthoritySetPayload, ReceiptPayload, Transaction
+from ledger.transaction import (
+    AuditPayload,
+    AuthoritySetPayload,
+    ReceiptPayload,
+    Transaction,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +40,9 @@ def choose_transactions(
 
     At most `limit` of them where it is given, never more than a block may hold.
 
-    `candidates` are not final yet and were verified when they were let in. It is read as far as
-    the block has room; the first one that no longer fits ends the block, so none is overtaken for
-    its size.
+    `candidates` are not final yet, were verified when they were let in, and the receipts of audits
+    among them are on the chain. It is read as far as the block has room; the first one that no
+    longer fits ends the block, so none is overtaken for its size.
     """
     chosen: list[Transaction] = []
     invalid: list[tuple[Transaction, LedgerError]] = []
@@ -68,17 +74,18 @@ def choose_transactions(
 
 def _list_names(transaction: Transaction) -> set[bytes | str]:
     """What the chain holds at most once."""
-    receipt_id = find_receipt_id(transaction.payload)
-    return {bytes(transaction.id)} | ({receipt_id} if receipt_id is not None else set())
+    name = find_unique_name(transaction.payload)
+    return {bytes(transaction.id)} | ({name} if name is not None else set())
 
 
 def _may_become_valid(transaction: Transaction, tip: Tip) -> bool:
     """Tell whether a transaction is not due yet: a later set or height may still allow it.
 
-    A receipt states what somebody is owed, so it waits for its coordinator to be listed again.
+    A receipt states what somebody is owed, so it waits for its coordinator to be listed again, and
+    with it what auditors found.
     """
     payload = transaction.payload
-    if isinstance(payload, ReceiptPayload):
+    if isinstance(payload, ReceiptPayload | AuditPayload):
         return not tip.authority_set.allows_coordinator(payload.coordinator)
     if isinstance(payload, AuthoritySetPayload):
         is_later = payload.authority_set.epoch > tip.authority_set.epoch + 1
@@ -89,5 +96,7 @@ def _may_become_valid(transaction: Transaction, tip: Tip) -> bool:
 def _verify(transaction: Transaction, tip: Tip) -> None:
     if isinstance(transaction.payload, ReceiptPayload):
         validate_receipt(transaction.payload, genesis_hash=tip.genesis_hash)
+    elif isinstance(transaction.payload, AuditPayload):
+        validate_audit(transaction.payload, genesis_hash=tip.genesis_hash)
     else:
         verify_transaction(transaction, tip)

@@ -24,6 +24,7 @@ from ledger.keys import KeyPair
 from ledger.payloads import (
     MICROS,
     AccountText,
+    AuditPayload,
     AuthoritySetPayload,
     EvidencePayload,
     Identifier,
@@ -37,6 +38,7 @@ __all__ = [
     "MAX_ENVELOPE_BYTES",
     "MAX_SIGNATURES",
     "MICROS",
+    "AuditPayload",
     "AuthoritySetPayload",
     "Envelope",
     "EvidencePayload",
@@ -90,7 +92,7 @@ class Transaction:
 
     @property
     def type(self) -> str:
-        """`receipt`, `authority_set` or `evidence`."""
+        """`receipt`, `audit`, `authority_set` or `evidence`."""
         return name_type(self.payload)
 
 

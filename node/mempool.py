@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from ledger.block import Tip
-from ledger.errors import LedgerError
+from ledger.errors import InvalidTransactionError, LedgerError
 from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
 from ledger.selection import choose_transactions
@@ -168,7 +168,8 @@ class Mempool:
     def _iterate(self, leaving: list[bytes]) -> Iterator[Transaction]:
         """Yield what is not final yet: ours from disk, then the others'.
 
-        Puts into `leaving` what is final already, and what is no transaction at all.
+        Puts into `leaving` what is final already, what is no transaction at all, and audits that no
+        block may hold. Audits whose receipt is not on the chain yet are passed over.
         """
         for transaction_id, receipt_id, found in self._list_rows():
             if self._chain.contains(transaction_id, receipt_id):
@@ -176,12 +177,14 @@ class Mempool:
                 continue
             try:
                 transaction = parse_transaction(found) if isinstance(found, bytes) else found
-            except LedgerError as error:
-                assert isinstance(found, bytes), "what is in memory was parsed before"
-                _log_eviction(transaction_id, found, error)
+                is_due = self._chain.is_due(transaction)
+            except InvalidTransactionError as error:
+                envelope = found if isinstance(found, bytes) else found.envelope
+                _log_eviction(transaction_id, envelope, error)
                 leaving.append(transaction_id)
             else:
-                yield transaction
+                if is_due:
+                    yield transaction
 
     def _list_rows(self) -> Iterator[tuple[bytes, str | None, bytes | Transaction]]:
         """Yield (id, receipt id, envelope or transaction)."""

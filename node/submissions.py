@@ -12,8 +12,8 @@ import sqlite3
 from ledger.block import Tip
 from ledger.errors import InvalidTransactionError, LedgerError, MarketError
 from ledger.rules import verify_transaction
-from ledger.store.mempool import count_besides_receipts, insert_transaction, is_waiting
-from ledger.transaction import ReceiptPayload, Transaction, parse_transaction
+from ledger.store.mempool import count_submissions, insert_transaction, is_waiting
+from ledger.transaction import AuditPayload, ReceiptPayload, Transaction, parse_transaction
 
 MAX_WAITING_SUBMISSIONS = 100
 """Changes and evidence that wait for a block at once."""
@@ -23,17 +23,17 @@ def parse_submission(envelope: bytes) -> Transaction:
     """Parse an envelope that somebody hands in. Says nothing yet about its validity.
 
     Raises:
-        MarketError: TRANSACTION_INVALID, or TRANSACTION_TYPE_REFUSED for a receipt.
+        MarketError: TRANSACTION_INVALID, or TRANSACTION_TYPE_REFUSED for a receipt or an audit.
     """
     try:
         transaction = parse_transaction(envelope)
     except InvalidTransactionError as error:
         raise MarketError("TRANSACTION_INVALID", str(error)) from error
-    if isinstance(transaction.payload, ReceiptPayload):
+    if isinstance(transaction.payload, ReceiptPayload | AuditPayload):
         raise MarketError(
             "TRANSACTION_TYPE_REFUSED",
-            "type: expected authority_set or evidence, got receipt; a receipt is made by its "
-            "coordinator when a job is completed",
+            f"type: expected authority_set or evidence, got {transaction.type}; receipts and "
+            "audits are put into blocks by their coordinator",
         )
     return transaction
 
@@ -60,7 +60,7 @@ def store_submission(
     """
     if is_waiting(connection, transaction.id):
         return
-    if count_besides_receipts(connection, MAX_WAITING_SUBMISSIONS) >= MAX_WAITING_SUBMISSIONS:
+    if count_submissions(connection, MAX_WAITING_SUBMISSIONS) >= MAX_WAITING_SUBMISSIONS:
         raise MarketError(
             "RATE_LIMIT_EXCEEDED",
             f"{MAX_WAITING_SUBMISSIONS} changes and pieces of evidence wait for a block already",

@@ -33,7 +33,13 @@ from ledger.keys import decode_account  # noqa: E402
 from ledger.proof import verify_bundle  # noqa: E402
 from ledger.statement import verify_statement  # noqa: E402
 from ledger.transaction import ReceiptPayload, Transaction  # noqa: E402
-from tests import golden, golden_authorities, statement_tampering, tampering  # noqa: E402
+from tests import (  # noqa: E402
+    golden,
+    golden_audits,
+    golden_authorities,
+    statement_tampering,
+    tampering,
+)
 from tests.builders import (  # noqa: E402
     PROMPT,
     TOKEN_IDS,
@@ -85,6 +91,7 @@ def build_examples() -> dict[str, str]:
     return {
         "account": _text(f"public key  {decode_account(miner).hex()}", f"account     {miner}"),
         "receipt": _example_of(receipt),
+        "audit": _example_of(golden_audits.EXAMPLE_AUDIT),
         "authority_set": _example_of(change),
         "evidence": _example_of(evidence),
         "digests": _text(

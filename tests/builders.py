@@ -38,6 +38,7 @@ from ledger.rules import build_block
 from ledger.statement import StatementBundle
 from ledger.transaction import (
     MICROS,
+    AuditPayload,
     AuthoritySetPayload,
     EvidencePayload,
     ReceiptPayload,
@@ -163,6 +164,49 @@ def build_receipt(genesis: Genesis, number: int = 1, /, **changes: Any) -> Trans
     """Return the signed receipt of job `number`, with `changes` to its payload."""
     payload = build_payload(genesis, number, **changes)
     return build_transaction(payload, sign_receipt(payload))
+
+
+def build_audit_payload(genesis: Genesis, number: int = 1, /, **changes: Any) -> AuditPayload:
+    """Return an audit of the receipt of job `number`, with `changes` to its fields."""
+    receipt = build_payload(genesis, number)
+    fields: dict[str, Any] = {
+        "genesis": receipt.genesis,
+        "receipt_id": receipt.receipt_id,
+        "auditor": build_key("auditor").account,
+        "coordinator": receipt.coordinator,
+        "model_digest": receipt.model_digest,
+        "method": "aitbc-replay-v1",
+        "prompt_tokens": receipt.prompt_tokens,
+        "tokens": receipt.completion_tokens,
+        "exact_tokens": 9,
+        "outside_tokens": 0,
+        "max_gap_micros": 31_400,
+        "mean_gap_micros": 3_140,
+        "ending": "end_token",
+        "text_matches": True,
+        "verdict": "pass",
+        "audited_at_ms": receipt.completed_at_ms + 60_000,
+    }
+    return AuditPayload(**(fields | changes))
+
+
+def sign_audit(
+    payload: AuditPayload, *, auditor: KeyPair | None = None, coordinator: KeyPair | None = None
+) -> list[Signature]:
+    """Sign as auditor and as coordinator."""
+    return [
+        sign_payload(payload, auditor or build_key("auditor"), "auditor"),
+        sign_payload(payload, coordinator or build_key("authority 0"), "coordinator"),
+    ]
+
+
+def build_audit(
+    genesis: Genesis, number: int = 1, /, *, auditor: KeyPair | None = None, **changes: Any
+) -> Transaction:
+    """Return the signed audit of job `number`, with `changes` to its payload."""
+    auditor = auditor or build_key("auditor")
+    payload = build_audit_payload(genesis, number, **({"auditor": auditor.account} | changes))
+    return build_transaction(payload, sign_audit(payload, auditor=auditor))
 
 
 def build_change_payload(

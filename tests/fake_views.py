@@ -44,7 +44,7 @@ from ledger.views import (
     TransactionView,
     VoteView,
 )
-from tests.builders import build_evidence
+from tests.builders import build_audit_payload, build_evidence, build_genesis, build_key
 
 START_MS = 1_785_000_000_000
 GENESIS = hashlib.sha256(b"fake genesis").hexdigest()
@@ -171,6 +171,14 @@ class FakeViews:
         payload = build_evidence(GENESIS, accused, **changes).payload
         payload = msgspec.structs.replace(payload, accused=blamed)
         return self.add(payload, [], number=600, time_ms=START_MS)
+
+    def add_audit(self, number: int = 0, **changes) -> str:
+        """An audit of receipt `number`, by an auditor that has nothing else to do with it."""
+        fields = {"receipt_id": receipt_id(number), "coordinator": COORDINATOR.account}
+        payload = build_audit_payload(build_genesis(), **(fields | {"genesis": GENESIS} | changes))
+        signers = [(build_key("auditor"), "auditor"), (COORDINATOR, "coordinator")]
+        signatures = [sign_payload(payload, *signer) for signer in signers]
+        return self.add(payload, signatures, number=700 + number, time_ms=START_MS)
 
     def seal(self) -> BlockView:
         height, first_leaf = len(self.chain) + 1, len(self.final)

@@ -45,6 +45,7 @@ from tests.builders import (
     build_receipt,
     build_salt,
 )
+from tests.golden_audits import build_audits
 from tests.golden_authorities import build_authorities
 from tests.sampling_reference import build_sampling
 
@@ -509,6 +510,7 @@ def build_all() -> dict[str, Vectors]:
         "digests": build_digests(),
         "transactions": build_transactions(),
         "blocks": build_blocks(),
+        "audits": build_audits(),
         "authorities": build_authorities(),
         "merkle": build_merkle(),
         "sampling": build_sampling(),

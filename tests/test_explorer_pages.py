@@ -328,6 +328,53 @@ def test_a_change_of_a_set_that_is_not_known_here_is_not_compared(monkeypatch):
         assert "a set that has not begun here" in text_of(client.get(f"/txs/{change}"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        (
+            {},
+            [
+                "was audited and passed and is pending",
+                "each of the 10 tokens of the answer: 9 of them (90 %) it would have chosen",
+                "none its model could not have chosen",
+                "ends where the model ended it",
+                "The tokens spell the text of the result.",
+            ],
+        ),
+        (
+            {
+                "verdict": "fail",
+                "tokens": 2000,
+                "exact_tokens": 1999,
+                "outside_tokens": 1,
+                "ending": "early",
+                "text_matches": False,
+            },
+            [
+                "was audited and failed",
+                "1,999 of them (99.9 %)",
+                "and 1 its model could not have chosen",
+                "ends early",
+                "do not spell",
+            ],
+        ),
+    ],
+    ids=["passed", "failed"],
+)
+def test_an_audit_is_told_in_words_with_its_receipt(views, changes, sentences):
+    audit = views.add_audit(3, **changes)
+    with TestClient(build_app(views)) as client:
+        page = client.get(f"/txs/{audit}")
+        views.seal()
+        block = client.get(f"/blocks/{len(views.chain)}").text
+    text = text_of(page)
+    for sentence in sentences:
+        assert sentence in text
+    assert "proved" not in text[text.index("What the auditor found") :].split("Who signed")[0]
+    assert f'href="/receipts/{receipt_id(3)}"' in page.text
+    assert f'Audit of a <a href="/receipts/{receipt_id(3)}">receipt</a>' in block
+
+
 def test_evidence_is_verified_again_and_told_in_words():
     views = build_changed_views()
     evidence = views.final[3]

@@ -14,6 +14,7 @@ from ledger.store.chain import ChainStore, locate_node, migrations
 from ledger.store.fsck import verify_chain
 from tests.builders import (
     Chain,
+    build_audit,
     build_chain,
     build_evidence,
     build_genesis,
@@ -32,7 +33,11 @@ def build_changed_chain() -> Chain:
         build_evidence(chain.genesis, chain.members[0]),
         build_receipt(chain.genesis, 8),
     )
-    chain.append(build_receipt(chain.genesis, 9))
+    chain.append(
+        build_receipt(chain.genesis, 9),
+        build_audit(chain.genesis, 3),
+        build_audit(chain.genesis, 1, verdict="fail"),
+    )
     return chain
 
 
@@ -164,6 +169,11 @@ EXTRA = {
     "evidence in a receipt": "INSERT INTO evidence SELECT 0, accused, height, view FROM evidence",
     "evidence without a transaction": "INSERT INTO evidence SELECT 99, accused, height, view"
     " FROM evidence",
+    "an audit in a receipt": "INSERT INTO audits SELECT 0, receipt_id, 'x', verdict, tokens,"
+    " exact_tokens, mean_gap_micros, provider FROM audits LIMIT 1",
+    "an audit without a transaction": "INSERT INTO audits SELECT 99, receipt_id, 'x', verdict,"
+    " tokens, exact_tokens, mean_gap_micros, provider FROM audits LIMIT 1",
+    "totals of nobody": "INSERT INTO audit_totals VALUES ('x', 0, 0, 0, 0, 0)",
     "a counter": "INSERT INTO counters VALUES ('other', 0)",
 }
 

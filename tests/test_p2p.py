@@ -18,7 +18,13 @@ from node.p2p.address import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH
 from node.p2p.documents import MAX_GOSSIP_BYTES, build_gossip
 from node.p2p.stamp import build_stamp
 from tests.authorities import Authorities
-from tests.builders import build_key, build_payload, sign_receipt
+from tests.builders import (
+    build_audit_payload,
+    build_key,
+    build_payload,
+    sign_audit,
+    sign_receipt,
+)
 
 STRANGER = build_key("stranger")
 
@@ -326,6 +332,27 @@ def test_a_transaction_of_another_coordinator_is_proposed_when_it_is_our_turn(fr
     (proposed,) = fresh.node.sealer._engine._height.blocks.values()
     assert [t.id for t in proposed.transactions] == [receipt.id]
     assert ("notarize", 3) in fresh.said()
+
+
+def test_an_audit_is_kept_only_once_its_receipt_is_final_here(fresh):
+    receipt = fresh.receipt(7)
+    payload = build_audit_payload(
+        fresh.network.genesis,
+        coordinator=fresh.keys[1].account,
+        receipt_id=receipt.payload.receipt_id,
+    )
+    audit = build_transaction(payload, sign_audit(payload, coordinator=fresh.keys[1]))
+    body = build_gossip(fresh.network.genesis_hash, [audit.envelope])
+    mempool = fresh.node.sealer._mempool
+    assert fresh.post(TRANSACTIONS_PATH, body).status_code == 200
+    assert mempool.count_foreign() == 0
+    block = fresh.block(receipt)
+    votes = [fresh.vote(member, "notarize", block) for member in (1, 2, 3)]
+    assert fresh.say(fresh.proposal(block)).status_code == 200
+    votes += [fresh.vote(member, "finalize", block) for member in (1, 2, 3)]
+    assert fresh.say(build_message(fresh.tip, votes=votes)).json()["height"] == 1
+    assert fresh.post(TRANSACTIONS_PATH, body).status_code == 200
+    assert [t.id for t in mempool.choose(fresh.node.chain.tip())] == [audit.id]
 
 
 def test_two_votes_that_contradict_each_other_become_evidence_once(fresh):

@@ -12,6 +12,7 @@ from ledger.rules import validate_block
 from ledger.selection import choose_transactions
 from ledger.transaction import build_transaction
 from tests.builders import (
+    build_audit,
     build_authority_set,
     build_chain,
     build_change_payload,
@@ -138,6 +139,10 @@ POOL = [
     receipt(3),
     receipt(3, price_micros=1),
     receipt(4),
+    build_audit(CHAIN.genesis, 1),
+    build_audit(CHAIN.genesis, 1, verdict="fail"),
+    build_audit(CHAIN.genesis, 2, genesis="ab" * 32),
+    build_audit(CHAIN.genesis, 2, auditor=build_key("other auditor")),
     change(),
     change(members=OLD[1:]),
     change(epoch=2),

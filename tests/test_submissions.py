@@ -10,6 +10,7 @@ from ledger.transaction import MAX_ENVELOPE_BYTES, build_transaction
 from node import submissions
 from tests.api_node import ApiNode
 from tests.builders import (
+    build_audit,
     build_authority_set,
     build_change_payload,
     build_evidence,
@@ -72,9 +73,10 @@ def test_the_same_again_changes_nothing(node):
     assert len(list_mempool(node.store.reader, limit=9)) == 1
 
 
-def test_a_receipt_is_refused(node):
-    with pytest.raises(MarketError, match="a receipt is made by its coordinator") as caught:
-        submit(node, build_receipt(node.genesis, 1))
+@pytest.mark.parametrize("build", [build_receipt, build_audit])
+def test_what_coordinators_put_into_blocks_is_refused(node, build):
+    with pytest.raises(MarketError, match="put into blocks by their coordinator") as caught:
+        submit(node, build(node.genesis, 1))
     assert caught.value.code == "TRANSACTION_TYPE_REFUSED"
 
 

@@ -3,6 +3,7 @@
 If one of these fails on purpose, the protocol changed: `make vectors`, and say so in the commit.
 """
 
+import contextlib
 import json
 import re
 from dataclasses import replace
@@ -13,7 +14,7 @@ from blake3 import blake3
 from ledger.authorities import AuthoritySet, hash_authority_set
 from ledger.block import build_genesis_tip, find_next_set, hash_genesis, parse_genesis
 from ledger.encoding import decode, decode_base64url, encode
-from ledger.errors import EncodingError, InvalidTransactionError
+from ledger.errors import EncodingError, InvalidBlockError, InvalidTransactionError
 from ledger.hashing import build_receipt_id, hash_text, hash_tokens
 from ledger.jobs import build_registration_message
 from ledger.keys import verify_signature
@@ -25,7 +26,8 @@ from miner.models.digest import digest_model
 from scripts import vectors
 from scripts import verify_receipt as script
 from tests import golden
-from tests.builders import build_genesis
+from tests.builders import Chain, build_genesis, build_members, build_receipt
+from tests.test_chain_store import fill
 
 FILES = vectors.build_files()
 
@@ -130,6 +132,25 @@ def test_authority_vectors(case):
     else:
         with pytest.raises(InvalidTransactionError):
             verify_transaction(transaction, tip)
+
+
+@pytest.mark.parametrize("case", load("audits")["cases"], ids=lambda case: case["why"])
+def test_audit_vectors(tmp_path, case):
+    vectors = load("audits")
+    genesis = parse_genesis(vectors["genesis"].encode())
+    chain = Chain(genesis=genesis, members=build_members(4), tip=build_genesis_tip(genesis))
+    chain.append(*([parse_transaction(case["receipt"].encode())] if "receipt" in case else []))
+    chain.append(build_receipt(genesis, 50))
+    audit = parse_transaction(case["envelope"].encode())
+    assert audit.id.hex() == case["transaction_id"]
+    assert blake3(case["signed_message"].encode()).hexdigest() == case["transaction_id"]
+    assert vectors["height"] == chain.tip.height + 1
+    with contextlib.closing(fill(tmp_path / "ledger.db", chain)) as store:
+        if case["verdict"] == "valid":
+            store.validate(chain.propose(audit), chain.tip)
+        else:
+            with pytest.raises((InvalidBlockError, InvalidTransactionError)):
+                store.validate(chain.propose(audit), chain.tip)
 
 
 def test_the_registration_vector_is_what_the_job_market_asks_for():

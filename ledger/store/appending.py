@@ -17,6 +17,7 @@ from ledger.encoding import encode
 from ledger.errors import InvalidBlockError, InvalidTransactionError, StoreError
 from ledger.pin import Pin
 from ledger.rules import validate_extension
+from ledger.store.audits import check_audits, insert_audits, settle_audits
 from ledger.store.reading import (
     load_history_tip,
     load_pin,
@@ -25,6 +26,7 @@ from ledger.store.reading import (
     read_node,
 )
 from ledger.store.rows import (
+    audit_rows,
     block_figures,
     evidence_rows,
     receipt_rows,
@@ -109,6 +111,7 @@ def _join(connection: sqlite3.Connection, tip: Tip, pin: Pin) -> None:
     if tip.hash != hash_header(pin.header):
         raise StoreError(_WRONG_PIN)
     connection.execute("DELETE FROM pin")
+    settle_audits(connection)
 
 
 def _check_known(connection: sqlite3.Connection, block: Block) -> None:
@@ -147,6 +150,7 @@ def append_block(
     leaves = [merkle.hash_leaf(transaction.envelope) for transaction in block.transactions]
     nodes = merkle.append_leaves(first_leaf, leaves, lambda *node: read_node(connection, *node))
     receipts = receipt_rows(block, first_leaf)
+    subjects = check_audits(connection, block, first_leaf)
     try:
         connection.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -158,6 +162,7 @@ def append_block(
         connection.executemany(
             "INSERT INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", receipts
         )
+        insert_audits(connection, audit_rows(block, first_leaf), subjects)
         connection.executemany(
             "INSERT INTO evidence VALUES (?, ?, ?, ?)", evidence_rows(block, first_leaf)
         )

@@ -36,6 +36,7 @@ from ledger.payloads import find_receipt_id
 from ledger.pin import Pin
 from ledger.rules import validate_block
 from ledger.store.appending import adopt_pin, append_block, append_history, append_verified
+from ledger.store.audits import is_due
 from ledger.store.database import Database
 from ledger.store.events import FinalPlace
 from ledger.store.reading import (
@@ -48,10 +49,12 @@ from ledger.store.reading import (
     locate_node,
     read_node,
 )
+from ledger.transaction import Transaction
 
 __all__ = [
     "ChainStore",
     "check_tail",
+    "is_due",
     "load_authority_set",
     "load_block",
     "load_genesis",
@@ -111,6 +114,24 @@ def m003_pin(db: sqlite_utils.Database) -> None:
     db.execute(
         "CREATE TABLE pin (id INTEGER PRIMARY KEY CHECK (id = 1), document TEXT NOT NULL) STRICT"
     )
+
+
+@migrations()
+def m004_audits(db: sqlite_utils.Database) -> None:
+    """Audits, and what they come to for each provider."""
+    for statement in (
+        "CREATE TABLE audits (leaf INTEGER PRIMARY KEY REFERENCES transactions,"
+        " receipt_id TEXT NOT NULL, auditor TEXT NOT NULL, verdict TEXT NOT NULL,"
+        " tokens INTEGER NOT NULL, exact_tokens INTEGER NOT NULL,"
+        " mean_gap_micros INTEGER NOT NULL, provider TEXT,"
+        " UNIQUE (receipt_id, auditor)) STRICT",
+        "CREATE INDEX audits_receipt ON audits (receipt_id)",
+        "CREATE INDEX audits_provider ON audits (provider)",
+        "CREATE TABLE audit_totals (provider TEXT PRIMARY KEY, passed INTEGER NOT NULL,"
+        " failed INTEGER NOT NULL, tokens INTEGER NOT NULL, exact_tokens INTEGER NOT NULL,"
+        " mean_gap_micros INTEGER NOT NULL) STRICT",
+    ):
+        db.execute(statement)
 
 
 class ChainStore:
@@ -193,6 +214,14 @@ class ChainStore:
         """Tell whether a transaction, or another one with its receipt id, is final."""
         return contains(self.database.reader, transaction_id, receipt_id)
 
+    def is_due(self, transaction: Transaction) -> bool:
+        """Tell whether the chain is far enough for a transaction: an audit waits for its receipt.
+
+        Raises:
+            InvalidTransactionError: an audit that no block may ever hold.
+        """
+        return is_due(self.database.reader, transaction)
+
     def locate_receipt(self, receipt_id: str) -> FinalPlace | None:
         """Return where a receipt is final."""
         row = self.database.reader.execute(
@@ -271,6 +300,10 @@ def validate_next_block(connection: sqlite3.Connection, block: Block, tip: Tip) 
     for transaction in block.transactions:
         if contains(connection, transaction.id, find_receipt_id(transaction.payload)):
             raise InvalidBlockError(f"transaction {transaction.id.hex()}: it is final already")
+        if not is_due(connection, transaction):
+            raise InvalidBlockError(
+                f"audit {transaction.id.hex()}: its receipt is not in a lower block"
+            )
     validate_block(block, tip, lambda *node: read_node(connection, *node))
 
 

@@ -25,25 +25,31 @@ from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
 from ledger.pin import Pin, parse_pin
 from ledger.rules import validate_block
+from ledger.store.audits import check_audits, verify_audit_totals
 from ledger.store.chain import load_block, migrations, read_node
 from ledger.store.database import open_reader
 from ledger.store.reading import load_pin
 from ledger.store.rows import (
+    audit_rows,
     block_figures,
     evidence_rows,
     receipt_rows,
     set_rows,
     transaction_rows,
 )
-from ledger.transaction import EvidencePayload, ReceiptPayload
+from ledger.transaction import AuditPayload, EvidencePayload, ReceiptPayload
 
-_DERIVED: dict[str, Callable[[Block, int], list[tuple[object, ...]]]] = {
-    "transactions": transaction_rows,
-    "receipts": receipt_rows,
-    "evidence": evidence_rows,
-    "authority_sets": set_rows,
+_DERIVED: dict[str, tuple[str, Callable[[Block, int], list[tuple[object, ...]]]]] = {
+    "transactions": ("*", transaction_rows),
+    "receipts": ("*", receipt_rows),
+    "audits": (
+        "leaf, receipt_id, auditor, verdict, tokens, exact_tokens, mean_gap_micros",
+        audit_rows,
+    ),
+    "evidence": ("*", evidence_rows),
+    "authority_sets": ("*", set_rows),
 }
-"""What the rows of a block's leaves must be, by table."""
+"""What the rows of a block's leaves must be, by table: the columns that its bytes alone tell."""
 
 
 @dataclass(slots=True)
@@ -51,11 +57,13 @@ class _Totals:
     """Rows that a whole chain has, counted from its blocks."""
 
     receipts: int = 0
+    audits: int = 0
     evidence: int = 0
 
     def add(self, block: Block) -> None:
         payloads = [transaction.payload for transaction in block.transactions]
         self.receipts += sum(isinstance(payload, ReceiptPayload) for payload in payloads)
+        self.audits += sum(isinstance(payload, AuditPayload) for payload in payloads)
         self.evidence += sum(isinstance(payload, EvidencePayload) for payload in payloads)
 
 
@@ -165,6 +173,7 @@ def _verify_block(connection: sqlite3.Connection, tip: Tip, totals: _Totals) -> 
             raise StoreError("it is missing")
         block, certificate = found
         validate_block(block, tip, lambda *place: read_node(connection, *place))
+        check_audits(connection, block, tip.tree_size)
         verify_certificate(certificate, header=block.header, authority_set=tip.authority_set)
     except LedgerError as error:
         raise StoreError(f"ledger.db: block {height}: {error}") from error
@@ -181,9 +190,9 @@ def _verify_rows(connection: sqlite3.Connection, block: Block, tip: Tip) -> None
         if read_node(connection, level, index) != node:
             raise StoreError(f"ledger.db: tree node ({level}, {index}) is not its children's hash")
     leaf_range = (tip.tree_size, block.header.tree_size)
-    for table, derive in _DERIVED.items():
+    for table, (columns, derive) in _DERIVED.items():
         stored = connection.execute(
-            f"SELECT * FROM {table} WHERE leaf >= ? AND leaf < ? ORDER BY leaf",  # noqa: S608
+            f"SELECT {columns} FROM {table} WHERE leaf >= ? AND leaf < ? ORDER BY leaf",  # noqa: S608
             leaf_range,
         )
         if [tuple(row) for row in stored] != derive(block, tip.tree_size):
@@ -215,6 +224,7 @@ def _verify_counts(
         "blocks": sum(end.height - begin.height for begin, end in parts),
         "transactions": sum(end.tree_size - begin.tree_size for begin, end in parts),
         "receipts": totals.receipts,
+        "audits": totals.audits,
         "evidence": totals.evidence,
         # Genesis made the first, and every change makes one.
         "authority_sets": 1
@@ -229,6 +239,7 @@ def _verify_counts(
         (found,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
         if found != rows:
             raise StoreError(f"ledger.db: {table}: expected {rows} rows, got {found}")
+    verify_audit_totals(connection, is_whole=pin is None)
 
 
 def _count_nodes(size: int) -> int:

@@ -51,10 +51,12 @@ def list_mempool(
     return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
 
 
-def count_besides_receipts(connection: sqlite3.Connection, limit: int) -> int:
-    """Return how many transactions wait that are no receipts, counted up to `limit`."""
+def count_submissions(connection: sqlite3.Connection, limit: int) -> int:
+    """Return how many transactions wait that are no coordinator's, counted up to `limit`."""
     (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM mempool WHERE receipt_id IS NULL LIMIT ?)", (limit,)
+        "SELECT count(*) FROM (SELECT 1 FROM mempool WHERE receipt_id IS NULL"
+        " AND json_extract(envelope, '$.payload.type') <> 'audit' LIMIT ?)",
+        (limit,),
     ).fetchone()
     return int(count)
 

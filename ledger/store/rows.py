@@ -8,7 +8,7 @@ from __future__ import annotations
 from ledger.authorities import hash_authority_set
 from ledger.block import Block
 from ledger.encoding import encode
-from ledger.transaction import AuthoritySetPayload, EvidencePayload, ReceiptPayload
+from ledger.transaction import AuditPayload, AuthoritySetPayload, EvidencePayload, ReceiptPayload
 
 
 def block_figures(block: Block) -> tuple[int, int, int, int]:
@@ -49,6 +49,23 @@ def receipt_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
             )
         )
     return rows
+
+
+def audit_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
+    """Rows of `audits` for one block, without the provider, which its receipt tells."""
+    return [
+        (
+            first_leaf + i,
+            payload.receipt_id,
+            payload.auditor,
+            payload.verdict,
+            payload.tokens,
+            payload.exact_tokens,
+            payload.mean_gap_micros,
+        )
+        for i, payload in enumerate(transaction.payload for transaction in block.transactions)
+        if isinstance(payload, AuditPayload)
+    ]
 
 
 def evidence_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:

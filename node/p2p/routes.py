@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 from consensus.messages import compute_max_message_bytes
 from ledger.authorities import AuthoritySet
 from ledger.encoding import encode
-from ledger.errors import LedgerError, StoreError
+from ledger.errors import InvalidTransactionError, LedgerError, StoreError
 from ledger.keys import KeyPair
 from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
@@ -166,10 +166,12 @@ class PeerEndpoints:
                 continue
             try:
                 verify_transaction(transaction, tip)
-            except LedgerError as error:
+                is_due = self._chain.is_due(transaction)
+            except InvalidTransactionError as error:
                 refusal = refusal or error
             else:
-                fresh.append(transaction)
+                if is_due:  # else this node is behind, and will be sent it again
+                    fresh.append(transaction)
         senders = len(tip.authority_set.members) + len(tip.authority_set.coordinators)
         self._mempool.add_foreign(sender, fresh, senders=senders)
         if refusal is not None:

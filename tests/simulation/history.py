@@ -20,6 +20,7 @@ from tests.simulation.material import (
     KEYS,
     build_network_genesis,
     build_set,
+    build_simulated_audit,
     build_simulated_receipt,
     cheap_repetition,
 )
@@ -31,6 +32,10 @@ HEAL_MS = 60_000
 liars may have the turn in several views, and those of a long-cut network last long."""
 FAULTY_RECEIPTS = 14
 CALM_RECEIPTS = 4
+AUDITED = 4
+"""One of so many receipts is audited."""
+MAX_AUDIT_DELAY_MS = 2_000
+"""After its receipt: seldom long enough for it to be final on every node."""
 CALM_HEIGHTS = 2
 """Heights that every honest node must see after the faults end."""
 
@@ -175,9 +180,13 @@ class History:
         self.submit(self.random.sample(nodes, self.random.randint(1, len(nodes))))
 
     def submit(self, nodes: list[Machine]) -> None:
-        receipt = build_simulated_receipt(self.network.genesis, self._receipts)
+        number, indexes = self._receipts, [node.index for node in nodes]
         self._receipts += 1
-        self.network.submit(receipt, [node.index for node in nodes])
+        self.network.submit(build_simulated_receipt(self.network.genesis, number), indexes)
+        if number % AUDITED == 0:
+            audit = build_simulated_audit(self.network.genesis, number)
+            delay_ms = self.random.randint(0, MAX_AUDIT_DELAY_MS)
+            self.network.later(delay_ms, self.network.submit, audit, indexes)
 
     def change_authorities(self) -> None:
         """Let a quorum of the newest set sign another one: members enter, leave or change places.

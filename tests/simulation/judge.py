@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from ledger.authorities import hash_authority_set
 from ledger.block import Block, Certificate, Genesis, verify_certificate
 from ledger.errors import InvalidBlockError, LedgerError
-from ledger.payloads import AuthoritySetPayload, EvidencePayload
+from ledger.payloads import AuditPayload, AuthoritySetPayload, EvidencePayload, Payload
 from ledger.store.fsck import verify_connection
 from tests.simulation.network import Network
 
@@ -39,7 +39,8 @@ def judge(network: Network) -> None:
         check_sets(network.genesis, chain)
     except LedgerError as error:
         network.fail("a set decides at a height that is not its own", str(error))
-    network.counts.evidence = count_evidence(chain)
+    network.counts.evidence = count_payloads(chain, EvidencePayload)
+    network.counts.audits = count_payloads(chain, AuditPayload)
     network.counts.set_changes = max(m.tip.authority_set.epoch for m in network.machines)
 
 
@@ -59,9 +60,9 @@ def check_sets(genesis: Genesis, chain: Sequence[tuple[Block, Certificate]]) -> 
                 current = transaction.payload.authority_set
 
 
-def count_evidence(chain: Sequence[tuple[Block, Certificate]]) -> int:
+def count_payloads(chain: Sequence[tuple[Block, Certificate]], kind: type[Payload]) -> int:
     return sum(
-        isinstance(transaction.payload, EvidencePayload)
+        isinstance(transaction.payload, kind)
         for block, _ in chain
         for transaction in block.transactions
     )

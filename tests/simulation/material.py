@@ -24,7 +24,13 @@ from ledger.authorities import Authority, AuthoritySet
 from ledger.block import Genesis, Limits
 from ledger.keys import KeyPair
 from ledger.transaction import Transaction, build_transaction
-from tests.builders import CREATED_MS, build_payload, sign_receipt
+from tests.builders import (
+    CREATED_MS,
+    build_audit_payload,
+    build_payload,
+    sign_audit,
+    sign_receipt,
+)
 
 MAX_KEYS = 16
 MAX_BLOCK_TRANSACTIONS = 2
@@ -69,10 +75,26 @@ def build_simulated_receipt(genesis: Genesis, number: int) -> Transaction:
     return build_transaction(payload, sign_receipt(payload, coordinator=COORDINATOR))
 
 
+@lru_cache(maxsize=1024)
+def build_simulated_audit(genesis: Genesis, number: int) -> Transaction:
+    """Return the audit of a receipt, which no block may hold before the receipt."""
+    payload = build_audit_payload(
+        genesis,
+        number,
+        coordinator=COORDINATOR.account,
+        receipt_id=build_simulated_receipt(genesis, number).payload.receipt_id,
+    )
+    return build_transaction(payload, sign_audit(payload, coordinator=COORDINATOR))
+
+
 @lru_cache
 def list_simulated(genesis: Genesis) -> frozenset[bytes]:
-    """Return the envelopes of all receipts that are signed for histories."""
-    return frozenset(build_simulated_receipt(genesis, n).envelope for n in range(MAX_RECEIPTS))
+    """Return the envelopes of all receipts and audits that are signed for histories."""
+    return frozenset(
+        build(genesis, number).envelope
+        for build in (build_simulated_receipt, build_simulated_audit)
+        for number in range(MAX_RECEIPTS)
+    )
 
 
 # Parsing is a pure function, and all nodes parse the same bytes.

@@ -26,6 +26,7 @@ from tests.simulation.mutations import (
     accept_first_set,
     accept_voters,
     always_fresh,
+    audit_anything,
     change_early,
     change_late,
     contain_nothing,
@@ -193,5 +194,6 @@ MUTANTS = [
     Mutant("parent", trust_header("prev_hash"), tell_only("spoil_header")),
     Mutant("signatures", skip_check(ledger.rules, "verify_body"), tell_only("spoil_signature")),
     Mutant("once-on-the-chain", contain_nothing, tell_only("repeat_final_transaction")),
+    Mutant("audits-of-receipts", audit_anything, tell_only("audit_what_is_not_there")),
 ]
 """By the name of the rule that is gone."""

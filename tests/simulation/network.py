@@ -21,7 +21,7 @@ from ledger.block import Block, Certificate, Genesis
 from ledger.encoding import encode
 from ledger.errors import LedgerError
 from ledger.keys import KeyPair
-from ledger.payloads import AuthoritySetPayload, ReceiptPayload
+from ledger.payloads import AuditPayload, AuthoritySetPayload, ReceiptPayload
 from ledger.rules import CLOCK_DRIFT_MS
 from ledger.transaction import Transaction
 from ledger.vote import Vote
@@ -65,6 +65,7 @@ class Counts:
     forged: int = 0
     refused: int = 0
     evidence: int = 0
+    audits: int = 0
     set_changes: int = 0
 
 
@@ -218,13 +219,14 @@ class Network:
             self.fail("a final block is ahead of the clocks", f"{ahead_ms} ms")
 
     def _check_transactions(self, block: Block) -> None:
-        receipts = list_simulated(self.genesis)
+        signed = list_simulated(self.genesis)
         for transaction in block.transactions:
             payload = transaction.payload
             if isinstance(payload, AuthoritySetPayload) and transaction.id not in self.granted:
                 self.fail("a set nobody asked for", f"at height {block.header.height}")
-            if isinstance(payload, ReceiptPayload) and transaction.envelope not in receipts:
-                self.fail("a receipt nobody signed", f"at height {block.header.height}")
+            is_market = isinstance(payload, ReceiptPayload | AuditPayload)
+            if is_market and transaction.envelope not in signed:
+                self.fail("a receipt or audit nobody signed", f"at height {block.header.height}")
 
     def fail(self, rule: str, detail: str) -> NoReturn:
         raise BrokenError(rule, f"{detail}, at {self.now_ms} ms")

@@ -54,7 +54,7 @@ class Report:
         lines = [
             f"{self.histories:,} histories, {c.events:,} events, {self.heights:,} heights",
             f"{c.crashes:,} crashes, {c.partitions:,} partitions, {c.set_changes:,} set changes, "
-            f"{c.evidence:,} pieces of evidence",
+            f"{c.evidence:,} pieces of evidence, {c.audits:,} audits",
             f"{c.forged:,} forged certificates sent, {c.refused:,} messages and blocks refused",
             ", ".join(f"{self.count_failures(rule)} {name}" for rule, name in TOLD.items())
             + f", {others} other failures",

@@ -271,7 +271,8 @@ class Shell(ABC):
         """Return what may stand in the next block; forget what no block may hold."""
         # A power cut between a block's commit and this leaves final transactions behind.
         waiting = [t for t in self.mempool.values() if not self._is_final(t)]
-        selection = choose_transactions(waiting, tip)
+        due = [t for t in waiting if chain.is_due(self.disk.ledger, t)]
+        selection = choose_transactions(due, tip)
         invalid = {transaction.id for transaction, _ in selection.invalid}
         self.mempool = {t.id: t for t in waiting if t.id not in invalid}
         return selection.chosen

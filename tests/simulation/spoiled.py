@@ -14,10 +14,12 @@ from ledger.transaction import Transaction, build_transaction, parse_transaction
 from tests.builders import build_change_payload, build_key, sign_change
 from tests.simulation.forgery import Forger
 from tests.simulation.machine import Machine
-from tests.simulation.material import KEYS, build_set
+from tests.simulation.material import KEYS, build_set, build_simulated_audit
 
 FAR = "ab" * 32
 """The hash of nothing."""
+UNSEALED_RECEIPT = 39
+"""Nobody ever puts this one into a block."""
 
 
 def spoil_header(rng: random.Random, victim: Machine, block: Block, forger: Forger) -> Block:
@@ -70,6 +72,15 @@ def repeat_final_transaction(
     return rebuild(victim, block, [parse_transaction(row[0].encode())])
 
 
+def audit_what_is_not_there(
+    rng: random.Random, victim: Machine, block: Block, forger: Forger
+) -> Block:
+    """An audit, signed by both, of a receipt that no block holds."""
+    del rng, forger
+    audit = build_simulated_audit(victim.network.genesis, UNSEALED_RECEIPT)
+    return rebuild(victim, block, [audit])
+
+
 def change_set_alone(rng: random.Random, victim: Machine, block: Block, forger: Forger) -> Block:
     """A next set of liars, for which nobody else has signed."""
     del rng
@@ -114,6 +125,7 @@ SPOILS = (
     spoil_header,
     spoil_signature,
     repeat_final_transaction,
+    audit_what_is_not_there,
     change_set_alone,
     skip_epoch,
     replay_change,

@@ -31,6 +31,7 @@ def test_two_thousand_histories_hold_and_every_network_heals(capsys):
     assert counts.refused > counts.forged
     assert counts.set_changes > HISTORIES // 4
     assert counts.evidence > HISTORIES // 10
+    assert counts.audits > HISTORIES
 
 
 FAULTS = Faults(loss=0.2, duplication=0.2, crash=0.01, max_delay_ms=300)
