@@ -181,7 +181,7 @@ def verify_bundle(
         judge("header", lambda: check_header(bundle.header, digest)),
     ]
     claims += _judge_authorities(bundle, genesis, payload)
-    claims += _judge_disclosure(payload, disclosure or Disclosure())
+    claims += judge_disclosure(payload, disclosure or Disclosure())
     return Verdict(
         verified=all(claim.status != "failed" for claim in claims),
         receipt_id=payload.receipt_id,
@@ -334,7 +334,8 @@ def check_coordinator(payload: ReceiptPayload, authority_set: AuthoritySet) -> s
     return f"{payload.coordinator} may issue receipts"
 
 
-def _judge_disclosure(payload: ReceiptPayload, shown: Disclosure) -> list[Claim]:
+def judge_disclosure(payload: ReceiptPayload, shown: Disclosure) -> list[Claim]:
+    """Compare the texts and token ids that are shown with the receipt's digests."""
     claims = []
     if shown.prompt is not None:
         prompt = shown.prompt

@@ -7,6 +7,7 @@ coordinator drew, so a miner has nothing left to choose. Normative text: docs/sa
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,10 +57,19 @@ def build_key(
 
 def gumbel_noise(key: bytes, step: int, token_ids: NDArray[np.intp]) -> NDArray[np.float64]:
     """Noise of these token ids at one step (0 is the first token of the answer)."""
-    highest = int(token_ids.max())
-    stream = blake3(struct.pack("<Q", step), key=key).digest(length=4 * (highest + 1))
-    uniform = (np.frombuffer(stream, "<u4")[token_ids] + 0.5) / 2.0**32
-    return -np.log(-np.log(uniform))
+    drawn = _draw(key, step, int(token_ids.max()) + 1)[token_ids].astype(np.float64)
+    return -np.log(-np.log((drawn + 0.5) / 2.0**32))
+
+
+def noisy_ids(key: bytes, step: int, vocabulary: int, *, least: float) -> NDArray[np.intp]:
+    """Ids whose noise at one step may be `least` or more; perhaps some with a trifle less."""
+    lowest = math.floor(math.exp(-math.exp(-least)) * 2.0**32) - 1
+    return np.flatnonzero(_draw(key, step, vocabulary) >= max(lowest, 0))
+
+
+def _draw(key: bytes, step: int, size: int) -> NDArray[np.uint32]:
+    stream = blake3(struct.pack("<Q", step), key=key).digest(length=4 * size)
+    return np.frombuffer(stream, "<u4")
 
 
 def nucleus(scaled: NDArray[np.float64], top_p_micros: int) -> NDArray[np.intp]:

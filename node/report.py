@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from ledger.proof import Claim, Verdict
+from ledger.replay import NOT_SHOWN
 from ledger.statement import FailedLine, StatementVerdict
 from ledger.totals import Share, Sum, Totals
 from ledger.transaction import MICROS
@@ -20,7 +21,7 @@ def print_verdict(verdict: Verdict) -> None:
     _print_claims(verdict.claims)
     outcome = "verified" if verdict.verified else "NOT VERIFIED"
     click.echo(f"  => receipt {verdict.receipt_id} {outcome}, block {verdict.block_height}")
-    _print_limits(verdict.not_proved)
+    _print_limits("Not proved", verdict.not_proved)
 
 
 def print_statement(verdict: StatementVerdict) -> None:
@@ -36,7 +37,14 @@ def print_statement(verdict: StatementVerdict) -> None:
     # Totals of lines that are not proved look like totals of lines that are.
     for total in _describe_totals(verdict.totals) if verdict.verified else ():
         click.echo(f"    {total}")
-    _print_limits(verdict.not_proved)
+    _print_limits("Not proved", verdict.not_proved)
+
+
+def print_audit(receipt_id: str, claims: Sequence[Claim], *, passed: bool) -> None:
+    """Print every claim of an audit, then its verdict and its limits."""
+    _print_claims(claims)
+    click.echo(f"  => receipt {receipt_id} audited: {'pass' if passed else 'FAIL'}")
+    _print_limits("Not shown", NOT_SHOWN)
 
 
 def _print_claims(claims: Sequence[Claim]) -> None:
@@ -45,8 +53,8 @@ def _print_claims(claims: Sequence[Claim]) -> None:
         click.echo(f"  {word}{claim.name:<23}{claim.detail}")
 
 
-def _print_limits(sentences: Sequence[str]) -> None:
-    click.echo("  Not proved:")
+def _print_limits(heading: str, sentences: Sequence[str]) -> None:
+    click.echo(f"  {heading}:")
     for sentence in sentences:
         click.echo(f"    - {sentence}")
 

@@ -10,6 +10,7 @@ import click
 from ledger.errors import LedgerError, StoreError
 from miner.errors import MinerError
 from node.application import RELEASE
+from node.cli.audit import audit
 from node.cli.authority import authority
 from node.cli.backup import backup, restore
 from node.cli.chain import fsck, pin
@@ -86,6 +87,7 @@ for _command in (
     miner,
     submit,
     verify,
+    audit,
     checkpoint,
     fsck,
     backup,

@@ -1,0 +1,119 @@
+"""How far each token of an answer is from the one that the auditor's own logits choose.
+
+The auditor's logits differ in their last digits from the provider's. So a token counts as wrong by
+its *gap*: by how much the best score beats its own, in logits, whatever the temperature. An honest
+gap is at most twice the error of a logit. The nucleus has two edges: the best score is sought
+inside a narrower one, and a token is refused only outside a wider one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ledger.replay import NUCLEUS_MARGIN_MICROS
+from miner.sampling import MICROS, SamplingParams, gumbel_noise, noisy_ids
+
+CUTS: Final = (1e-2, 1e-4, 1e-6, 0.0)
+"""Shares of the largest probability: a nucleus mostly needs nothing below the first."""
+NEAR: Final = 5.0
+"""Scores this close to the largest are searched first; of the others few have noise enough."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenGaps:
+    """One entry a token."""
+
+    gaps: NDArray[np.float64]
+    """In logits, 0 and more; infinite for a token that the sampler could not have drawn."""
+    exact: NDArray[np.bool_]
+    """Whether the auditor's logits choose this very token."""
+
+
+def measure_gaps(
+    logits: NDArray[Any],
+    token_ids: NDArray[np.int64],
+    *,
+    params: SamplingParams,
+    key: bytes,
+    first_step: int,
+) -> TokenGaps:
+    """Compare tokens with the rows of logits that chose them.
+
+    Args:
+        logits: shape (tokens, vocabulary).
+        token_ids: below the vocabulary's size.
+        params: of the answer.
+        key: of its noise.
+        first_step: the step of the first row.
+    """
+    if params.temperature_micros == 0:
+        claimed = logits[np.arange(token_ids.size), token_ids].astype(np.float64)
+        gaps = logits.max(axis=1).astype(np.float64) - claimed
+        return TokenGaps(gaps=gaps, exact=logits.argmax(axis=1) == token_ids)
+    rows = [
+        _measure_row(row, int(token), params, key, first_step + at)
+        for at, (row, token) in enumerate(zip(logits, token_ids, strict=True))
+    ]
+    return TokenGaps(
+        gaps=np.array([gap for gap, _ in rows], np.float64),
+        exact=np.array([is_exact for _, is_exact in rows], np.bool_),
+    )
+
+
+def _measure_row(
+    logits: NDArray[Any], token: int, params: SamplingParams, key: bytes, step: int
+) -> tuple[float, bool]:
+    temperature = params.temperature_micros / MICROS
+    scaled = logits.astype(np.float64) / temperature
+    if params.top_p_micros >= MICROS:
+        best, chosen = _best_of_all(scaled, key, step)
+        claimed = scaled[token] + gumbel_noise(key, step, np.array([token]))[0]
+        return max(0.0, float(best - claimed)) * temperature, chosen == token
+    ids, (narrow, size, wide) = _nuclei(scaled, params.top_p_micros)
+    if token not in ids[:wide]:
+        return np.inf, False
+    drawn = np.append(ids[:size], token)
+    scores = scaled[drawn] + gumbel_noise(key, step, drawn)
+    best = scores[:narrow].max()
+    tied = drawn[:size][scores[:size] == scores[:size].max()]
+    return max(0.0, float(best - scores[-1])) * temperature, int(tied.min()) == token
+
+
+def _nuclei(
+    scaled: NDArray[np.float64], top_p_micros: int
+) -> tuple[NDArray[np.intp], tuple[int, int, int]]:
+    """Ids by falling score, and how many are in the narrower, the exact and the wider nucleus."""
+    top = scaled.max()
+    weights = np.exp((scaled - top).astype(np.float32))
+    total = weights.sum(dtype=np.float64)
+    edges = top_p_micros + np.array([-NUCLEUS_MARGIN_MICROS, 0, NUCLEUS_MARGIN_MICROS])
+    wanted = total * (edges / MICROS)
+    for cut in CUTS:
+        ids = np.flatnonzero(weights >= cut)
+        if weights[ids].sum(dtype=np.float64) > wanted[-1]:
+            break
+    ids = ids[np.argsort(-scaled[ids], kind="stable")]
+    before = np.concatenate([[0.0], np.cumsum(np.exp(scaled[ids] - top))[:-1]])
+    sizes = np.maximum(np.searchsorted(before, wanted), 1)
+    return ids, (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+
+
+def _best_of_all(scaled: NDArray[np.float64], key: bytes, step: int) -> tuple[float, int]:
+    """The largest score with noise of the whole vocabulary, and its id.
+
+    Two logarithms for each of 50,000 ids cost as much as a layer of a small model, and all but a
+    few ids lose whatever their noise. What an id far below the top would need to win is known from
+    the ids near it, and comparing integers is cheap.
+    """
+    top = scaled.max()
+    near = np.flatnonzero(scaled >= top - NEAR)
+    scores = scaled[near] + gumbel_noise(key, step, near)
+    needed = scores.max() - (top - NEAR)
+    ids = np.concatenate([near, noisy_ids(key, step, scaled.size, least=float(needed))])
+    scores = scaled[ids] + gumbel_noise(key, step, ids)
+    best = scores.max()
+    return float(best), int(ids[scores == best].min())
