@@ -14,18 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 import msgspec
 
 from ledger.encoding import Count
-from ledger.payloads import MICROS
+from ledger.payloads import MICROS, Ending
 from ledger.proof import Claim
 
 METHOD: Final = "aitbc-replay-v1"
-
-Ending = Literal["context", "early", "end_token", "max_tokens", "stop_sequence"]
-"""Why the answer ended where it did; `early`: nothing ended it there."""
 
 NUCLEUS_MARGIN_MICROS: Final = 30_000
 """How much narrower and wider than the receipt's top-p an auditor's two nuclei are."""

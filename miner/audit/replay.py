@@ -13,7 +13,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger.replay import GAP_CLIP_MICROS, LARGEST_GAP_MICROS, Ending, Measures
+from ledger.payloads import Ending
+from ledger.replay import GAP_CLIP_MICROS, LARGEST_GAP_MICROS, Measures
 from miner.audit.gaps import TokenGaps, measure_gaps
 from miner.errors import ModelError, PromptTooLongError
 from miner.runtime import LlamaRuntime
