@@ -2,6 +2,7 @@
 
 MinerError
 ├── SettingsError             the operator's: a flag, a key file, a model name
+│   └── NoCudaError           a GPU was asked for, and cannot be used
 ├── ModelError                a model directory or its source
 │   ├── ModelDownloadError    it could not be fetched, or is not the file that was asked for
 │   ├── ModelFormatError      the file breaks its own format (hostile or damaged)
@@ -22,6 +23,10 @@ class MinerError(Exception):
 
 class SettingsError(MinerError):
     """The operator asked for something that cannot be."""
+
+
+class NoCudaError(SettingsError):
+    """A model cannot run on a GPU here; the text says what is missing."""
 
 
 class ModelError(MinerError):

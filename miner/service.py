@@ -21,7 +21,8 @@ from miner.client import CoordinatorClient
 from miner.engine import LlamaEngine
 from miner.errors import MinerError, ModelError, SettingsError
 from miner.models.digest import cached_digest
-from miner.runtime import CUDA, LlamaRuntime
+from miner.models.layout import find_model
+from miner.runtime import CUDA, LlamaRuntime, ProviderChoice
 from miner.tokenizer import ChatTokenizer
 from miner.worker import Worker
 
@@ -41,13 +42,15 @@ class MinerSettings:
     key: KeyPair
     """Signs receipts; its account is paid."""
     models: Mapping[str, Path]
-    """Directories by the names they are served under."""
+    """Directories, or ONNX files of several in one, by the names they are served under."""
     cache: Path
     """Where digests of models are remembered."""
     threads: int = 1
     context: int = DEFAULT_CONTEXT
     """Most tokens of prompt and answer together, if the model allows as many."""
-    allow_cuda: bool = True
+    provider: ProviderChoice = "auto"
+    gpu: int = 0
+    """Which GPU, as CUDA counts those that this process may see."""
 
 
 def run_miner(settings: MinerSettings) -> int:
@@ -80,9 +83,11 @@ def load_engine(directory: Path, settings: MinerSettings, *, name: str) -> Llama
             directory,
             threads=settings.threads,
             context=settings.context,
-            allow_cuda=settings.allow_cuda,
+            provider=settings.provider,
+            gpu=settings.gpu,
         )
-        engine = LlamaEngine(runtime, ChatTokenizer(directory), model_digest=digest)
+        tokenizer = ChatTokenizer(find_model(directory).root)
+        engine = LlamaEngine(runtime, tokenizer, model_digest=digest)
     except OSError as error:
         raise ModelError(f"model {name}: {directory}: {error.strerror or error}") from error
     engine.warm_up()

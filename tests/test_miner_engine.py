@@ -15,7 +15,9 @@ from miner.errors import (
     PromptTooLongError,
     UnsupportedModelError,
 )
-from miner.runtime import CPU, DeviceCopier, LlamaRuntime
+from miner.runtime import CPU, LlamaRuntime
+from miner.runtime.cache import DeviceCopier
+from miner.runtime.session import Device
 from miner.sampling import SamplingParams
 from miner.service import read_gpu_info
 from miner.tokenizer import ChatTokenizer, Message, TextStream
@@ -105,7 +107,7 @@ def test_copies_outside_the_cache_are_our_own_bug(tiny_directory, place):
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_device_copies_its_memory_within_itself(dtype):
     memory = np.arange(48, dtype=dtype).reshape(4, 12)
-    copier = DeviceCopier(CPU, device="cpu", dtype=dtype, values=12)
+    copier = DeviceCopier(Device(provider=CPU), dtype=dtype, values=12)
     copier.copy(memory[3].ctypes.data, memory[1].ctypes.data)
     assert memory[1].tolist() == list(range(36, 48))
     assert memory[2].tolist() == list(range(24, 36))
@@ -119,7 +121,7 @@ def test_a_slot_can_be_used_again(tiny_directory):
 
 
 def test_the_provider_is_what_the_session_really_uses(tiny_directory):
-    runtime = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT, allow_cuda=False)
+    runtime = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT, provider="cpu")
     assert runtime.provider == CPU
 
 
@@ -132,7 +134,6 @@ def test_the_provider_is_what_the_session_really_uses(tiny_directory):
         (lambda c: c["model"]["decoder"]["inputs"].update(input_ids="x"), UnsupportedModelError),
         (lambda c: c["model"]["decoder"].update(filename="missing.onnx"), ModelError),
         (lambda c: c["model"].update(eos_token_id="two"), ModelFormatError),
-        (lambda c: c["search"].update(past_present_share_buffer=False), UnsupportedModelError),
     ],
 )
 def test_a_model_directory_that_contradicts_itself_is_refused(
@@ -296,14 +297,6 @@ def test_a_damaged_tokenizer_is_refused(tiny_directory, tmp_path, name, content,
 
 
 # GPU
-
-
-def test_a_gpu_that_cannot_be_used_is_told_and_not_claimed(tiny_directory, monkeypatch, caplog):
-    monkeypatch.setattr("miner.runtime._cuda_device_is_there", lambda: True)
-    opened = LlamaRuntime(tiny_directory, threads=1, context=CONTEXT)
-    told = any("asked for CUDA" in message for message in caplog.messages)
-    assert told is (opened.provider == CPU)
-    assert opened.score(TEXT).shape == (len(TEXT), len(TOKENS))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from miner.audit.case import Case, build_answer, check_case
 from miner.audit.replay import find_end, read_limits, replay
 from miner.errors import ModelError
 from miner.models.digest import digest_model
+from miner.models.layout import find_model
 from miner.runtime import LlamaRuntime
 from miner.tokenizer import ChatTokenizer
 
@@ -46,7 +47,7 @@ def audit_alone(case: Case, directory: Path, *, threads: int) -> Finding:
     checks = check_case(case, model_digest=digest)
     if any(claim.status == "failed" for claim in checks):
         return Finding(model_digest=digest, measures=None, claims=checks)
-    tokenizer = ChatTokenizer(directory)
+    tokenizer = ChatTokenizer(find_model(directory).root)
     answer = build_answer(case, tokenizer)
     needed = len(answer.prompt_token_ids) + len(answer.token_ids)
     runtime = LlamaRuntime(directory, threads=threads, context=needed)

@@ -44,8 +44,9 @@ from node.restclient import RestClient
 @option("--key", help="API key of the job's owner; without --url, from connection.json.")
 @click.option(
     "--model",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Directory of your own copy of the model; by default the embedded model, if it is that.",
+    type=click.Path(path_type=Path, exists=True),
+    help="Your own copy of the model: its directory, or one of several ONNX files in it; by "
+    "default the embedded model, if it is that.",
 )
 @click.option(
     "--genesis",

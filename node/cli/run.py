@@ -232,7 +232,8 @@ witness = click.Command(
     "--model",
     "models",
     multiple=True,
-    help="NAME=DIR of a model to serve; repeatable. Without one the embedded model is served.",
+    help="NAME=PATH of a model to serve: its directory, or one of several ONNX files in it. "
+    "Repeatable. Without one the embedded model is served.",
 )
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
 @log_option
@@ -288,7 +289,7 @@ def _prepare_witness(data: DataDirectory, *, sources: Sequence[str]) -> None:
 
 
 def _parse_model(text: str) -> tuple[str, Path]:
-    name, separator, directory = text.partition("=")
-    if not (name and separator and directory):
-        raise click.BadParameter(f"expected NAME=DIR, got {text}", param_hint="--model")
-    return name, Path(directory)
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise click.BadParameter(f"expected NAME=PATH, got {text}", param_hint="--model")
+    return name, Path(path)

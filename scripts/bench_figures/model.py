@@ -31,7 +31,7 @@ def measure_model(plan: Plan) -> Iterator[Row]:
     )
     size_bytes = sum(file.stat().st_size for file in model.path.glob("*.onnx*"))
     runtimes = {
-        threads: LlamaRuntime(model.path, threads=threads, context=CONTEXT, allow_cuda=False)
+        threads: LlamaRuntime(model.path, threads=threads, context=CONTEXT, provider="cpu")
         for threads in THREADS
     }
     works: dict[str, Work] = {"read": _read_memory(size_bytes), "sampler": _sample(runtimes[1])}

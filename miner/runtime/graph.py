@@ -1,0 +1,152 @@
+"""What the runtime must know of a model's graph, and the one change that it makes to it.
+
+The change: leaving the logits unbound does not skip the nodes that compute them, and in a small
+model they are a fifth of prefill. So rows are cut away before the head's matrix product, from a
+position that an added input gives. The files stay as they are; the graph is changed in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from miner.errors import UnsupportedModelError
+from miner.runtime.config import ModelConfig
+
+FIRST_ROW: Final = "aitbc.first_row"
+"""The added input: logits are computed from this position of the run on; shape (1,)."""
+SHARING: Final = "GroupQueryAttention"
+"""The operator that writes new keys into the memory of the old ones."""
+DOMAINS: Final = {"", "ai.onnx", "com.microsoft"}
+MAX_HEAD_NODES: Final = 16
+_PRODUCTS: Final = {"MatMul", "MatMulNBits", "MatMulBnb4", "MatMulInteger", "FusedMatMul"}
+_ROW_BY_ROW: Final = {"Add", "Cast", "Clip", "Div", "Identity", "Mul", "Tanh"}
+_INTEGER: Final = {
+    "MatMulInteger",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "QLinearMatMul",
+}
+_INTEGER_LEVEL: Final = 4
+"""accuracy_level of MatMulNBits that rounds the input to 8 bits."""
+_TO_THE_END: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFacts:
+    """What decides how a graph is run."""
+
+    shares_cache: bool
+    """Past and present keys may be the same memory; else present is past and new in one piece."""
+    rounds_inputs: bool
+    """Some products round their inputs, so that logits depend on how a text is cut into runs."""
+    cache_kind: int
+    """Element type of keys and values, by onnx's number."""
+
+
+def inspect_graph(model: ModelProto, config: ModelConfig) -> GraphFacts:
+    """See what a graph does.
+
+    Raises:
+        UnsupportedModelError: operators that no released runtime has, or only part of the layers
+            shares its cache.
+    """
+    own = {function.domain for function in model.functions}
+    foreign = {node.domain for node in model.graph.node} - DOMAINS - own
+    if foreign:
+        raise UnsupportedModelError(f"{config.file}: custom operators of {sorted(foreign)[:3]}")
+    sharing = sum(_shares(node, config) for node in model.graph.node)
+    if sharing not in {0, config.layers}:
+        raise UnsupportedModelError(
+            f"{config.file}: {sharing} of {config.layers} layers share their cache"
+        )
+    kinds = {face.name: face.type.tensor_type.elem_type for face in model.graph.input}
+    return GraphFacts(
+        shares_cache=sharing > 0,
+        rounds_inputs=any(map(_rounds, model.graph.node)),
+        cache_kind=kinds.get(config.past_names[0], TensorProto.UNDEFINED),
+    )
+
+
+def cut_before_head(model: ModelProto, logits: str) -> bool:
+    """Make a graph compute logits only from position FIRST_ROW of each run on.
+
+    Returns:
+        Whether the head was recognised; else the graph is as before.
+    """
+    head = _find_head(model, logits)
+    if not head or any(face.name == FIRST_ROW for face in model.graph.input):
+        return False
+    product = model.graph.node[head[0]]
+    hidden, rows = product.input[0], f"{FIRST_ROW}/rows"
+    _forget_shapes(model, {name for at in head for name in model.graph.node[at].output})
+    product.input[0] = rows
+    end = numpy_helper.from_array(np.array([_TO_THE_END]), f"{FIRST_ROW}/end")
+    axis = numpy_helper.from_array(np.array([1]), f"{FIRST_ROW}/axis")
+    model.graph.initializer.extend([end, axis])
+    cut = helper.make_node("Slice", [hidden, FIRST_ROW, end.name, axis.name], [rows])
+    model.graph.node.insert(head[0], cut)
+    model.graph.input.append(helper.make_tensor_value_info(FIRST_ROW, TensorProto.INT64, [1]))
+    return True
+
+
+def _shares(node: NodeProto, config: ModelConfig) -> bool:
+    return (
+        node.op_type == SHARING
+        and not {*node.input[3:5]}.isdisjoint(config.past_names)
+        and not {*node.output[1:3]}.isdisjoint(config.present_names)
+    )
+
+
+def _rounds(node: NodeProto) -> bool:
+    return node.op_type in _INTEGER or _attribute(node, "accuracy_level") == _INTEGER_LEVEL
+
+
+def _attribute(node: NodeProto, name: str) -> int:
+    """An integer attribute; 0, the default of those asked for here, if it is not set."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def _find_head(model: ModelProto, logits: str) -> list[int]:
+    """Indices of the nodes from the head's matrix product, which is first, to the logits.
+
+    Empty unless everything on the way treats positions alike.
+    """
+    places = {name: at for at, node in enumerate(model.graph.node) for name in node.output}
+    wanted, seen, products = [logits], set[int](), set[int]()
+    while wanted:
+        name = wanted.pop()
+        at = places.get(name)
+        if at is None or at in seen:
+            continue
+        node = model.graph.node[at]
+        if node.op_type == "DynamicQuantizeLinear" and name != node.output[0]:
+            continue  # the scale of all rows together, one number
+        seen.add(at)
+        if node.op_type in _PRODUCTS and node.input[0] in places:
+            products.add(at)
+        elif _is_row_by_row(node) and len(seen) <= MAX_HEAD_NODES:
+            wanted += node.input
+        else:
+            return []
+    return [*products, *(seen - products)] if len(products) == 1 else []
+
+
+def _is_row_by_row(node: NodeProto) -> bool:
+    return node.op_type in _ROW_BY_ROW or (
+        node.op_type == "Split" and _attribute(node, "axis") == 0
+    )
+
+
+def _forget_shapes(model: ModelProto, names: set[str]) -> None:
+    """Shapes written down for the head say that it has as many rows as the run has tokens."""
+    kept = [value for value in model.graph.value_info if value.name not in names]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
+    for output in model.graph.output:
+        shape = output.type.tensor_type.shape
+        if output.name in names and len(shape.dim) > 1:
+            shape.dim[1].dim_param = f"{FIRST_ROW}/count"

@@ -1,0 +1,278 @@
+"""One loaded model over slots of key-value cache: prefill, step, score, copy."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miner.errors import ModelError, UnsupportedModelError
+from miner.models.layout import find_model
+from miner.runtime.cache import Cache, CacheShape, JoinedCache, SharedCache
+from miner.runtime.config import ModelConfig, read_config
+from miner.runtime.graph import FIRST_ROW
+from miner.runtime.selftest import find_deviation
+from miner.runtime.session import FLOATS, OpenModel, ProviderChoice, open_model
+
+log = logging.getLogger(__name__)
+
+PREFILL_CHUNK: Final = 128
+"""Tokens per prefill run: bounds its working memory and the time until a cancel is seen."""
+KEPT_ROWS: Final = "num_logits_to_keep"
+"""An input that some exports have: for how many last tokens logits are computed; 0 for all."""
+_INTEGERS: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+class LlamaRuntime:
+    """One loaded model. Not thread-safe: one thread runs it."""
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        threads: int,
+        context: int,
+        slots: int = 1,
+        provider: ProviderChoice = "auto",
+        gpu: int = 0,
+    ) -> None:
+        """Load a model, allocate its cache and see that it computes the same in every way.
+
+        Args:
+            model: its directory, or one of several ONNX files in it.
+            threads: of the CPU.
+            context: tokens that a slot holds, if the model allows as many.
+            slots: how many texts are held at once.
+            provider: see `open_model`.
+            gpu: see `open_model`.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is none that this runtime runs.
+            SettingsError: what was asked for is not there.
+        """
+        self.config = read_config(find_model(model))
+        self.context = min(context, self.config.context)
+        self.slots = slots
+        self._load(open_model(self.config, threads=threads, provider=provider, gpu=gpu))
+        deviation = find_deviation(self)
+        if deviation and self._opened.cuts_head:
+            log.warning("%s: prefill computes the head: without it %s", model, deviation)
+            self._load(
+                open_model(self.config, threads=threads, provider=provider, gpu=gpu, cut_head=False)
+            )
+            deviation = find_deviation(self)
+        if deviation:
+            raise UnsupportedModelError(f"{model}: computes nonsense here: {deviation}")
+
+    def _load(self, opened: OpenModel) -> None:
+        self._opened = opened
+        self._session = opened.session
+        self.provider: str = opened.device.provider
+        self._faces = {face.name: face for face in self._session.get_inputs()}
+        outputs = {face.name: face for face in self._session.get_outputs()}
+        _check_faces(self.config, self._faces, outputs)
+        logits = outputs[self.config.logits]
+        self.vocabulary = _fixed(logits.shape[-1], self.config.vocabulary)
+        self._logits_dtype = FLOATS[logits.type]
+        self._cache = _make_cache(opened, self.config, self._faces, self.slots, self.context)
+
+    @property
+    def rounds_inputs(self) -> bool:
+        """Whether logits depend a little on how a text is cut into runs."""
+        return self._opened.facts.rounds_inputs
+
+    @property
+    def is_half(self) -> bool:
+        """Whether keys, values or logits are in half precision."""
+        past = self._faces[self.config.past_names[0]]
+        return np.float16 in {FLOATS[past.type], self._logits_dtype}
+
+    @property
+    def max_rows(self) -> int:
+        """Neighbouring slots that run as one batch; the rows of a larger step run one by one."""
+        return self._cache.max_rows
+
+    def prefill(self, token_ids: Sequence[int], *, slot: int, start: int) -> None:
+        """Put tokens into a slot's cache from position `start` on, for no logits.
+
+        At most PREFILL_CHUNK tokens a call.
+        """
+        self._run(np.array([token_ids]), slot, [start + len(token_ids)], logits=None)
+
+    def step(
+        self, token_ids: Sequence[int], lengths: Sequence[int], *, first_slot: int = 0
+    ) -> NDArray[np.float32]:
+        """One token for each of the neighbouring slots from `first_slot` on.
+
+        Args:
+            token_ids: one per slot.
+            lengths: tokens in each slot after this step.
+            first_slot: the slot of the first row.
+
+        Returns:
+            Logits, shape (rows, vocabulary); overwritten by no later call.
+        """
+        logits = self._empty_logits(len(token_ids), 1)
+        self._run(np.array(token_ids)[:, None], first_slot, lengths, logits=logits)
+        scores: NDArray[np.float32] = logits[:, 0].astype(np.float32, copy=False)
+        return scores
+
+    def score(
+        self, token_ids: Sequence[int], *, slot: int = 0, start: int = 0
+    ) -> NDArray[np.float32]:
+        """Logits after every token of a chunk, in one run.
+
+        Args:
+            token_ids: the chunk; scoring a long text chunk by chunk bounds the logits' memory.
+            slot: holds the `start` tokens before the chunk already, and takes the chunk.
+            start: position of the chunk's first token.
+
+        Returns:
+            Shape (tokens, vocabulary); overwritten by no later call.
+        """
+        logits = self._empty_logits(1, len(token_ids))
+        self._run(np.array([token_ids]), slot, [start + len(token_ids)], logits=logits)
+        scores: NDArray[np.float32] = logits[0].astype(np.float32, copy=False)
+        return scores
+
+    def copy_slot(self, source: int, target: int, length: int) -> None:
+        """Give `target` the first `length` cached tokens of `source`, as if prefilled there.
+
+        What `target` held before is lost, whatever its length.
+        """
+        if not (0 <= source < self.slots and 0 <= target < self.slots):
+            raise AssertionError(f"slots {source} to {target}: outside the cache")
+        if not 0 <= length <= self.context:
+            raise AssertionError(f"{length} tokens: outside the cache")
+        if source != target and length > 0:
+            self._cache.copy(source, target, length)
+
+    def _empty_logits(self, rows: int, tokens: int) -> NDArray[Any]:
+        return np.empty((rows, tokens, self.vocabulary), self._logits_dtype)
+
+    def _run(
+        self,
+        ids: NDArray[np.int64],
+        first_slot: int,
+        lengths: Sequence[int],
+        *,
+        logits: NDArray[Any] | None,
+    ) -> None:
+        rows, added = ids.shape
+        if max(lengths) > self.context or first_slot + rows > self.slots or min(lengths) < added:
+            raise AssertionError(f"rows {first_slot}+{rows}, lengths {lengths}: outside the cache")
+        together = min(rows, self._cache.max_rows)
+        for at in range(0, rows, together):
+            part = slice(at, at + together)
+            self._run_together(
+                ids[part],
+                first_slot + at,
+                np.array(lengths[part]),
+                logits=None if logits is None else logits[part],
+            )
+
+    def _run_together(
+        self,
+        ids: NDArray[np.int64],
+        first_slot: int,
+        lengths: NDArray[np.int64],
+        *,
+        logits: NDArray[Any] | None,
+    ) -> None:
+        rows, added = ids.shape
+        start = int(lengths[0]) - added
+        binding = self._cache.open(first_slot, rows, start, with_logits=logits is not None)
+        self._bind_tokens(binding, ids, lengths)
+        self._bind_rows(binding, added, all_rows=logits is not None)
+        if logits is not None:
+            binding.bind_output(
+                self.config.logits, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data
+            )
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # the runtime raises bare Exceptions of its own
+            raise ModelError(f"the model failed while running: {error}") from error
+        self._cache.close(binding, first_slot, int(lengths[0]))
+
+    def _bind_tokens(
+        self, binding: Any, ids: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> None:
+        ends = lengths[:, None]
+        mask = np.arange(lengths.max()) < ends
+        positions = ends - ids.shape[1] + np.arange(ids.shape[1])
+        config = self.config
+        for name, values in (
+            (config.input_ids, ids),
+            (config.attention_mask, mask),
+            (config.position_ids, positions),
+        ):
+            if name in self._faces:
+                dtype = _INTEGERS[self._faces[name].type]
+                binding.bind_cpu_input(name, np.ascontiguousarray(values, dtype))
+
+    def _bind_rows(self, binding: Any, added: int, *, all_rows: bool) -> None:
+        """Logits of all rows or, since no operator should see an empty tensor, of the last."""
+        if self._opened.cuts_head:
+            binding.bind_cpu_input(FIRST_ROW, np.array([0 if all_rows else added - 1]))
+        if KEPT_ROWS in self._faces:
+            binding.bind_cpu_input(KEPT_ROWS, np.array(0 if all_rows else 1))
+
+
+def _make_cache(
+    opened: OpenModel, config: ModelConfig, faces: dict[str, Any], slots: int, context: int
+) -> Cache:
+    past = faces[config.past_names[0]]
+    shape = CacheShape(
+        past_names=config.past_names,
+        present_names=config.present_names,
+        slots=slots,
+        kv_heads=_fixed(past.shape[1], config.kv_heads),
+        context=context,
+        head_size=_fixed(past.shape[3], config.head_size),
+        dtype=FLOATS[past.type],
+        device=opened.device,
+    )
+    return (SharedCache if opened.facts.shares_cache else JoinedCache)(opened.session, shape)
+
+
+def _check_faces(config: ModelConfig, faces: dict[str, Any], outputs: dict[str, Any]) -> None:
+    """Refuse a graph whose inputs and outputs are not those of the configuration."""
+    needed = {config.input_ids, config.attention_mask, *config.past_names}
+    known = needed | {config.position_ids, FIRST_ROW, KEPT_ROWS}
+    missing = sorted(needed - faces.keys())
+    missing += sorted({config.logits, *config.present_names} - outputs.keys())
+    unknown = sorted(faces.keys() - known)
+    if missing or unknown:
+        raise UnsupportedModelError(
+            f"{config.file}: missing {missing[:3]}, unknown inputs {unknown[:3]}"
+        )
+    integers = [config.input_ids, config.attention_mask, config.position_ids]
+    odd = [name for name in integers if name in faces and faces[name].type not in _INTEGERS]
+    floats = [faces[name] for name in config.past_names] + [outputs[config.logits]]
+    odd += [face.name for face in floats if face.type not in FLOATS]
+    if odd:
+        raise UnsupportedModelError(f"{config.file}: elements of an unknown type: {odd[:3]}")
+    _check_sizes(config, [faces[name] for name in config.past_names], outputs[config.logits])
+
+
+def _check_sizes(config: ModelConfig, past: list[Any], logits: Any) -> None:
+    wanted = (config.kv_heads, config.head_size)
+    for face in past:
+        sizes = tuple(face.shape)
+        got = (sizes[1], sizes[3]) if len(sizes) == 4 else (0, 0)
+        if (_fixed(got[0], wanted[0]), _fixed(got[1], wanted[1])) != wanted:
+            raise UnsupportedModelError(
+                f"{config.file}: {face.name} of shape {sizes}, where the configuration says "
+                f"{wanted[0]} heads of size {wanted[1]}"
+            )
+    if len(logits.shape) != 3:
+        raise UnsupportedModelError(f"{config.file}: logits of shape {logits.shape}")
+
+
+def _fixed(size: object, otherwise: int) -> int:
+    """A size that the graph states, or what the configuration says of it."""
+    return size if isinstance(size, int) else otherwise
