@@ -6,13 +6,17 @@ bug and belongs to the node's handler, which logs it and shows `build_error_hand
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from datetime import date
 
 from starlette.requests import Request
 
-from explorer_ui.explain import Explanation
+from explorer_ui.explain import MAX_QUERY, Explanation
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import HistoryMissingError
+
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 class PageError(Exception):
@@ -57,6 +61,45 @@ class ErrorPage:
     explanation: Explanation
     text: str
     """Untrusted: what was asked for, or empty."""
+
+
+def parse_name(request: Request, parameter: str) -> str:
+    """Return a name from the query without white space around it, empty where it is absent.
+
+    Raises:
+        PageError: no name here is that long.
+    """
+    name = request.query_params.get(parameter, "").strip()
+    if len(name) > MAX_QUERY:
+        raise PageError(
+            Explanation(
+                finding=f"The {parameter} to look for is longer than {MAX_QUERY} characters.",
+                advice="No name on this chain is that long. Shorten it, or leave it out.",
+            )
+        )
+    return name
+
+
+def parse_day(request: Request, parameter: str) -> date | None:
+    """Return a day from the query, None where it is absent or empty.
+
+    Raises:
+        PageError: this is no day.
+    """
+    text = request.query_params.get(parameter, "").strip()
+    if not text:
+        return None
+    try:
+        if _DAY.fullmatch(text):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise PageError(
+        Explanation(
+            finding=f"In this address “{parameter}” has to be a day, such as 2026-01-31.",
+            advice="Days are those of UTC. Leave it out for an open end.",
+        )
+    )
 
 
 def parse_position(request: Request, name: str) -> int | None:

@@ -103,6 +103,6 @@ def _explain_account(text: str) -> Explanation:
             advice=f"The check that every account carries says: {error}.",
         )
     return Explanation(
-        finding="This is a well-formed account, but it has provided no receipt here.",
-        advice="An account shows up once it signs a receipt as a miner.",
+        finding="This is a well-formed account, but no receipt here has to do with it.",
+        advice="An account shows up once it has run, paid for or coordinated a job.",
     )

@@ -15,8 +15,9 @@ from ledger.transaction import (
 )
 from ledger.views import InclusionView
 
-Kind = Literal["code", "filter", "text", "time"]
-"""How a value is shown: to be copied, as a link to a narrowed list, as it is, or as a time."""
+Kind = Literal["account", "code", "filter", "text", "time"]
+"""How a value is shown: as a link to an account, to be copied, as a link to a narrowed list, as it
+is, or as a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,9 @@ def _list_receipt(payload: ReceiptPayload) -> list[tuple[str, list[Fact]]]:
     unknown = "not stated"
     return [
         ("Who", [
-            Fact(label="Client", value=payload.client, kind="filter", parameter="client"),
-            Fact(label="Miner", value=payload.provider, kind="filter", parameter="miner"),
-            Fact(label="Coordinator", value=payload.coordinator, kind="code"),
+            Fact(label="Client", value=payload.client, kind="account"),
+            Fact(label="Miner", value=payload.provider, kind="account"),
+            Fact(label="Coordinator", value=payload.coordinator, kind="account"),
         ]),
         ("What", [
             Fact(label="Job", value=payload.job_id, kind="code"),

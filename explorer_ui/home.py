@@ -17,11 +17,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from explorer_ui.site import SECURITY_HEADERS, Frame, Site
 from explorer_ui.sources import ClosingError, HeadWatch, Views
+from explorer_ui.streaming import HeldStream
 from ledger.views import BlockView, HeadView, ReceiptFilter, ReceiptView, StatsView
 
 LATEST_ROWS = 10
@@ -99,7 +99,12 @@ class Home:
                 return Response(status_code=503, headers=SECURITY_HEADERS | {"Retry-After": "10"})
             return Response(status_code=204, headers=SECURITY_HEADERS | POLL)
         self._streams[client] += 1
-        return _Stream(self._messages(request), release=lambda: self._release(client))
+        return HeldStream(
+            self._messages(request),
+            headers=SECURITY_HEADERS | {"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            media_type="text/event-stream",
+            release=lambda: self._release(client),
+        )
 
     def _release(self, client: str) -> None:
         self._streams[client] -= 1
@@ -147,21 +152,6 @@ class Home:
             html = self._site.render("fragments/home.html", request, page=page, head=head)
             self._rendered = (key, html)
         return self._rendered[1]
-
-
-class _Stream(StreamingResponse):
-    """Gives its place back however it ends, even when it never began."""
-
-    def __init__(self, messages: AsyncIterator[str], *, release: Callable[[], None]) -> None:
-        headers = SECURITY_HEADERS | {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(messages, headers=headers, media_type="text/event-stream")
-        self._release = release
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._release()
 
 
 def _mark(head: HeadView, stats: StatsView) -> str:

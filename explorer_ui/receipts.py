@@ -1,15 +1,14 @@
-"""Receipts: did the job run, what did it cost, is its receipt genuine?"""
+"""One receipt: did the job run, what did it cost, is its receipt genuine?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from explorer_ui.errors import NotFoundError, PageError, parse_position
-from explorer_ui.explain import MAX_QUERY, Explanation, explain
+from explorer_ui.errors import NotFoundError
+from explorer_ui.explain import explain
 from explorer_ui.facts import Fact, PathStep, list_facts, list_path
 from explorer_ui.format import unit_price, units
 from explorer_ui.site import Frame, Site
@@ -20,33 +19,9 @@ from ledger.views import (
     BlockView,
     HeadView,
     InclusionView,
-    ReceiptFilter,
     ReceiptView,
-    StatsView,
     TransactionView,
 )
-
-PAGE_ROWS = 25
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiptsPage:
-    """One page of the list of receipts."""
-
-    receipts: list[ReceiptView]
-    model: str
-    """The filters as given, empty where open."""
-    miner: str
-    client: str
-    newest: bool
-    older: int | None
-    """`before` of the page below, None at the end."""
-    stats: StatsView
-
-    @property
-    def filtered(self) -> bool:
-        """Whether any filter narrows the list."""
-        return bool(self.model or self.miner or self.client)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,34 +58,11 @@ class Proof:
 
 
 class Receipts:
-    """Serves `/receipts` and `/receipts/{id}`."""
+    """Serves `/receipts/{id}`."""
 
-    def __init__(self, *, site: Site, views: Views, clock_ms: Callable[[], int]) -> None:
+    def __init__(self, *, site: Site, views: Views) -> None:
         self._site = site
         self._views = views
-        self._clock_ms = clock_ms
-
-    async def list(self, request: Request) -> Response:
-        """Answer `/receipts`, newest first, narrowed by model, miner and client."""
-        head = self._views.head()
-        tag = self._site.tag(request, head)
-        if (unchanged := self._site.unchanged(request, tag)) is not None:
-            return unchanged
-        model, miner, client = (_parse_name(request, name) for name in ("model", "miner", "client"))
-        before = parse_position(request, "before")
-        wanted = ReceiptFilter(model=model or None, provider=miner or None, client=client or None)
-        rows = self._views.receipts(wanted, limit=PAGE_ROWS + 1, before=before)
-        page = ReceiptsPage(
-            receipts=rows[:PAGE_ROWS],
-            model=model,
-            miner=miner,
-            client=client,
-            newest=before is None,
-            older=rows[PAGE_ROWS - 1].transaction.cursor if len(rows) > PAGE_ROWS else None,
-            stats=self._views.stats(self._clock_ms()),
-        )
-        frame = Frame(title="Receipts", section="receipts", json_path="/explorer/receipts")
-        return self._site.page("receipts.html", request, frame=frame, page=page, head=head, tag=tag)
 
     async def receipt(self, request: Request) -> Response:
         """Answer `/receipts/{id}`."""
@@ -156,15 +108,3 @@ def read_proof(views: Views, transaction: TransactionView) -> Proof:
         inclusion=inclusion,
         path=list_path(inclusion),
     )
-
-
-def _parse_name(request: Request, parameter: str) -> str:
-    name = request.query_params.get(parameter, "").strip()
-    if len(name) > MAX_QUERY:
-        raise PageError(
-            Explanation(
-                finding=f"The {parameter} to look for is longer than {MAX_QUERY} characters.",
-                advice="No name on this chain is that long. Shorten it, or leave it out.",
-            )
-        )
-    return name

@@ -9,15 +9,19 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from explorer_ui.accounts import Accounts
 from explorer_ui.blocks import Blocks
 from explorer_ui.errors import ErrorPage, NotFoundError, NotYetError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
+from explorer_ui.export import Exports
 from explorer_ui.home import Home
+from explorer_ui.miners import Miners
 from explorer_ui.network import Network
+from explorer_ui.receiptlist import ReceiptList
 from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
 from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
-from explorer_ui.sources import HeadWatch, Views
+from explorer_ui.sources import HeadWatch, Market, Views
 from explorer_ui.verify import Verify
 from ledger.encoding import encode
 from ledger.errors import HistoryMissingError
@@ -38,12 +42,18 @@ _NO_PAGE = Explanation(
 
 
 def build_explorer(
-    views: Views, *, clock_ms: Callable[[], int], head_changed: HeadWatch, release: str
+    views: Views,
+    *,
+    market: Market | None,
+    clock_ms: Callable[[], int],
+    head_changed: HeadWatch,
+    release: str,
 ) -> list[BaseRoute]:
     """Return the routes of all pages, to be mounted at the root beside the API's.
 
     Args:
         views: the reads.
+        market: what everybody may see of the jobs and miners here; None on a node without any.
         clock_ms: Unix milliseconds, for the figures of the last 24 hours.
         head_changed: rings for new blocks and for the end of the process.
         release: version of the node, as the footer shows it.
@@ -51,7 +61,11 @@ def build_explorer(
     site = Site(release=release)
     home = Home(site=site, views=views, head_changed=head_changed, clock_ms=clock_ms)
     blocks = Blocks(site=site, views=views)
-    receipts = Receipts(site=site, views=views, clock_ms=clock_ms)
+    exports = Exports(views)
+    receipt_list = ReceiptList(site=site, views=views, exports=exports, clock_ms=clock_ms)
+    receipts = Receipts(site=site, views=views)
+    accounts = Accounts(site=site, views=views, exports=exports)
+    miners = Miners(site=site, views=views, market=market)
     network = Network(site=site, views=views)
     search = Search(site=site, views=views)
     verify = Verify(site=site, views=views)
@@ -80,8 +94,16 @@ def build_explorer(
         page("/blocks/{key}", blocks.block),
         data("/txs/{key}.json", blocks.transaction_json),
         page("/txs/{key}", blocks.transaction),
-        page("/receipts", receipts.list),
+        data("/receipts.json", receipt_list.data),
+        data("/receipts.csv", receipt_list.table),
+        page("/receipts", receipt_list.page),
         page("/receipts/{key}", receipts.receipt),
+        page("/accounts/{key}/statement", accounts.statement),
+        data("/accounts/{key}.json", accounts.data),
+        data("/accounts/{key}.csv", accounts.table),
+        page("/accounts/{key}", accounts.page),
+        data("/miners.json", miners.data),
+        page("/miners", miners.page),
         page("/verify", verify.page),
         Route("/verify/offline.html", verify.offline),
         Route("/verify/verify_receipt.py", verify.script),

@@ -12,7 +12,12 @@ from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
 from explorer_ui.sources import Views
 from ledger.views import ReceiptFilter
 
-_PAGES = {"block": "/blocks/", "receipt": "/receipts/", "transaction": "/txs/"}
+_PAGES = {
+    "account": "/accounts/",
+    "block": "/blocks/",
+    "receipt": "/receipts/",
+    "transaction": "/txs/",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +67,7 @@ class Search:
         # People copy heights as pages print them: #20,411.
         plain = query.removeprefix("#").replace(",", "")
         hit = self._views.search(plain if plain.isascii() and plain.isdigit() else query)
-        if hit is None or hit.kind == "account":
+        if hit is None:
             return None
         return "/network" if hit.kind == "authority" else _PAGES[hit.kind] + hit.key
 

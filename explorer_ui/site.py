@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -45,12 +45,16 @@ class Frame:
     title: str
     """Trusted text: no name that somebody else chose."""
     section: str = ""
-    """The entry of the navigation for this page: `blocks`, `receipts`, `network`, `verify` or
-    none."""
+    """The entry of the navigation for this page: `blocks`, `receipts`, `miners`, `network`,
+    `verify` or none."""
     crumbs: tuple[tuple[str, str], ...] = ()
     """(text, path) of the pages above this one, below the home page."""
     json_path: str | None = None
     """Path of the same data as JSON."""
+    csv_path: str | None = None
+    """Path of the same data as CSV."""
+    data_query: Mapping[str, str | int | None] = field(default_factory=dict)
+    """Parameters of both, empty ones included."""
     query: str = ""
     """What the search field holds."""
     live: bool = False
@@ -63,10 +67,14 @@ class Address:
     def __init__(self, request: Request) -> None:
         self._prefix = quote(request.scope.get("root_path", "").rstrip("/"))
 
-    def __call__(self, path: str, **query: str | int | None) -> str:
-        """Return the address of `path` on this node; absent parameters are left out."""
-        given = {name: value for name, value in query.items() if value not in (None, "")}
-        return self._prefix + quote(path) + (f"?{urlencode(given)}" if given else "")
+    def __call__(self, path: str, name: str = "", **query: str | int | None) -> str:
+        """Return the address of `path` on this node; absent parameters are left out.
+
+        `name` ends the path as one segment, whatever it holds.
+        """
+        given = {key: value for key, value in query.items() if value not in (None, "")}
+        address = self._prefix + quote(path) + quote(name, safe="")
+        return address + (f"?{urlencode(given)}" if given else "")
 
 
 class Site:

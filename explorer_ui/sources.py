@@ -1,6 +1,7 @@
 """What the explorer is given: read models, and a bell that rings when the chain grows.
 
-`ledger.views.LedgerViews` is a `Views`; the node supplies the `HeadWatch`.
+`ledger.views.LedgerViews` is a `Views`; the node supplies the `HeadWatch`, and its coordinator is
+the `Market`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ledger.authorities import AuthoritySet
+from ledger.jobs import MinerStanding
 from ledger.views import (
+    AccountView,
     AuthoritiesView,
     BlockView,
     HeadView,
@@ -38,6 +41,14 @@ class HeadWatch(Protocol):
                 callers, when the stop signal arrives and not in the lifespan's end: a server
                 waits for its open responses before it ends the lifespan.
         """
+        ...
+
+
+class Market(Protocol):
+    """What everybody may see of a coordinator's market. A node that takes no jobs has none."""
+
+    def miners(self, *, after: str, limit: int) -> Sequence[MinerStanding]:
+        """Return miners in the order of their names, above `after`."""
         ...
 
 
@@ -79,9 +90,19 @@ class Views(Protocol):
         ...
 
     def receipts(
-        self, wanted: ReceiptFilter, /, *, limit: int, before: int | None = None
+        self,
+        wanted: ReceiptFilter,
+        /,
+        *,
+        limit: int,
+        before: int | None = None,
+        after: int | None = None,
     ) -> list[ReceiptView]:
-        """Return receipts below cursor `before`, pending ones first."""
+        """Return receipts below cursor `before`, or next above `after`, pending ones first."""
+        ...
+
+    def account(self, account: str, /) -> AccountView | None:
+        """Return what an account did; None of one that is unknown here."""
         ...
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:

@@ -7,7 +7,8 @@ from urllib.parse import urljoin, urlsplit
 from starlette.testclient import TestClient
 
 OF_THE_API = re.compile(
-    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?|/docs"
+    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?"
+    r"|/v1/accounts/[A-Za-z0-9_.:@-]+/statement(\.csv|/proof)?|/docs"
 )
 """Addresses that pages name and another face answers."""
 

@@ -17,6 +17,7 @@ from ledger import merkle
 from ledger.authorities import Authority, AuthoritySet, hash_authority_set
 from ledger.block import Certificate, Header, find_next_set, hash_header
 from ledger.encoding import encode
+from ledger.jobs import Miner, MinerStanding
 from ledger.keys import KeyPair
 from ledger.payloads import find_receipt_id, name_type
 from ledger.transaction import (
@@ -28,6 +29,7 @@ from ledger.transaction import (
     sign_payload,
 )
 from ledger.views import (
+    AccountView,
     AuthoritiesView,
     AuthorityView,
     BlockView,
@@ -98,6 +100,31 @@ def build_payload(number: int, **changes) -> ReceiptPayload:
 
 
 @dataclass
+class FakeMarket:
+    """Implements `explorer_ui.Market`."""
+
+    standings: list[MinerStanding] = field(default_factory=list)
+
+    def add_miner(self, miner_id: str, *, active=True, running=0, **changes) -> None:
+        values = {
+            "miner_id": miner_id,
+            "account": MINER.account,
+            "capabilities": ("smollm2:135m",),
+            "gpu_name": "RTX 4090",
+            "gpu_memory": "24 GB",
+            "owner": "secretprefix",
+            "registered_at_ms": START_MS,
+            "last_seen_at_ms": START_MS,
+        }
+        miner = Miner(**values | changes)
+        self.standings.append(MinerStanding(miner=miner, active=active, running=running))
+        self.standings.sort(key=lambda standing: standing.miner.miner_id)
+
+    def miners(self, *, after: str, limit: int) -> list[MinerStanding]:
+        return [s for s in self.standings if s.miner.miner_id > after][:limit]
+
+
+@dataclass
 class FakeViews:
     """Implements `explorer_ui.Views`; also rings its bell as a `HeadWatch`."""
 
@@ -114,6 +141,7 @@ class FakeViews:
     closing: bool = False
     others: tuple[PeerView, ...] = ()
     sync: SyncProgress | None = None
+    market: FakeMarket | None = field(default_factory=FakeMarket)
 
     # --- filling it -----------------------------------------------------------------------------
 
@@ -306,13 +334,51 @@ class FakeViews:
     def transaction(self, id_hex: str) -> TransactionView | None:
         return next((t for t in self.final + self.pending if t.id == id_hex), None)
 
-    def receipts(self, wanted: ReceiptFilter, /, *, limit, before=None) -> list[ReceiptView]:
+    def receipts(
+        self, wanted: ReceiptFilter, /, *, limit, before=None, after=None
+    ) -> list[ReceiptView]:
         rows = [
             self.view(t)
             for t in sorted(self.final + self.pending, key=lambda t: -t.cursor)
-            if t.type == "receipt" and (before is None or t.cursor < before)
+            if t.type == "receipt"
+            and (before is None or t.cursor < before)
+            and (after is None or t.cursor > after)
         ]
-        return [row for row in rows if matches(row, wanted)][:limit]
+        chosen = [row for row in rows if matches(row, wanted)]
+        return chosen[:limit] if after is None else chosen[max(0, len(chosen) - limit) :]
+
+    def account(self, account: str, /) -> AccountView | None:
+        payloads = [t.payload for t in self.final if t.type == "receipt"]
+        earned = [p.price_micros for p in payloads if p.provider == account]
+        spent = [p.price_micros for p in payloads if p.client == account]
+        members = dict(zip([key.account for key in AUTHORITIES], self.authority_names, strict=True))
+        waiting = any(
+            account in (t.payload.client, t.payload.provider)
+            for t in self.pending
+            if t.type == "receipt"
+        )
+        coordinated = sum(p.coordinator == account for p in payloads)
+        if not (earned or spent or coordinated or waiting or account in members):
+            return None
+        return AccountView(
+            account=account,
+            earned_receipts=len(earned),
+            earned_micros=sum(earned),
+            spent_receipts=len(spent),
+            spent_micros=sum(spent),
+            coordinated_receipts=coordinated,
+            authority=members.get(account),
+            coordinates=account in members,
+            miners=tuple(
+                sorted(
+                    {
+                        name
+                        for receipt, name in self.miner_ids.items()
+                        if self.receipt(receipt).payload.provider == account
+                    }
+                )
+            ),
+        )
 
     def receipt(self, receipt_id: str) -> ReceiptView | None:
         found = [t for t in self.final + self.pending if find_receipt_id(t.payload) == receipt_id]
@@ -417,6 +483,15 @@ def matches(row: ReceiptView, wanted: ReceiptFilter) -> bool:
         wanted.model in (None, row.payload.model)
         and wanted.client in (None, row.payload.client)
         and wanted.provider in (None, row.payload.provider, row.miner_id)
+        and (
+            wanted.from_ms is None
+            or row.transaction.finality == "pending"
+            or row.transaction.time_ms >= wanted.from_ms
+        )
+        and (
+            wanted.to_ms is None
+            or (row.transaction.finality == "final" and row.transaction.time_ms < wanted.to_ms)
+        )
     )
 
 
@@ -441,7 +516,10 @@ def now_ms() -> int:
 
 def build_app(views: FakeViews) -> Starlette:
     handler = build_error_handler(views, release="1.2.3")
+    pages = build_explorer(
+        views, market=views.market, clock_ms=now_ms, head_changed=views, release="1.2.3"
+    )
     return Starlette(
-        routes=build_explorer(views, clock_ms=now_ms, head_changed=views, release="1.2.3"),
+        routes=pages,
         exception_handlers={HTTPException: handler, Exception: handler},
     )

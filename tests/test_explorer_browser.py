@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser import Server, launch_browser, open_page
-from tests.fake_views import FakeViews, build_app, build_chain, receipt_id
+from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
 
 HOSTILE = "</bdi><img src=//x.test/i onerror=alert(1)>\u202e" + "W" * 100
 PAGES = {
@@ -18,6 +18,9 @@ PAGES = {
     "receipt": f"/receipts/{receipt_id(5)}",
     "pending": f"/receipts/{receipt_id(100)}",
     "hostile": f"/receipts/{receipt_id(90)}",
+    "narrowed": "/receipts?client=demo&from=2026-01-01",
+    "account": f"/accounts/{MINER.account}",
+    "miners": "/miners",
     "verify": "/verify",
     "search": "/search?q=abcdef12",
     "missing": "/blocks/99",
@@ -57,6 +60,7 @@ def build_views() -> FakeViews:
     views.add_receipt(90, client=HOSTILE, provider=HOSTILE, model=HOSTILE, miner_id=HOSTILE)
     views.seal()
     views.add_receipt(100)
+    views.market.add_miner(HOSTILE, capabilities=(HOSTILE,), gpu_name=HOSTILE, gpu_memory=HOSTILE)
     return views
 
 

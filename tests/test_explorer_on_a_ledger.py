@@ -24,7 +24,11 @@ def start_node(tmp_path):
 
 def test_a_receipt_is_shown_from_pending_to_final_and_every_link_leads_somewhere(node):
     pages = build_explorer(
-        node.views, clock_ms=node.clock_ms, head_changed=NobodyWaits(), release="0.1.0"
+        node.views,
+        market=node.coordinator,
+        clock_ms=node.clock_ms,
+        head_changed=NobodyWaits(),
+        release="0.1.0",
     )
     handler = build_error_handler(node.views, release="0.1.0")
     app = Starlette(
@@ -51,5 +55,6 @@ def test_a_receipt_is_shown_from_pending_to_final_and_every_link_leads_somewhere
             response = client.get("/search", params={"q": query})
             assert (response.status_code, response.headers["location"]) == (303, target)
         seen = crawl(client, "", ["/", "/search?q=m1"], with_api=True)
+        assert {"/miners", f"/accounts/{node.key.account}"} <= seen
         assert {"/v1/genesis", f"/v1{address}/proof", "/explorer/stats", "/blocks/1.json"} <= seen
         assert client.get("/blocks/1.json").json().keys() == {"header", "certificate"}

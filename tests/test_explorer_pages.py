@@ -58,6 +58,7 @@ HOSTILE = [
 def build_views() -> FakeViews:
     views = build_chain(30)
     views.add_receipt(100)
+    views.market.add_miner("miner-a")
     return views
 
 
@@ -91,6 +92,9 @@ def every_address(views: FakeViews) -> list[str]:
         *("/receipts?before=4", "/receipts?model=x&miner=y&client=z", "/receipts?client=demo"),
         *(f"/receipts/{transaction.payload.receipt_id}" for transaction in (final, pending)),
         *(f"/txs/{transaction.id}" for transaction in (final, pending)),
+        *(f"/accounts/{account}" for account in (MINER.account, COORDINATOR.account)),
+        *(f"/accounts/{AUTHORITIES[0].account}?as=client", "/miners"),
+        "/receipts?from=2026-07-25&to=2027-01-01",
         "/verify",
         "/network",
         *(f"/txs/{transaction.id}" for transaction in views.final if transaction.type != "receipt"),
@@ -423,6 +427,14 @@ def test_a_block_lists_what_is_no_receipt_too():
     assert "Evidence that an authority voted twice" in third
 
 
+def test_a_search_for_an_account_leads_to_its_page(client):
+    response = client.get("/search", params={"q": MINER.account})
+    assert (response.status_code, response.headers["location"]) == (
+        303,
+        f"/accounts/{MINER.account}",
+    )
+
+
 def test_a_search_for_an_authority_leads_to_the_network(client):
     response = client.get("/search", params={"q": AUTHORITIES[0].account})
     assert (response.status_code, response.headers["location"]) == (303, "/network")
@@ -436,6 +448,8 @@ def chain_of(name: str) -> FakeViews:
     views = FakeViews(network=name, authority_names=[name] * 4)
     views.add_change(name=name, url=name)
     views.add_evidence()
+    views.market.add_miner(name, capabilities=(name,), gpu_name=name, gpu_memory=name)
+    views.add_receipt(0, provider=MINER.account, miner_id=name, model=name)
     for number in (1, 2):
         views.add_receipt(
             number, miner_id=name, client=name, provider=name, model=name, sampler=name,
@@ -684,7 +698,6 @@ def test_an_exact_search_leads_to_its_page(client, views):
         ("demo", "receipts under that name"),
         ("smollm2:135m", "Receipts for the model"),
         ("miner-a", "Receipts from the miner"),
-        (MINER.account, "Receipts from the miner"),
         ("hello world", "No block, transaction, receipt or account"),
         ("x" * 300, "longer than 200 characters"),
     ],

@@ -15,7 +15,7 @@ from ledger.proof import parse_bundle, verify_bundle
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
 from ledger.store.mempool import insert_transaction
-from ledger.views import MAX_PAGE, LedgerViews, ReceiptFilter, SearchHit
+from ledger.views import MAX_PAGE, LedgerViews, ReceiptFilter, SearchHit, lists
 from ledger.views import authorities as authority_module
 from ledger.views import reader as module
 from tests.builders import build_chain, build_evidence, build_key, build_members
@@ -194,6 +194,7 @@ def test_a_limit_of_nothing_shows_nothing(ledger, limit):
 
 def test_no_list_is_longer_than_a_page(ledger, monkeypatch):
     monkeypatch.setattr(module, "MAX_PAGE", 3)
+    monkeypatch.setattr(lists, "MAX_PAGE", 3)
     assert len(ledger.views.receipts(ALL, limit=1000)) == 3
     assert len(ledger.views.transactions(limit=1000)) == 3
     assert len(ledger.views.blocks(limit=1000)) == 3

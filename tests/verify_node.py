@@ -24,7 +24,11 @@ class Market(Server):
 
     def __init__(self, node: ApiNode) -> None:
         pages = build_explorer(
-            node.views, clock_ms=node.clock_ms, head_changed=NobodyWaits(), release="0.1.0"
+            node.views,
+            market=None,
+            clock_ms=node.clock_ms,
+            head_changed=NobodyWaits(),
+            release="0.1.0",
         )
         app = Starlette(routes=[*node.app().routes, *pages])
         with TestClient(app) as client:

@@ -17,6 +17,7 @@ from ledger.encoding import encode
 from ledger.errors import InvalidBlockError, InvalidTransactionError, StoreError
 from ledger.pin import Pin
 from ledger.rules import validate_extension
+from ledger.store.accounts import add_to_accounts
 from ledger.store.audits import check_audits, insert_audits, settle_audits
 from ledger.store.reading import (
     load_history_tip,
@@ -29,6 +30,7 @@ from ledger.store.rows import (
     audit_rows,
     block_figures,
     evidence_rows,
+    receipt_figures,
     receipt_rows,
     set_rows,
     transaction_rows,
@@ -178,6 +180,7 @@ def append_block(
     connection.execute(
         "UPDATE counters SET value = value + ? WHERE name = 'receipts'", (len(receipts),)
     )
+    add_to_accounts(connection, receipt_figures(block))
 
 
 def _insert_nodes(connection: sqlite3.Connection, nodes: Mapping[tuple[int, int], bytes]) -> None:

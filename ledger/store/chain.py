@@ -35,6 +35,7 @@ from ledger.errors import InvalidBlockError, LedgerError, StoreError
 from ledger.payloads import find_receipt_id
 from ledger.pin import Pin
 from ledger.rules import validate_block
+from ledger.store import accounts
 from ledger.store.appending import adopt_pin, append_block, append_history, append_verified
 from ledger.store.audits import is_due
 from ledger.store.database import Database
@@ -65,6 +66,15 @@ __all__ = [
 ]
 
 migrations = Migrations("ledger")
+
+RECEIPT_FILTERS = (
+    ("client", "model"),
+    ("client", "provider"),
+    ("client", "provider", "model"),
+    ("provider", "model"),
+)
+"""Several columns that a list is narrowed by. Each set has an index of its own, in which receipts
+with the same values are ordered by leaf: whatever a page asks for, it is one range of an index."""
 
 
 @migrations()
@@ -132,6 +142,16 @@ def m004_audits(db: sqlite_utils.Database) -> None:
         " mean_gap_micros INTEGER NOT NULL) STRICT",
     ):
         db.execute(statement)
+
+
+@migrations()
+def m005_accounts(db: sqlite_utils.Database) -> None:
+    """Totals of accounts, and an index for each way to narrow a list of receipts."""
+    for columns in RECEIPT_FILTERS:
+        name = "_".join(columns)
+        db.execute(f"CREATE INDEX receipts_{name} ON receipts ({', '.join(columns)})")
+    db.execute(accounts.SCHEMA)
+    accounts.fill_accounts(db.conn)
 
 
 class ChainStore:

@@ -29,6 +29,7 @@ from ledger.store.audits import check_audits, verify_audit_totals
 from ledger.store.chain import load_block, migrations, read_node
 from ledger.store.database import open_reader
 from ledger.store.reading import load_pin
+from ledger.store.recount import Recount, begin_recount
 from ledger.store.rows import (
     audit_rows,
     block_figures,
@@ -92,7 +93,8 @@ def verify_connection(
     """Do the work of `verify_chain` on an open database."""
     _verify_file(connection)
     _verify_network(connection, genesis)
-    return _verify_chain(connection, genesis, progress)
+    with begin_recount() as recount:
+        return _verify_chain(connection, genesis, recount, progress)
 
 
 def _verify_file(connection: sqlite3.Connection) -> None:
@@ -125,20 +127,24 @@ def _verify_network(connection: sqlite3.Connection, genesis: Genesis) -> None:
 
 
 def _verify_chain(
-    connection: sqlite3.Connection, genesis: Genesis, progress: Callable[[int, int], None]
+    connection: sqlite3.Connection,
+    genesis: Genesis,
+    recount: Recount,
+    progress: Callable[[int, int], None],
 ) -> Tip:
     pin, totals, first = load_pin(connection), _Totals(), build_genesis_tip(genesis)
     (last,) = connection.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
 
     def verify_up_to(tip: Tip, height: int) -> Tip:
         while tip.height < height:
-            tip = _verify_block(connection, tip, totals)
+            tip = _verify_block(connection, tip, totals, recount)
             progress(tip.height, last)
         return tip
 
     if pin is None:
         tip = verify_up_to(first, last)
         _verify_counts(connection, [(first, tip)], totals)
+        recount.compare(connection)
         return tip
     _verify_pin(connection, pin, genesis)
     (below,) = connection.execute(
@@ -148,6 +154,7 @@ def _verify_chain(
     pinned = pin.build_tip(genesis)
     tip = verify_up_to(pinned, last)
     _verify_counts(connection, [(first, history), (pinned, tip)], totals, pin)
+    recount.compare(connection)
     raise StoreError(
         f"ledger.db: blocks {below + 1} to {pin.height} are missing: they are still being fetched, "
         "as the chain began at a pinned checkpoint; everything else verifies"
@@ -164,7 +171,9 @@ def _verify_pin(connection: sqlite3.Connection, pin: Pin, genesis: Genesis) -> N
             raise StoreError(f"ledger.db: tree node {place} is not that of the pinned checkpoint")
 
 
-def _verify_block(connection: sqlite3.Connection, tip: Tip, totals: _Totals) -> Tip:
+def _verify_block(
+    connection: sqlite3.Connection, tip: Tip, totals: _Totals, recount: Recount
+) -> Tip:
     """Verify the block after `tip` with all its rows; returns the state after it."""
     height = tip.height + 1
     try:
@@ -179,6 +188,7 @@ def _verify_block(connection: sqlite3.Connection, tip: Tip, totals: _Totals) -> 
         raise StoreError(f"ledger.db: block {height}: {error}") from error
     _verify_rows(connection, block, tip)
     totals.add(block)
+    recount.add(block)
     return advance_tip(tip, block)
 
 

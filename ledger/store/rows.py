@@ -5,10 +5,31 @@ The store writes these rows, and fsck holds what is stored against them.
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from ledger.authorities import hash_authority_set
 from ledger.block import Block
 from ledger.encoding import encode
 from ledger.transaction import AuditPayload, AuthoritySetPayload, EvidencePayload, ReceiptPayload
+
+BACKFILL_ROWS = 10_000
+"""Receipts of an older file that are added up at a time."""
+
+
+class Figures(NamedTuple):
+    """What a receipt adds to the sums that a file keeps."""
+
+    client: str
+    provider: str
+    coordinator: str
+    model: str
+    unit_type: str
+    units_micros: int
+    price_micros: int
+    time_ms: int
+    """Of its block."""
 
 
 def block_figures(block: Block) -> tuple[int, int, int, int]:
@@ -24,6 +45,35 @@ def transaction_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
         (first_leaf + i, bytes(t.id), block.header.height, t.type, t.envelope.decode())
         for i, t in enumerate(block.transactions)
     ]
+
+
+def receipt_figures(block: Block) -> list[Figures]:
+    """What the receipts of one block add to sums, in their order."""
+    return [
+        Figures(
+            client=p.client,
+            provider=p.provider,
+            coordinator=p.coordinator,
+            model=p.model,
+            unit_type=p.unit_type,
+            units_micros=p.units_micros,
+            price_micros=p.price_micros,
+            time_ms=block.header.time_ms,
+        )
+        for transaction in block.transactions
+        if isinstance(p := transaction.payload, ReceiptPayload)
+    ]
+
+
+def read_figures(connection: sqlite3.Connection) -> Iterator[list[Figures]]:
+    """The same of all receipts in a file, in their order, many at a time."""
+    rows = connection.execute(
+        "SELECT client, provider, coordinator, model, unit_type, units_micros, price_micros,"
+        " b.time_ms FROM receipts r CROSS JOIN transactions t USING (leaf)"
+        " CROSS JOIN blocks b USING (height) ORDER BY r.leaf"
+    )
+    while batch := rows.fetchmany(BACKFILL_ROWS):
+        yield [Figures._make(row) for row in batch]
 
 
 def receipt_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:

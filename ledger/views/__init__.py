@@ -2,6 +2,7 @@
 
 from ledger.views.models import (
     MAX_PAGE,
+    AccountView,
     AuthoritiesView,
     AuthorityView,
     BlockView,
@@ -29,6 +30,7 @@ from ledger.views.tree import TreeHead, TreeViews
 
 __all__ = [
     "MAX_PAGE",
+    "AccountView",
     "AuthoritiesView",
     "AuthorityView",
     "BlockView",

@@ -265,6 +265,32 @@ class ReceiptFilter:
     provider: str | None = None
     """An account, or a miner's name."""
     model: str | None = None
+    from_ms: int | None = None
+    """Of the block that holds the receipt."""
+    to_ms: int | None = None
+    """Exclusive; with it, receipts that have no block yet are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountView:
+    """What an account did on this chain, and what it is on this node."""
+
+    account: str
+    """A miner's account or, of one without a key, its name; an authority's account; or the name
+    of a client."""
+    earned_receipts: int
+    """Final receipts in which it is the provider."""
+    earned_micros: int
+    spent_receipts: int
+    """Final receipts in which it is the client."""
+    spent_micros: int
+    coordinated_receipts: int
+    authority: str | None
+    """Its name in the current authority set, None where it is no member."""
+    coordinates: bool
+    """Whether it may coordinate jobs now."""
+    miners: tuple[str, ...]
+    """Names under which miners of this node registered it, at most 20, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,6 @@
 """Reads of both faces over ledger.db and the public part of node.db.
 
-Short and synchronous: by primary key, or by an index in its own order. What is still pending is
-read before what is final, so a transaction that becomes final in between is seen twice rather
-than not at all; the final one counts.
+Short and synchronous: by primary key, or by an index in its own order.
 """
 
 from __future__ import annotations
@@ -10,7 +8,6 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
@@ -22,11 +19,14 @@ from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
 from ledger.store.reading import find_missing, load_pin
+from ledger.views.accounts import load_account, took_part
 from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header, load_raw_block
 from ledger.views.counts import count_receipts
+from ledger.views.lists import Page, list_receipts, list_spellings, list_transactions
 from ledger.views.models import (
     MAX_PAGE,
+    AccountView,
     AuthoritiesView,
     BlockView,
     HeadView,
@@ -40,7 +40,7 @@ from ledger.views.models import (
     StatsView,
     TransactionView,
 )
-from ledger.views.rows import PENDING_CURSOR, view_block, view_final, view_waiting
+from ledger.views.rows import view_block, view_final, view_waiting
 from ledger.views.statements import load_statement, load_statement_bundle
 
 ACTIVE_MINER_MS = 120_000
@@ -50,7 +50,6 @@ MAX_COUNTED = 10_000
 """Pending transactions, and jobs of a day, are counted no further than this."""
 MAX_HEIGHT = 2**53 - 1
 
-_RECEIPTS = "receipts r JOIN transactions t USING (leaf)"
 _RECEIPT_ID = re.compile(r"rcp_[a-z2-7]{26}")
 _JOB_ID = re.compile(r"job_[0-9A-HJKMNP-TV-Z]{26}")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -148,26 +147,36 @@ class LedgerViews:
 
     def transactions(self, *, limit: int, before: int | None = None) -> list[TransactionView]:
         """Return transactions below cursor `before`, pending ones first, then newest first."""
-        limit = _bound(limit)
-        pending = self._pending_page("", [], limit, before)
-        final = self._final_page("transactions t", "", [], limit, before)
-        return _merge(pending, final)[:limit]
+        page = Page(limit=limit, before=before)
+        return list_transactions(self._ledger, self._market.reader, page)
 
     def transaction(self, id_hex: str) -> TransactionView | None:
         """Return the transaction with this id."""
         return self._find_transaction("id = ?", _parse_hash(id_hex))
 
     def receipts(
-        self, wanted: ReceiptFilter, *, limit: int, before: int | None = None
+        self,
+        wanted: ReceiptFilter,
+        *,
+        limit: int,
+        before: int | None = None,
+        after: int | None = None,
     ) -> list[ReceiptView]:
-        """Return receipts below cursor `before`, pending ones first, then newest first."""
-        page = self._page(wanted, _bound(limit), before)
-        return [self._receipt(transaction) for transaction in page]
+        """Return receipts below cursor `before`, pending ones first, then newest first.
+
+        With `after` those next above that cursor, in the same order.
+        """
+        page = Page(limit=limit, before=before, after=after)
+        rows = list_receipts(self._ledger, self._market.reader, wanted, page)
+        return [self._receipt(transaction) for transaction in rows]
 
     def count_receipts(self, wanted: ReceiptFilter) -> int | None:
         """Return how many receipts `receipts` would list in all; None where that is not cheap."""
-        spellings = map(_list_columns, self._list_spellings(wanted))
-        counts = [count_receipts(self._ledger, self._market.reader, each) for each in spellings]
+        if wanted.from_ms is not None or wanted.to_ms is not None:
+            return None
+        market = self._market.reader
+        spellings = list_spellings(market, wanted)
+        counts = [count_receipts(self._ledger, market, columns) for columns in spellings]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
@@ -192,6 +201,15 @@ class LedgerViews:
     def authority_set(self, epoch: int) -> AuthoritySet | None:
         """Return the authority set of an epoch that has begun."""
         return load_epoch(self._ledger, epoch)
+
+    def account(self, account: str) -> AccountView | None:
+        """Return what an account did; None of one that is unknown here.
+
+        Raises:
+            HistoryMissingError: blocks are missing.
+        """
+        with self._chain.database.snapshot() as ledger:
+            return load_account(ledger, self._market.reader, account)
 
     # --- statements: bounded, but not short; read them in a thread of their own -----------------
 
@@ -256,10 +274,10 @@ class LedgerViews:
         return self._search_account(query) if is_account(query) else None
 
     def _search_account(self, account: str) -> SearchHit | None:
-        if self.receipts(ReceiptFilter(provider=account), limit=1):
-            return SearchHit(kind="account", key=account)
         if self._chain.tip().authority_set.allows_coordinator(account):
             return SearchHit(kind="authority", key=account)
+        if took_part(self._ledger, self._market.reader, account):
+            return SearchHit(kind="account", key=account)
         return None
 
     def _search_hash(self, hash_hex: str) -> SearchHit | None:
@@ -288,68 +306,6 @@ class LedgerViews:
             (value,),
         ).fetchone()
         return view_block(self._ledger, row) if row else None
-
-    def _page(self, wanted: ReceiptFilter, limit: int, before: int | None) -> list[TransactionView]:
-        limit = max(limit, 0)
-        rows = [
-            row
-            for spelling in self._list_spellings(wanted)
-            for row in self._plain_page(spelling, limit, before)
-        ]
-        return sorted(rows, key=lambda row: row.cursor, reverse=True)[:limit]
-
-    def _list_spellings(self, wanted: ReceiptFilter) -> list[ReceiptFilter]:
-        """A miner's receipts stand under its account, or under its name while it had no key.
-
-        One read for each keeps every read in the order of its index.
-        """
-        if wanted.provider is None:
-            return [wanted]
-        names = {wanted.provider, self._account_of(wanted.provider)}
-        return [replace(wanted, provider=name) for name in sorted(names)]
-
-    def _plain_page(
-        self, wanted: ReceiptFilter, limit: int, before: int | None
-    ) -> list[TransactionView]:
-        columns = _list_columns(wanted)
-        conditions = "".join(f" AND {column} = ?" for column in columns)
-        values = list(columns.values())
-        pending = self._pending_page(
-            f" AND receipt_id IS NOT NULL{conditions}", values, limit, before
-        )
-        final = self._final_page(_RECEIPTS, conditions, values, limit, before)
-        return _merge(pending, final)
-
-    def _account_of(self, miner_id: str) -> str:
-        row = self._market.reader.execute(
-            "SELECT account FROM miners WHERE miner_id = ?", (miner_id,)
-        ).fetchone()
-        return str(row[0]) if row and row[0] else miner_id
-
-    def _pending_page(
-        self, conditions: str, values: Sequence[object], limit: int, before: int | None
-    ) -> list[TransactionView]:
-        if before is not None and before < PENDING_CURSOR:
-            return []
-        below = (1 << 62) if before is None else before - PENDING_CURSOR
-        rows = self._market.reader.execute(
-            "SELECT * FROM mempool WHERE seq < ?"  # noqa: S608 - conditions hold only marks
-            f"{conditions} ORDER BY seq DESC LIMIT ?",
-            (below, *values, limit),
-        )
-        return [view_waiting(row) for row in rows]
-
-    def _final_page(
-        self, source: str, conditions: str, values: Sequence[object], limit: int, before: int | None
-    ) -> list[TransactionView]:
-        below = PENDING_CURSOR if before is None else before
-        rows = self._ledger.execute(
-            f"SELECT t.*, b.time_ms FROM {source}"  # noqa: S608 - conditions hold only marks
-            " JOIN blocks b USING (height)"
-            f" WHERE leaf < ? {conditions} ORDER BY leaf DESC LIMIT ?",
-            (below, *values, limit),
-        )
-        return [view_final(row) for row in rows]
 
     def _find_transaction(self, condition: str, value: object) -> TransactionView | None:
         pending = self._find_pending(condition, value)
@@ -381,20 +337,6 @@ class LedgerViews:
             (find_receipt_id(transaction.payload),),
         ).fetchone()
         return ReceiptView(transaction=transaction, miner_id=row[0] if row else None)
-
-
-def _list_columns(wanted: ReceiptFilter) -> dict[str, str]:
-    return {
-        column: value
-        for column in ("client", "provider", "model")
-        if (value := getattr(wanted, column)) is not None
-    }
-
-
-def _merge(pending: list[TransactionView], final: list[TransactionView]) -> list[TransactionView]:
-    """Pending rows before final ones; what is both is final."""
-    seen = {transaction.id for transaction in final}
-    return [*(p for p in pending if p.id not in seen), *final]
 
 
 def _count_votes(ledger: sqlite3.Connection, height: int) -> int:

@@ -1,14 +1,12 @@
 """Statements read from the chain: one range of leaves, two indexes, no counting.
 
-Block times ascend with heights, so the ends of a period are found by halving. Within its leaves the
-lines of an account come from the indexes on client and provider, which are ordered by leaf.
+Within the leaves of the period the lines of an account come from the indexes on client and
+provider, which are ordered by leaf.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from bisect import bisect_left
-from dataclasses import dataclass
 
 import msgspec
 
@@ -17,23 +15,11 @@ from ledger.encoding import encode
 from ledger.errors import StatementTooLongError, StoreError
 from ledger.statement import MAX_STATEMENT_LINES
 from ledger.store.chain import read_node
-from ledger.store.reading import require_history
 from ledger.totals import build_line, sum_lines
 from ledger.transaction import ReceiptPayload, parse_transaction
-from ledger.views.bundles import count_leaves, load_epochs, load_figures, load_header
+from ledger.views.bundles import load_epochs, load_header
 from ledger.views.models import StatementLineView, StatementView
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Period:
-    """The blocks and leaves of a period."""
-
-    first_height: int
-    """Lowest height in it; one above `last_height` where there is none."""
-    last_height: int
-    first_leaf: int
-    end_leaf: int
-    """Tree size after its last block."""
+from ledger.views.periods import Period, find_period
 
 
 def load_statement(
@@ -45,7 +31,7 @@ def load_statement(
         StatementTooLongError: it has more than MAX_STATEMENT_LINES.
         HistoryMissingError: lines may be missing.
     """
-    period = _find_period(ledger, from_ms, to_ms)
+    period = find_period(ledger, from_ms, to_ms)
     lines = [
         _view_line(account, row) for row in _select(ledger, account, period, MAX_STATEMENT_LINES)
     ]
@@ -71,7 +57,7 @@ def load_statement_bundle(
         StatementTooLongError: it has more than MAX_STATEMENT_LINES.
         HistoryMissingError: lines may be missing.
     """
-    rows = _select(ledger, account, _find_period(ledger, from_ms, to_ms), MAX_STATEMENT_LINES)
+    rows = _select(ledger, account, find_period(ledger, from_ms, to_ms), MAX_STATEMENT_LINES)
     if not rows:
         return None
     header, certificate = load_header(ledger, rows[-1]["height"])
@@ -112,29 +98,8 @@ def load_statement_bundle(
     )
 
 
-def _find_period(ledger: sqlite3.Connection, from_ms: int, to_ms: int) -> _Period:
-    require_history(ledger)
-    (tip,) = ledger.execute("SELECT coalesce(max(height), 0) FROM blocks").fetchone()
-    first = _find_height(ledger, tip, from_ms)
-    end = max(first, _find_height(ledger, tip, to_ms))
-    return _Period(
-        first_height=first,
-        last_height=end - 1,
-        first_leaf=count_leaves(ledger, first - 1),
-        end_leaf=count_leaves(ledger, end - 1),
-    )
-
-
-def _find_height(ledger: sqlite3.Connection, tip: int, time_ms: int) -> int:
-    """Return the lowest height whose block has this time or a later one; tip + 1 if none has."""
-    heights = range(1, tip + 1)
-    return 1 + bisect_left(
-        heights, time_ms, key=lambda height: load_figures(ledger, height)["time_ms"]
-    )
-
-
 def _select(
-    ledger: sqlite3.Connection, account: str, period: _Period, limit: int
+    ledger: sqlite3.Connection, account: str, period: Period, limit: int
 ) -> list[sqlite3.Row]:
     """Return the rows of an account by ascending leaf, each once.
 

@@ -1,0 +1,71 @@
+"""What one account did on the chain, and what it is on this node."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from ledger.store.chain import load_tip
+from ledger.store.reading import require_history
+from ledger.views.models import AccountView
+
+MAX_MINERS = 20
+
+
+def load_account(
+    ledger: sqlite3.Connection, market: sqlite3.Connection, account: str
+) -> AccountView | None:
+    """Return an account that took part in a receipt, coordinates, or belongs to a miner here.
+
+    Raises:
+        HistoryMissingError: its totals may lack receipts.
+    """
+    require_history(ledger)
+    authorities = load_tip(ledger).authority_set
+    member = next((m for m in authorities.members if m.account == account), None)
+    coordinates = authorities.allows_coordinator(account)
+    miners = _load_miners(market, account)
+    sums = _load_sums(ledger, account)
+    if not (sums or coordinates or miners or _waits(market, account)):
+        return None
+    earned, earned_micros, spent, spent_micros, coordinated = sums or (0, 0, 0, 0, 0)
+    return AccountView(
+        account=account,
+        earned_receipts=earned,
+        earned_micros=earned_micros,
+        spent_receipts=spent,
+        spent_micros=spent_micros,
+        coordinated_receipts=coordinated,
+        authority=member.name if member is not None else None,
+        coordinates=coordinates,
+        miners=miners,
+    )
+
+
+def took_part(ledger: sqlite3.Connection, market: sqlite3.Connection, account: str) -> bool:
+    """Tell whether an account stands in a receipt, final or pending."""
+    return _load_sums(ledger, account) is not None or _waits(market, account)
+
+
+def _load_sums(ledger: sqlite3.Connection, account: str) -> tuple[int, int, int, int, int] | None:
+    row = ledger.execute(
+        "SELECT earned_receipts, earned_micros, spent_receipts, spent_micros,"
+        " coordinated_receipts FROM accounts WHERE account = ?",
+        (account,),
+    ).fetchone()
+    return (row[0], row[1], row[2], row[3], row[4]) if row else None
+
+
+def _load_miners(market: sqlite3.Connection, account: str) -> tuple[str, ...]:
+    rows = market.execute(
+        "SELECT miner_id FROM miners WHERE account = ? ORDER BY miner_id LIMIT ?",
+        (account, MAX_MINERS),
+    )
+    return tuple(row[0] for row in rows)
+
+
+def _waits(market: sqlite3.Connection, account: str) -> bool:
+    row = market.execute(
+        "SELECT EXISTS (SELECT 1 FROM mempool WHERE client = ? OR provider = ?)",
+        (account, account),
+    ).fetchone()
+    return bool(row[0])
