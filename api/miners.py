@@ -82,7 +82,10 @@ class MinerEndpoints:
             raise refuse_field("miner_id", "this parameter is required")
         wait_s = request.clamped("wait", default=0, maximum=MAX_WAIT_S)
         job = await self._market.available(
-            request.caller, _known_form(miner_id), wait_ms=wait_s * 1000
+            request.caller,
+            _known_form(miner_id),
+            wait_ms=wait_s * 1000,
+            models=request.texts("model"),
         )
         return answer_json(None) if job is None else self._answers.show(request, job)
 

@@ -163,8 +163,13 @@ class Market(Webhooks, Protocol):
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
 
-    async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
-        """Return the job that is next for this miner, waiting up to `wait_ms` for one."""
+    async def available(
+        self, caller: Caller, miner_id: str, wait_ms: int, models: Sequence[str] = ()
+    ) -> Job | None:
+        """Return the job that is next for this miner, waiting up to `wait_ms` for one.
+
+        With `models` only jobs for these count, of those that the miner serves.
+        """
 
     async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
         """Give the job to this miner, under a lease."""

@@ -282,6 +282,12 @@ class Request:
             raise refuse_field(name, "expected one value, got several")
         return values[0]
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return all values of a query parameter that may come several times."""
+        if self._fields is None:
+            self._fields = _parse_query(self.scope.get("query_string", b""))
+        return tuple(self._fields.get(name, ()))
+
     def integer(self, name: str) -> int | None:
         """Return an integer of at most 53 bits."""
         text = self.text(name)

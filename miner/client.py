@@ -8,8 +8,8 @@ never quote an answer but for the node's own words of refusal, cut to one short 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -19,6 +19,7 @@ from miner.errors import BadAnswerError, LeaseLostError, RefusedError, Unreachab
 from miner.wire import ClaimedJob, ErrorAnswer, Health, Job, Lease, TextAnswer
 
 T = TypeVar("T")
+Query: TypeAlias = dict[str, str | int | Sequence[str | int | float | bool | None]]
 
 MAX_ANSWER_BYTES: Final = 16 << 20
 MAX_RETRY_AFTER_S: Final = 300.0
@@ -54,9 +55,16 @@ class CoordinatorClient:
         """Make this miner, its models and its account known."""
         await self._call("POST", "/v1/miners/register", body=body)
 
-    async def available(self, miner_id: str, *, wait_s: int) -> Job | None:
-        """A job this miner could do, waiting up to `wait_s` seconds for one."""
-        query: dict[str, str | int] = {"miner_id": miner_id, "wait": wait_s}
+    async def available(
+        self, miner_id: str, *, wait_s: int, models: Sequence[str] = ()
+    ) -> Job | None:
+        """A job this miner could do, waiting up to `wait_s` seconds for one.
+
+        With `models` only jobs for one of these.
+        """
+        query: Query = {"miner_id": miner_id, "wait": wait_s}
+        if models:
+            query |= {"model": list(models)}
         answer = await self._call(
             "GET", "/v1/jobs/available", query=query, timeout_s=ANSWER_TIMEOUT_S + wait_s
         )
@@ -104,7 +112,7 @@ class CoordinatorClient:
         path: str,
         *,
         body: Mapping[str, Any] | None = None,
-        query: Mapping[str, str | int] | None = None,
+        query: Query | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> bytes:
         request = self._http.build_request(

@@ -9,6 +9,9 @@ MinerError
 │   └── UnsupportedModelError a sound file that this runtime cannot run
 ├── JobError                  the job's: it is failed, with this message as its reason
 │   └── PromptTooLongError
+├── EngineError               this miner's, just now: another one may do the job
+│   ├── OverdueError          the answer's time is over
+│   └── BusyError             more requests than may wait
 └── CoordinatorError          the node's answer, or that there was none
     ├── UnreachableError      no answer, or one that asks to come back later: try again
     ├── RefusedError          a 4xx answer: trying the same again cannot help
@@ -51,6 +54,18 @@ class JobError(MinerError):
 
 class PromptTooLongError(JobError):
     """The prompt leaves no room for a single token of answer."""
+
+
+class EngineError(MinerError):
+    """A job was not done here, and another miner may do it."""
+
+
+class OverdueError(EngineError):
+    """The answer was not done by its deadline."""
+
+
+class BusyError(EngineError):
+    """More requests wait for a slot than may."""
 
 
 class CoordinatorError(MinerError):

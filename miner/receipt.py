@@ -27,6 +27,8 @@ class CheckedOrder:
     prompt_salt: bytes
     result_salt: bytes
     params: SamplingParams
+    client: str
+    """Who asked."""
     started_at_ms: int
     token_price_micros: int
     fields: dict[str, Any]
@@ -68,6 +70,7 @@ def check_order(job: ClaimedJob, *, genesis: str, account: str) -> CheckedOrder:
             top_p_micros=fixed.top_p_micros,
             seed=fixed.seed,
         ),
+        client=fixed.client,
         started_at_ms=fixed.started_at_ms,
         token_price_micros=order.unit_prices_micros.tokens,
         fields=fields,
@@ -76,6 +79,7 @@ def check_order(job: ClaimedJob, *, genesis: str, account: str) -> CheckedOrder:
 
 class _FixedFields(msgspec.Struct, frozen=True, kw_only=True):
     prompt_digest: str
+    client: str
     max_tokens: int
     temperature_micros: int
     top_p_micros: int

@@ -21,6 +21,8 @@ class Pace:
 
     poll_wait_s: int = 20
     """How long the node may hold a question for work."""
+    partial_wait_s: int = 1
+    """The same while some of the models have no free slot."""
     first_retry_s: float = 0.5
     longest_retry_s: float = 30.0
     """Retries double from the first to the longest."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from miner.engine import LlamaEngine
+from miner.engine import Completion, GenerationRequest, InferenceThread, LlamaEngine
 from miner.models.convert import write_model
 from miner.models.digest import digest_model
 from miner.models.embedded import ModelDirectory, default_cache, prepare_embedded_model
@@ -36,11 +38,26 @@ def embedded_model() -> ModelDirectory:
 
 
 @pytest.fixture(scope="session")
-def embedded_engine(embedded_model: ModelDirectory) -> LlamaEngine:
-    return open_engine(embedded_model.path, context=1024)
+def embedded_engine(embedded_model: ModelDirectory) -> Iterator[LlamaEngine]:
+    with open_engine(embedded_model.path, context=1024) as engine:
+        yield engine
 
 
-def open_engine(directory: Path, *, context: int) -> LlamaEngine:
-    runtime = LlamaRuntime(directory, threads=2, context=context)
-    digest = digest_model(directory)
-    return LlamaEngine(runtime, ChatTokenizer(directory), model_digest=digest)
+@contextmanager
+def open_engine(directory: Path, *, context: int, slots: int = 1) -> Iterator[LlamaEngine]:
+    """An engine whose thread ends with the context."""
+    runtime = LlamaRuntime(directory, threads=2, context=context, slots=slots + 1)
+    with InferenceThread() as inference:
+        yield LlamaEngine(
+            runtime,
+            ChatTokenizer(directory),
+            model_digest=digest_model(directory),
+            inference=inference,
+        )
+
+
+def answer(engine: LlamaEngine, request: GenerationRequest) -> tuple[Completion, list[str]]:
+    """The answer, and the pieces of its text."""
+    pieces: list[str] = []
+    generation = engine.submit(request, on_text=pieces.append)
+    return generation.future.result(timeout=60), pieces

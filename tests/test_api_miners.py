@@ -117,6 +117,33 @@ def test_a_miner_that_waits_for_a_job_when_it_drains_is_offered_none(client, nod
     assert client.get("/v1/jobs/available?miner_id=m1&wait=0").json() is None
 
 
+# --- looking for some models --------------------------------------------------------------------
+
+
+def offered(client, query: str) -> str | None:
+    job = client.get(f"/v1/jobs/available?miner_id=m1{query}").json()
+    return job and job["model"]
+
+
+def test_a_miner_whose_other_models_are_busy_looks_for_some_of_them_only(client):
+    body = {"miner_id": "m1", "capabilities": ["a", "b", "c"]}
+    client.post("/v1/miners/register", json=body).raise_for_status()
+    for model in ("a", "b", "d"):
+        client.post("/v1/jobs", json={"prompt": "p", "model": model}).raise_for_status()
+    assert offered(client, "") == "a"
+    assert offered(client, "&model=B:latest") == "b"
+    assert offered(client, "&model=c&model=b") == "b"
+    assert offered(client, "&model=c") is None
+    assert offered(client, "&model=d") is None, "it does not serve this one"
+
+
+def test_a_miner_of_all_models_looks_for_one(client):
+    register(client)
+    for model in ("a", "b"):
+        client.post("/v1/jobs", json={"prompt": "p", "model": model}).raise_for_status()
+    assert offered(client, "&model=b") == "b"
+
+
 # --- leaving ----------------------------------------------------------------------------------
 
 

@@ -17,6 +17,7 @@ from miner.models.embedded import DIGEST, MODEL_NAME, default_cache, prepare_emb
 from miner.runtime import LlamaRuntime
 from miner.sampling import SamplingParams
 from miner.tokenizer import ChatTokenizer, Message
+from tests.miner_fixtures import answer
 
 REFERENCE = json.loads(
     Path("tests/vectors/smollm2_135m_reference.json").read_text(encoding="ascii")
@@ -63,8 +64,8 @@ def test_prompts_logits_and_greedy_answers_agree_with_the_reference(case, tokeni
 
 
 def test_the_embedded_model_answers_a_question(embedded_engine):
-    pieces: list[str] = []
-    completion = embedded_engine.generate(
+    completion, pieces = answer(
+        embedded_engine,
         GenerationRequest(
             job_id="job_1",
             messages=(Message(role="user", content=PARIS),),
@@ -72,8 +73,6 @@ def test_the_embedded_model_answers_a_question(embedded_engine):
                 max_tokens=64, temperature_micros=0, top_p_micros=1_000_000, seed=0
             ),
         ),
-        on_text=pieces.append,
-        should_stop=lambda: False,
     )
     assert completion.text == "".join(pieces) == "The capital of France is Paris."
     assert completion.finish_reason == "stop"

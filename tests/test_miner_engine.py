@@ -21,7 +21,7 @@ from miner.runtime.session import Device
 from miner.sampling import SamplingParams
 from miner.service import read_gpu_info
 from miner.tokenizer import ChatTokenizer, Message, TextStream
-from tests.miner_fixtures import open_engine
+from tests.miner_fixtures import answer, open_engine
 from tests.tiny_model import CONTEXT, TOKENS
 
 TEXT = [1, 60, 70, 5, 99, 1, 200, 258, 30]
@@ -39,9 +39,8 @@ def request(prompt: str = "hello", *, job_id: str = "job_1", **changes) -> Gener
     )
 
 
-def run(engine, asked, should_stop=lambda: False):
-    pieces: list[str] = []
-    completion = engine.generate(asked, on_text=pieces.append, should_stop=should_stop)
+def run(engine, asked):
+    completion, pieces = answer(engine, asked)
     assert "".join(pieces) == completion.text
     assert all(pieces)
     return completion
@@ -54,7 +53,8 @@ def tokenizer(tiny_directory):
 
 @pytest.fixture(scope="module")
 def engine(tiny_directory):
-    return open_engine(tiny_directory, context=CONTEXT)
+    with open_engine(tiny_directory, context=CONTEXT) as engine:
+        yield engine
 
 
 # Runtime
@@ -200,17 +200,40 @@ def test_an_answer_ends_before_a_stop_sequence(engine):
 
 
 def test_a_cancelled_answer_ends_between_two_tokens(engine):
-    asked = iter([False] * 4 + [True] * 9)
-    answer = run(engine, request(), should_stop=lambda: next(asked))
-    assert answer.finish_reason == "cancelled"
-    assert 0 < answer.completion_tokens < 12
+    pieces: list[str] = []
+
+    def hear(piece: str) -> None:
+        pieces.append(piece)
+        generation.cancel()
+
+    hold = threading.Event()
+    engine.run(holding(hold))
+    generation = engine.submit(request(), on_text=hear)
+    hold.set()
+    ended = generation.future.result(timeout=60)
+    assert ended.finish_reason == "cancelled"
+    assert 0 < ended.completion_tokens < 12
+    assert "".join(pieces) == ended.text
 
 
 def test_an_answer_can_be_cancelled_before_it_begins(engine):
-    ended = threading.Event()
-    ended.set()
-    answer = run(engine, request(), should_stop=ended.is_set)
-    assert (answer.token_ids, answer.finish_reason) == ((), "cancelled")
+    hold = threading.Event()
+    engine.run(holding(hold))
+    generation = engine.submit(request(), on_text=pytest.fail)
+    generation.cancel()
+    hold.set()
+    ended = generation.future.result(timeout=60)
+    assert (ended.token_ids, ended.finish_reason) == ((), "cancelled")
+
+
+def holding(hold: threading.Event):
+    """Work that keeps the inference thread until told."""
+
+    def work(runtime, slot):
+        assert hold.wait(60)
+        yield
+
+    return work
 
 
 # Tokenizer

@@ -1,6 +1,7 @@
 """The real worker against a real node in strict mode; only the engine is scripted."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import httpx2
@@ -9,6 +10,7 @@ import pytest
 from ledger.jobs import KeyRole
 from miner.client import CoordinatorClient
 from miner.engine import Completion
+from miner.errors import JobError
 from miner.worker import Worker
 from tests.builders import build_key
 from tests.live import LiveNode
@@ -44,6 +46,131 @@ def node(tmp_path):
         yield StrictNode(live)
     finally:
         live.stop()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A node for tests that use a model each."""
+    live = LiveNode(tmp_path_factory.mktemp("shared") / "data", "--mode", "strict")
+    try:
+        yield StrictNode(live)
+    finally:
+        live.stop()
+
+
+def submit_many(node: StrictNode, number: int, model: str) -> list[str]:
+    order = {"model": model, "prompt": "Why?", "params": {"max_tokens": 8}}
+    jobs = node.call("POST", "/v1/jobs/batch", {"jobs": [order] * number})
+    return [job["job_id"] for job in jobs]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    while not holds():
+        threading.Event().wait(0.005)
+
+
+class Crew:
+    """A worker with several engines; it stops once `until` holds after a job began or ended."""
+
+    def __init__(self, node: StrictNode, engines: dict[str, ScriptedEngine]) -> None:
+        self.node, self.engines = node, engines
+        self.worker: Worker
+
+    def run(self, until: Callable[[], bool], *, grace_s: float = 0.0) -> None:
+        async def story() -> None:
+            client = CoordinatorClient(url=self.node.url, api_key=self.node.miner_key)
+            self.worker = Worker(
+                client=client,
+                miner_id="miner-1",
+                key=build_key("miner"),
+                engines=self.engines,
+                clock_ms=lambda: 0,
+                grace_s=grace_s,
+            )
+            work = asyncio.create_task(self.worker.run())
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await asyncio.to_thread(wait_until, until)
+                    self.worker.stop()
+                    await work
+            finally:
+                work.cancel()
+                await client.close()
+
+        asyncio.run(story())
+
+    def states(self, jobs: list[str]) -> list[str]:
+        return [self.node.call("GET", f"/v1/jobs/{job}")["status"] for job in jobs]
+
+
+def test_as_many_jobs_run_at_once_as_there_are_slots_and_no_more_are_claimed(shared):
+    jobs = submit_many(shared, 7, "full")
+    engine = ScriptedEngine(until_stopped, slots=5)
+    crew = Crew(shared, {"full": engine})
+
+    def is_full() -> bool:
+        if engine.running < 5:
+            return False
+        assert crew.states(jobs) == ["running"] * 5 + ["pending"] * 2, "in the order they came"
+        return True
+
+    crew.run(is_full)
+    assert engine.most_running == 5
+    assert crew.states(jobs) == ["pending"] * 7, "all given back"
+    assert crew.worker.outcomes == {"released": 5}
+
+
+def test_a_full_model_does_not_keep_another_one_idle(shared):
+    slow, quick = submit_many(shared, 3, "slow"), submit_many(shared, 4, "quick")
+    engines = {
+        "slow": ScriptedEngine(until_stopped, slots=2),
+        "quick": ScriptedEngine(slots=1),
+    }
+    crew = Crew(shared, engines)
+    crew.run(lambda: crew.worker.outcomes["completed"] == 4)
+    assert crew.states(quick) == ["completed"] * 4
+    assert engines["slow"].most_running == 2
+    assert crew.states(slow) == ["pending"] * 3
+
+
+def test_one_job_that_fails_takes_no_other_with_it(shared):
+    jobs = submit_many(shared, 3, "mixed")
+    failing = threading.Event()
+
+    def script(_should_stop) -> Completion:
+        if not failing.is_set():
+            failing.set()
+            raise JobError("nobody can do this")
+        return ANSWER
+
+    crew = Crew(shared, {"mixed": ScriptedEngine(script, slots=3)})
+    crew.run(lambda: sum(crew.worker.outcomes.values()) == 3)
+    assert sorted(crew.states(jobs)) == ["completed", "completed", "failed"]
+    assert (crew.worker.prompt_tokens, crew.worker.completion_tokens) == (8, 6)
+
+
+def test_jobs_that_end_within_the_grace_are_handed_in_and_the_others_given_back(shared):
+    jobs = submit_many(shared, 3, "graceful")
+    stopping = threading.Event()
+    begun: list[int] = []
+
+    def script(should_stop) -> Completion:
+        begun.append(1)
+        if len(begun) < 3:
+            assert stopping.wait(PATIENCE_S)
+            return ANSWER
+        return until_stopped(should_stop)
+
+    def when_all_run() -> bool:
+        if len(begun) < 3:
+            return False
+        stopping.set()
+        return True
+
+    crew = Crew(shared, {"graceful": ScriptedEngine(script, slots=3)})
+    crew.run(when_all_run, grace_s=1.0)
+    assert sorted(crew.states(jobs)) == ["completed", "completed", "pending"]
+    assert shared.call("GET", "/v1/miners/miner-1")["draining"] is True
 
 
 def work(node: StrictNode, *scripts: Script) -> ScriptedEngine:

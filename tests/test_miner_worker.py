@@ -402,10 +402,11 @@ def test_sigterm_releases_the_running_job_and_ends_with_zero(tmp_path, monkeypat
     assert not {"complete", "fail"} & set(node.calls)
 
 
-def test_a_miner_that_stops_gives_back_its_job_and_then_drains():
+def test_a_miner_that_stops_says_so_at_once_and_gives_back_its_job():
     node = FakeCoordinator()
     play(node, ScriptedEngine(until_stopped), "claim")
-    assert node.calls.index("release") < node.calls.index("drain") == len(node.calls) - 1
+    assert node.calls.index("drain") < node.calls.index("release")
+    assert "available" not in node.calls[node.calls.index("drain") :]
 
 
 @pytest.mark.parametrize("answer", [refuse(500, "SYSTEM_INTERNAL_ERROR"), refuse(404, "X"), CutOff])

@@ -18,9 +18,16 @@ MAX_QUEUE_POSITION = 1000
 """A queue longer than this is not counted to its end."""
 
 
-def find_available(connection: sqlite3.Connection, miner: Miner) -> Job | None:
-    """Return the pending job that is next for a miner; one that it lost comes after all others."""
+def find_available(
+    connection: sqlite3.Connection, miner: Miner, wanted: frozenset[str] = frozenset()
+) -> Job | None:
+    """Return the pending job that is next for a miner; one that it lost comes after all others.
+
+    With `wanted`, normalized names, only jobs for these models count.
+    """
     served = list_served_models(miner.capabilities)
+    if wanted:
+        served = wanted if served is None else served & wanted
     models = None if served is None else sorted(served)
     for excluded in ("IS NOT", "IS"):
         lost = f"excluded_miner {excluded} ?"

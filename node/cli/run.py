@@ -14,7 +14,15 @@ import click
 from ledger.checkpoint import witness_key
 from ledger.errors import StoreError
 from miner.models.embedded import default_cache, prepare_embedded_model
-from miner.service import MinerSettings, run_miner
+from miner.service import (
+    CPU_SLOTS,
+    DEFAULT_CONTEXT,
+    GPU_SLOTS,
+    MAX_SLOTS,
+    MinerSettings,
+    run_miner,
+    suggest_slots,
+)
 from node.application import RELEASE
 from node.assembly import open_node
 from node.cli.options import (
@@ -236,6 +244,25 @@ witness = click.Command(
     "Repeatable. Without one the embedded model is served.",
 )
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
+@option(
+    "--slots",
+    type=click.IntRange(0, MAX_SLOTS),
+    default=0,
+    help=f"Jobs that each model works on at once. 0: {CPU_SLOTS}, with a GPU {GPU_SLOTS}.",
+)
+@option(
+    "--context",
+    type=click.IntRange(16, 1 << 20),
+    default=DEFAULT_CONTEXT,
+    help="Most tokens of a job's prompt and answer together, if the model allows as many.",
+)
+@option(
+    "--grace",
+    "grace_s",
+    type=click.FloatRange(0, 86_400),
+    default=10.0,
+    help="Seconds that running jobs have to end after SIGTERM; the rest is given back.",
+)
 @log_option
 @log_format_option
 @stdin_option
@@ -247,6 +274,9 @@ def miner(
     miner_id: str,
     models: tuple[str, ...],
     threads: int,
+    slots: int,
+    context: int,
+    grace_s: float,
     log_file: Path | None,
     log_format: LogFormat,
     until_stdin_closes: bool,
@@ -268,6 +298,9 @@ def miner(
         models=served,
         cache=cache,
         threads=threads or os.cpu_count() or 1,
+        slots=slots or suggest_slots(),
+        context=context,
+        grace_s=grace_s,
     )
     sys.exit(run_miner(settings))
 

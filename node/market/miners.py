@@ -15,6 +15,7 @@ from ledger.jobs import (
     MinerStanding,
     Registration,
     build_registration_message,
+    normalize_model,
 )
 from ledger.keys import ACCOUNT_PREFIX, verify_signature
 from ledger.store import jobs as job_store
@@ -87,26 +88,34 @@ class MinerDesk(Desk):
         await self._write(lambda c: registry.touch_miner(c, miner_id, now_ms))
         return replace(miner, last_seen_at_ms=now_ms)
 
-    async def available(self, caller: Caller, miner_id: str, wait_ms: int) -> Job | None:
-        """Return the job that is next for this miner, waiting up to `wait_ms` for one."""
+    async def available(
+        self, caller: Caller, miner_id: str, wait_ms: int, models: Sequence[str] = ()
+    ) -> Job | None:
+        """Return the job that is next for this miner, waiting up to `wait_ms` for one.
+
+        With `models` only jobs for these count, of those that the miner serves.
+        """
         miner = await self._seen(self._miner(caller, miner_id))
         if self._polls.total() >= MAX_POLLS or self._polls[miner_id] >= MAX_POLLS_PER_MINER:
             wait_ms = 0
         self._polls[miner_id] += 1
         try:
-            return await self._wait_for_job(miner, wait_ms)
+            wanted = frozenset(map(normalize_model, models))
+            return await self._wait_for_job(miner, wait_ms, wanted)
         finally:
             self._polls[miner_id] -= 1
             if not self._polls[miner_id]:
                 del self._polls[miner_id]
 
-    async def _wait_for_job(self, miner: Miner, wait_ms: int) -> Job | None:
+    async def _wait_for_job(self, miner: Miner, wait_ms: int, wanted: frozenset[str]) -> Job | None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_ms / 1000
         while True:
             # Read anew: it may drain, or be gone, since it began to wait.
             miner = self._known_miner(miner.miner_id)
-            job = None if miner.draining else queue.find_available(self._store.reader, miner)
+            job = None
+            if not miner.draining:
+                job = queue.find_available(self._store.reader, miner, wanted)
             left_s = deadline - loop.time()
             if job is not None or left_s <= 0 or self.feed.is_closing:
                 return job

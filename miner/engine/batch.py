@@ -1,0 +1,271 @@
+"""Turns: who is admitted, a piece of prefill, and one token for every answer that grows.
+
+Rules. Whoever came first gets the next free slot. A turn computes a bounded number of prompt
+tokens, so no prompt, however long, keeps running answers waiting; the oldest prompt and the one
+with the least left take turns, so neither waits for the other. What fails takes down who took part
+in it: one prompt's prefill its answer alone, one row's logits its answer alone, a step all rows.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miner.engine.answer import FinishReason
+from miner.engine.sequence import Sequence
+from miner.engine.slots import Slots
+from miner.engine.work import Errand
+from miner.errors import BusyError, OverdueError
+from miner.runtime import PREFILL_CHUNK, LlamaRuntime
+
+MAX_WAITING: Final = 1_024
+"""Answers without a slot, and pieces of other work."""
+PREFILL_BESIDE: Final = 64
+"""Prompt tokens of a turn in which answers grow too; without any it is a whole PREFILL_CHUNK."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a batch has done since it began; written by its thread, read by others."""
+
+    prompt_tokens: int = 0
+    """Computed; those that were copied are not among them."""
+    shared_tokens: int = 0
+    """Of prompts, copied from another slot or found in their own."""
+    shared_prompts: int = 0
+    drawn_tokens: int = 0
+    moved_tokens: int = 0
+    """Copied to keep the slots in use together."""
+    steps: int = 0
+    rows: int = 0
+    """Of all steps, those that are stepped for nothing included."""
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    """In the model."""
+    draw_s: float = 0.0
+    """Choosing tokens and making text of them."""
+
+
+class Batch:
+    """The answers of one model. Things are added from any thread; one thread takes the turns."""
+
+    def __init__(self, runtime: LlamaRuntime, *, clock: Callable[[], float]) -> None:
+        """The runtime's last slot is kept for other work, the rest is for answers.
+
+        Args:
+            runtime: touched in turns only.
+            clock: seconds, monotonic.
+        """
+        if runtime.slots < 2:
+            raise AssertionError("one slot for answers and one for other work, at least")
+        self.size = runtime.slots - 1
+        self.figures = Figures()
+        self._runtime = runtime
+        self._clock = clock
+        self._slots = Slots(self.size)
+        self._waiting: deque[Sequence] = deque()
+        self._filling: list[Sequence] = []
+        self._answering: list[Sequence] = []
+        self._errands: deque[Errand] = deque()
+        self._is_oldest_next = True
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether another turn would do anything."""
+        return bool(self._waiting or self._filling or self._answering or self._errands)
+
+    @property
+    def waiting(self) -> int:
+        """Answers without a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Answers with a slot."""
+        return len(self._filling) + len(self._answering)
+
+    def add(self, sequence: Sequence) -> None:
+        """Let an answer wait for a slot.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} answers wait for a slot already")
+        self._waiting.append(sequence)
+
+    def add_work(self, errand: Errand) -> None:
+        """Let other work wait for its turn.
+
+        Raises:
+            BusyError: too much waits already.
+        """
+        if len(self._errands) >= MAX_WAITING:
+            raise BusyError(f"{MAX_WAITING} pieces of other work wait already")
+        self._errands.append(errand)
+
+    def turn(self) -> None:
+        """Move everything on by a bounded piece."""
+        self._drop_unwanted()
+        self._admit()
+        self._prefill()
+        self._step()
+        if self._errands and not self._errands[0].advance(self._runtime, self.size):
+            self._errands.popleft()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Leave everything undone: answers are cancelled, or fail if there is an error."""
+        for sequence in [*self._drain_waiting(), *self._filling, *self._answering]:
+            if error is None:
+                self._complete(sequence, "cancelled")
+            else:
+                self._fail(sequence, error)
+        while self._errands:
+            self._errands.popleft().end()
+
+    def _drain_waiting(self) -> Iterable[Sequence]:
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def _drop_unwanted(self) -> None:
+        """End what is cancelled or overdue, with or without a slot."""
+        for _ in range(len(self._waiting)):
+            sequence = self._waiting.popleft()
+            if not self._is_dropped(sequence):
+                self._waiting.append(sequence)
+        for sequence in [*self._filling, *self._answering]:
+            self._is_dropped(sequence)
+
+    def _is_dropped(self, sequence: Sequence) -> bool:
+        deadline_s = sequence.request.deadline_s
+        if sequence.generation.is_cancelled:
+            self._complete(sequence, "cancelled")
+        elif deadline_s is not None and self._clock() >= deadline_s:
+            self._fail(sequence, OverdueError("the answer was not done in its time"))
+        else:
+            return False
+        return True
+
+    def _admit(self) -> None:
+        while self._waiting and self._slots.is_free():
+            sequence = self._waiting.popleft()
+            lot = self._slots.take(sequence.prompt, sequence.request.owner)
+            sequence.slot = lot.slot
+            self._filling.append(sequence)
+            try:
+                if lot.shared:
+                    self._runtime.copy_slot(lot.source, lot.slot, lot.shared)
+            except Exception as error:
+                self._fail(sequence, error, is_cache_good=False)
+                continue
+            self.figures.shared_tokens += lot.shared
+            self.figures.shared_prompts += lot.shared > 0
+
+    def _prefill(self) -> None:
+        """Bring prompts, but for the last token of each, into the cache."""
+        began_s = self._clock()
+        left = PREFILL_BESIDE if self._answering else PREFILL_CHUNK
+        while left > 0 and self._filling:
+            sequence = self._next_to_fill()
+            tokens = self._slots.tokens(sequence.slot)
+            goal = len(sequence.prompt) - 1
+            chunk = sequence.prompt[len(tokens) : min(len(tokens) + left, goal)]
+            try:
+                if chunk:
+                    self._runtime.prefill(chunk, slot=sequence.slot, start=len(tokens))
+            except Exception as error:
+                self._fail(sequence, error, is_cache_good=False)
+                continue
+            tokens += chunk
+            left -= len(chunk)
+            self.figures.prompt_tokens += len(chunk)
+            if len(tokens) == goal:
+                self._filling.remove(sequence)
+                self._answering.append(sequence)
+        self.figures.prefill_s += self._clock() - began_s
+
+    def _next_to_fill(self) -> Sequence:
+        self._is_oldest_next = not self._is_oldest_next
+        if not self._is_oldest_next:
+            return self._filling[0]
+        return min(self._filling, key=lambda s: len(s.prompt) - len(self._slots.tokens(s.slot)))
+
+    def _step(self) -> None:
+        """One token for every answer that grows."""
+        if self._runtime.max_rows == 1:
+            for sequence in list(self._answering):
+                self._step_together([sequence])
+        elif self._answering:
+            self._step_together(list(self._answering))
+
+    def _step_together(self, sequences: list[Sequence]) -> None:
+        began_s = self._clock()
+        try:
+            self._fill_holes(sequences)
+            rows = {sequence.slot: sequence for sequence in sequences}
+            span = range(min(rows), max(rows) + 1)
+            # A slot between them whose prompt is still being read gets a token that the next chunk
+            # of its prompt overwrites; that costs little beside the chunk.
+            logits = self._runtime.step(
+                [rows[slot].next_input if slot in rows else 0 for slot in span],
+                [len(self._slots.tokens(slot)) + 1 for slot in span],
+                first_slot=span.start,
+            )
+        except Exception as error:
+            for sequence in sequences:
+                self._fail(sequence, error, is_cache_good=False)
+            return
+        stepped_s = self._clock()
+        for slot, sequence in rows.items():
+            self._slots.tokens(slot).append(sequence.next_input)
+            self._draw(sequence, logits[slot - span.start])
+        self.figures.steps += 1
+        self.figures.rows += len(span)
+        self.figures.drawn_tokens += len(rows)
+        self.figures.decode_s += stepped_s - began_s
+        self.figures.draw_s += self._clock() - stepped_s
+
+    def _fill_holes(self, sequences: list[Sequence]) -> None:
+        holders = {sequence.slot: sequence for sequence in sequences}
+        moves = self._slots.fill_holes(list(holders))
+        for source, target in moves:
+            holders[target] = holders.pop(source)
+            holders[target].slot = target
+        for source, target in moves:
+            length = len(self._slots.tokens(target))
+            self._runtime.copy_slot(source, target, length)
+            self.figures.moved_tokens += length
+
+    def _draw(self, sequence: Sequence, logits: NDArray[np.float32]) -> None:
+        try:
+            sequence.draw(logits)
+        except Exception as error:
+            self._fail(sequence, error)
+            return
+        if sequence.finish is not None:
+            self._complete(sequence, sequence.finish)
+
+    def _complete(self, sequence: Sequence, finish: FinishReason) -> None:
+        self._leave(sequence, is_cache_good=True)
+        try:
+            sequence.complete(finish)
+        except Exception as error:
+            sequence.fail(error)
+
+    def _fail(self, sequence: Sequence, error: Exception, *, is_cache_good: bool = True) -> None:
+        self._leave(sequence, is_cache_good=is_cache_good)
+        sequence.fail(error)
+
+    def _leave(self, sequence: Sequence, *, is_cache_good: bool) -> None:
+        """Give back what a sequence holds, wherever it is."""
+        for place in (self._filling, self._answering):
+            if sequence in place:
+                place.remove(sequence)
+        if sequence.slot >= 0:
+            (self._slots.free if is_cache_good else self._slots.forget)(sequence.slot)
+            sequence.slot = -1

@@ -1,0 +1,129 @@
+"""One model, put together: runtime, tokenizer, batch, and the thread that takes its turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+
+import numpy as np
+
+from miner.engine.answer import Generation, GenerationRequest
+from miner.engine.batch import Batch, Figures
+from miner.engine.inference import InferenceThread
+from miner.engine.sequence import Sequence
+from miner.engine.work import Errand, T, Work
+from miner.errors import ModelError, PromptTooLongError
+from miner.runtime import LlamaRuntime
+from miner.tokenizer import ChatTokenizer
+
+
+class LlamaEngine:
+    """An `Engine` on `LlamaRuntime`."""
+
+    def __init__(
+        self,
+        runtime: LlamaRuntime,
+        tokenizer: ChatTokenizer,
+        *,
+        model_digest: str,
+        inference: InferenceThread,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """From now on only the thread touches the runtime.
+
+        Args:
+            runtime: one slot more than answers shall run at once; the last is for other work.
+            tokenizer: of the same model.
+            model_digest: its name in receipts.
+            inference: takes the turns.
+            clock: seconds, monotonic; deadlines are on it.
+        """
+        self._context = runtime.context
+        self._end_tokens = runtime.config.eos_token_ids
+        self._provider = runtime.provider
+        self._tokenizer = tokenizer
+        self._model_digest = model_digest
+        self._inference = inference
+        self._batch = Batch(runtime, clock=clock)
+        inference.add(self._batch)
+
+    @property
+    def model_digest(self) -> str:
+        """The model's digest, 64 hex digits."""
+        return self._model_digest
+
+    @property
+    def provider(self) -> str:
+        """What the model runs on, by ONNX Runtime's name."""
+        return self._provider
+
+    @property
+    def slots(self) -> int:
+        """How many answers it works on at once."""
+        return self._batch.size
+
+    @property
+    def figures(self) -> Figures:
+        """What it has done so far."""
+        return self._batch.figures
+
+    @property
+    def running(self) -> int:
+        """Answers that have a slot."""
+        return self._batch.running
+
+    @property
+    def waiting(self) -> int:
+        """Answers that wait for one."""
+        return self._batch.waiting
+
+    def warm_up(self) -> None:
+        """Run one token, so that a broken model shows at start and not in a job.
+
+        Raises:
+            ModelError: it failed.
+        """
+        self.run(_try_one_token).result()
+
+    def submit(self, request: GenerationRequest, *, on_text: Callable[[str], None]) -> Generation:
+        """See `Engine`.
+
+        Raises:
+            BusyError: too many wait already.
+        """
+        prompt = self._tokenizer.encode(self._tokenizer.render(request.messages))
+        if not 1 <= len(prompt) < self._context:
+            raise PromptTooLongError(
+                f"prompt: {len(prompt)} tokens, the model's context of "
+                f"{self._context} must hold at least 1 and leave 1 for the answer"
+            )
+        sequence = Sequence(
+            request,
+            prompt,
+            tokenizer=self._tokenizer,
+            model_digest=self._model_digest,
+            context=self._context,
+            end_tokens=self._end_tokens,
+            on_text=on_text,
+        )
+        self._batch.add(sequence)
+        self._inference.wake()
+        return sequence.generation
+
+    def run(self, work: Work[T]) -> Future[T]:
+        """Do other work on the runtime between turns; see miner/engine/work.py.
+
+        Raises:
+            BusyError: too much waits already.
+        """
+        errand = Errand(work)
+        self._batch.add_work(errand)
+        self._inference.wake()
+        return errand.future
+
+
+def _try_one_token(runtime: LlamaRuntime, slot: int) -> Generator[None, None, None]:
+    if not np.isfinite(runtime.step([0], [1], first_slot=slot)).all():
+        raise ModelError("the model computed logits that are not finite numbers")
+    yield
