@@ -56,7 +56,8 @@ def _explain(text: str, head: HeadView) -> Explanation:
     if text.startswith("job_"):
         return Explanation(
             finding="This looks like a job, but no receipt here belongs to it.",
-            advice="A job has a receipt once it is completed: until then there is nothing to see.",
+            advice="A job has a receipt once it is completed; until then only the node that it was "
+            "submitted to knows it.",
         )
     if text.startswith(ACCOUNT_PREFIX + "1"):
         return _explain_account(text)

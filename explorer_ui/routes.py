@@ -15,8 +15,11 @@ from explorer_ui.errors import ErrorPage, NotFoundError, NotYetError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
 from explorer_ui.export import Exports
 from explorer_ui.home import Home
+from explorer_ui.jobs import Jobs
+from explorer_ui.live import Live
 from explorer_ui.miners import Miners
 from explorer_ui.network import Network
+from explorer_ui.pending import Pending
 from explorer_ui.receiptlist import ReceiptList
 from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
@@ -59,12 +62,15 @@ def build_explorer(
         release: version of the node, as the footer shows it.
     """
     site = Site(release=release)
-    home = Home(site=site, views=views, head_changed=head_changed, clock_ms=clock_ms)
+    live = Live(site=site, head_changed=head_changed)
+    home = Home(site=site, views=views, live=live, clock_ms=clock_ms)
     blocks = Blocks(site=site, views=views)
     exports = Exports(views)
     receipt_list = ReceiptList(site=site, views=views, exports=exports, clock_ms=clock_ms)
     receipts = Receipts(site=site, views=views)
     accounts = Accounts(site=site, views=views, exports=exports)
+    jobs = Jobs(site=site, views=views, market=market, live=live, clock_ms=clock_ms)
+    pending = Pending(site=site, views=views, market=market, live=live)
     miners = Miners(site=site, views=views, market=market)
     network = Network(site=site, views=views)
     search = Search(site=site, views=views)
@@ -102,6 +108,14 @@ def build_explorer(
         data("/accounts/{key}.json", accounts.data),
         data("/accounts/{key}.csv", accounts.table),
         page("/accounts/{key}", accounts.page),
+        page("/jobs", jobs.list),
+        page("/jobs/{key}", jobs.job),
+        data("/_f/jobs/{key}", jobs.fragment),
+        data("/_f/jobs/{key}/stream", jobs.stream),
+        data("/pending.json", pending.data),
+        page("/pending", pending.page),
+        Route("/_f/pending", pending.fragment),
+        Route("/_f/pending/stream", pending.stream),
         data("/miners.json", miners.data),
         page("/miners", miners.page),
         page("/verify", verify.page),

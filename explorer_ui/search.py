@@ -15,6 +15,7 @@ from ledger.views import ReceiptFilter
 _PAGES = {
     "account": "/accounts/",
     "block": "/blocks/",
+    "job": "/jobs/",
     "receipt": "/receipts/",
     "transaction": "/txs/",
 }

@@ -45,8 +45,8 @@ class Frame:
     title: str
     """Trusted text: no name that somebody else chose."""
     section: str = ""
-    """The entry of the navigation for this page: `blocks`, `receipts`, `miners`, `network`,
-    `verify` or none."""
+    """The entry of the navigation for this page: `blocks`, `receipts`, `jobs`, `miners`,
+    `network`, `verify` or none."""
     crumbs: tuple[tuple[str, str], ...] = ()
     """(text, path) of the pages above this one, below the home page."""
     json_path: str | None = None

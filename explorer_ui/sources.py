@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ledger.authorities import AuthoritySet
-from ledger.jobs import MinerStanding
+from ledger.jobs import JobState, MinerStanding, Queue
 from ledger.views import (
     AccountView,
     AuthoritiesView,
     BlockView,
     HeadView,
     InclusionView,
+    JobView,
     PeerView,
     ReceiptFilter,
     ReceiptView,
@@ -99,6 +100,30 @@ class Views(Protocol):
         after: int | None = None,
     ) -> list[ReceiptView]:
         """Return receipts below cursor `before`, or next above `after`, pending ones first."""
+        ...
+
+    def jobs(
+        self,
+        state: JobState | None,
+        /,
+        *,
+        limit: int,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> list[JobView]:
+        """Return jobs of this node below cursor `before`, or next above `after`."""
+        ...
+
+    def job(self, job_id: str, /) -> JobView | None:
+        """Return one job of this node."""
+        ...
+
+    def queue(self, job_id: str, /, *, now_ms: int) -> Queue | None:
+        """Return where a job stands; None of one that waits no more."""
+        ...
+
+    def count_jobs(self, state: JobState, /) -> int:
+        """Return how many jobs are in a state, by a count that is kept."""
         ...
 
     def account(self, account: str, /) -> AccountView | None:

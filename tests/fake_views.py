@@ -17,7 +17,7 @@ from ledger import merkle
 from ledger.authorities import Authority, AuthoritySet, hash_authority_set
 from ledger.block import Certificate, Header, find_next_set, hash_header
 from ledger.encoding import encode
-from ledger.jobs import Miner, MinerStanding
+from ledger.jobs import Miner, MinerStanding, Queue
 from ledger.keys import KeyPair
 from ledger.payloads import find_receipt_id, name_type
 from ledger.transaction import (
@@ -37,6 +37,7 @@ from ledger.views import (
     EvidenceView,
     HeadView,
     InclusionView,
+    JobView,
     PeerView,
     ReceiptFilter,
     ReceiptView,
@@ -142,6 +143,7 @@ class FakeViews:
     others: tuple[PeerView, ...] = ()
     sync: SyncProgress | None = None
     market: FakeMarket | None = field(default_factory=FakeMarket)
+    all_jobs: list[JobView] = field(default_factory=list)
 
     # --- filling it -----------------------------------------------------------------------------
 
@@ -270,6 +272,28 @@ class FakeViews:
             raise ClosingError
         return len(self.chain)
 
+    def add_job(self, number: int, state="pending", **changes) -> str:
+        """Let there be a job in a state; a completed one has the receipt of the same number."""
+        begun, ended = state != "pending", state not in {"pending", "running"}
+        values = {
+            "job_id": f"job_01K1{number:022d}",
+            "cursor": number,
+            "state": state,
+            "reason": "queued" if state == "pending" else state,
+            "client": "demo",
+            "model": "smollm2:135m",
+            "attempt": 1 if begun else 0,
+            "miner_id": "miner-a" if begun else None,
+            "created_at_ms": START_MS + number * 9_000 - 500,
+            "started_at_ms": START_MS + number * 9_000 if begun else None,
+            "completed_at_ms": START_MS + number * 9_000 + 1_240 if ended else None,
+            "receipt_id": receipt_id(number) if state == "completed" else None,
+            "texts_purged": False,
+        }
+        job = JobView(**values | changes)
+        self.all_jobs = [known for known in self.all_jobs if known.cursor != number] + [job]
+        return job.job_id
+
     # --- the tree -------------------------------------------------------------------------------
 
     def leaf_hash(self, leaf: int) -> bytes:
@@ -346,6 +370,29 @@ class FakeViews:
         ]
         chosen = [row for row in rows if matches(row, wanted)]
         return chosen[:limit] if after is None else chosen[max(0, len(chosen) - limit) :]
+
+    def jobs(self, state, /, *, limit, before=None, after=None) -> list[JobView]:
+        rows = [
+            job
+            for job in sorted(self.all_jobs, key=lambda job: -job.cursor)
+            if state in (None, job.state)
+            and (before is None or job.cursor < before)
+            and (after is None or job.cursor > after)
+        ]
+        return rows[:limit] if after is None else rows[max(0, len(rows) - limit) :]
+
+    def job(self, job_id: str, /) -> JobView | None:
+        return next((job for job in self.all_jobs if job.job_id == job_id), None)
+
+    def queue(self, job_id: str, /, *, now_ms: int) -> Queue | None:
+        waiting = sorted(job.cursor for job in self.all_jobs if job.state == "pending")
+        job = self.job(job_id)
+        if job.state != "pending":
+            return None
+        return Queue(position=waiting.index(job.cursor) + 1, eligible_miners=1)
+
+    def count_jobs(self, state, /) -> int:
+        return sum(job.state == state for job in self.all_jobs)
 
     def account(self, account: str, /) -> AccountView | None:
         payloads = [t.payload for t in self.final if t.type == "receipt"]

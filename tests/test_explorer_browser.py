@@ -16,11 +16,15 @@ PAGES = {
     "block": "/blocks/31",
     "receipts": "/receipts",
     "receipt": f"/receipts/{receipt_id(5)}",
-    "pending": f"/receipts/{receipt_id(100)}",
+    "waiting": f"/receipts/{receipt_id(100)}",
     "hostile": f"/receipts/{receipt_id(90)}",
     "narrowed": "/receipts?client=demo&from=2026-01-01",
     "account": f"/accounts/{MINER.account}",
     "miners": "/miners",
+    "jobs": "/jobs",
+    "running": "/jobs/job_01K10000000000000000000091",
+    "completed": "/jobs/job_01K10000000000000000000005",
+    "pending": "/pending",
     "verify": "/verify",
     "search": "/search?q=abcdef12",
     "missing": "/blocks/99",
@@ -60,6 +64,9 @@ def build_views() -> FakeViews:
     views.add_receipt(90, client=HOSTILE, provider=HOSTILE, model=HOSTILE, miner_id=HOSTILE)
     views.seal()
     views.add_receipt(100)
+    views.add_job(5, "completed")
+    views.add_job(90)
+    views.add_job(91, "running", model=HOSTILE, client=HOSTILE, miner_id=HOSTILE)
     views.market.add_miner(HOSTILE, capabilities=(HOSTILE,), gpu_name=HOSTILE, gpu_memory=HOSTILE)
     return views
 

@@ -8,7 +8,12 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from explorer_ui.home import MAX_STREAMS_PER_CLIENT, Home
+from explorer_ui import jobs as jobs_module
+from explorer_ui import pending as pending_module
+from explorer_ui.home import Home
+from explorer_ui.jobs import Jobs
+from explorer_ui.live import END, MAX_STREAMS_PER_CLIENT, Live
+from explorer_ui.pending import Pending
 from explorer_ui.site import Site
 from tests.fake_views import FakeViews, build_chain, now_ms
 
@@ -61,19 +66,21 @@ class Stream:
 @asynccontextmanager
 async def node(views: FakeViews, *, heartbeat_s: float = 60.0):
     site = Site(release="1.2.3")
-    home = Home(
-        site=site,
-        views=views,
-        head_changed=views,
-        clock_ms=now_ms,
-        heartbeat_s=heartbeat_s,
-        min_gap_s=0.0,
-    )
+    live = Live(site=site, head_changed=views, heartbeat_s=heartbeat_s, min_gap_s=0.0)
+    home = Home(site=site, views=views, live=live, clock_ms=now_ms)
+    jobs = Jobs(site=site, views=views, market=views.market, live=live, clock_ms=now_ms)
+    pending = Pending(site=site, views=views, market=views.market, live=live)
     app = Starlette(
         routes=[
             Route("/", home.page),
             Route("/_f/home", home.fragment),
             Route("/_f/home/stream", home.stream),
+            Route("/jobs/{key}", jobs.job),
+            Route("/_f/jobs/{key}", jobs.fragment),
+            Route("/_f/jobs/{key}/stream", jobs.stream),
+            Route("/pending", pending.page),
+            Route("/_f/pending", pending.fragment),
+            Route("/_f/pending/stream", pending.stream),
         ]
     )
     opened: list[Stream] = []
@@ -275,5 +282,91 @@ def test_no_name_can_break_out_of_its_message(hostile):
             assert all(line.startswith("data: ") for line in lines[1:-2])
             assert lines[-2:] == ["", ""]
             assert not [line for line in lines if "\r" in line]
+
+    run(scenario)
+
+
+# --- jobs, and what has not ended ---------------------------------------------------------------
+
+
+def targets_of(message: str) -> list[str]:
+    return re.findall(r'<hx-partial hx-target="#([a-z-]+)"', data_of(message))
+
+
+def test_a_job_is_followed_without_a_block_until_its_receipt_is_final(monkeypatch):
+    monkeypatch.setattr(jobs_module, "TICK_S", 0.01)
+
+    async def scenario():
+        views = build_chain(2)
+        key = views.add_job(500)
+        async with node(views) as connect:
+            html = await (await connect(f"/jobs/{key}")).next()
+            address = re.search(r'hx-sse:connect="([^"]+)"', html)[1]
+            assert "it is next" in html
+            stream = await connect(address)
+            assert await stream.next() == "id: 2\n\n"
+            views.add_job(500, "running")
+            message = await stream.next()
+            assert targets_of(message) == ["status", "lede", "steps"]
+            assert "runs on the miner" in message
+            views.add_receipt(500)
+            views.add_job(500, "completed")
+            assert "waits for the next block" in await stream.next()
+            views.seal()
+            await views.announce()
+            assert "is final in" in await stream.next()
+            assert await stream.next() == END
+            await stream.task
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_the_page_of_a_job_that_is_over_is_not_live(state):
+    async def scenario():
+        views = build_chain(2)
+        key = views.add_job(500, state)
+        async with node(views) as connect:
+            html = await (await connect(f"/jobs/{key}")).next()
+            assert "hx-sse" not in html
+            assert "htmx" not in html
+            late = await connect(f"/_f/jobs/{key}/stream")
+            assert state in [await late.next(), await late.next()][1]
+            assert await late.next() == END
+            polled = await connect(f"/_f/jobs/{key}")
+            assert "hx-trigger" not in polled.headers
+
+    run(scenario)
+
+
+def test_what_is_pending_comes_and_goes_without_a_block(monkeypatch):
+    monkeypatch.setattr(pending_module, "TICK_S", 0.01)
+
+    async def scenario():
+        views = build_chain(2)
+        async with node(views) as connect:
+            html = await (await connect("/pending")).next()
+            assert html.count('class="blank"') == 20
+            stream = await connect(re.search(r'hx-sse:connect="([^"]+)"', html)[1])
+            await stream.next()
+            views.add_job(500)
+            message = await stream.next()
+            assert targets_of(message) == ["status", "lede", "pending-jobs", "pending-receipts"]
+            assert data_of(message).count("<tr") == 20
+            assert "1 job waits for a miner, none run now" in data_of(message)
+            views.add_job(500, "running")
+            assert "No jobs wait for a miner, 1 runs now" in data_of(await stream.next())
+
+    run(scenario)
+
+
+def test_streams_of_all_pages_share_the_places_of_a_client():
+    async def scenario():
+        views = build_chain(2)
+        key = views.add_job(500)
+        async with node(views) as connect:
+            paths = ["/_f/home/stream", "/_f/pending/stream", f"/_f/jobs/{key}/stream"] * 2
+            streams = [await connect(path) for path in paths]
+            assert [stream.status for stream in streams] == [200] * 4 + [204] * 2
 
     run(scenario)

@@ -487,3 +487,37 @@ def test_no_text_breaks_a_search(ledger, query):
 def test_what_is_no_hash_is_nobodys(ledger, text):
     assert ledger.views.transaction(text) is None
     assert ledger.views.block_by_hash(text) is None
+
+
+# --- jobs -----------------------------------------------------------------------------------------
+
+
+def test_jobs_are_shown_without_their_texts_and_read_by_index(node):
+    node.register("m1")
+    waiting = node.submit(prompt="a secret")
+    running = node.submit(prompt="a secret")
+    node.claim(running, "m1")
+    views, reader, statements = node.views, node.store.reader, []
+    reader.set_trace_callback(statements.append)
+    try:
+        assert [job.job_id for job in views.jobs(None, limit=9)] == [
+            running.job_id,
+            waiting.job_id,
+        ]
+        (job,) = views.jobs("running", limit=9)
+        assert views.jobs("running", limit=9, before=job.cursor) == []
+        first = views.jobs("pending", limit=9, after=0)[0].job_id
+        assert views.job(job.job_id) == job
+    finally:
+        reader.set_trace_callback(None)
+    assert (job.state, job.miner_id, job.attempt, first) == ("running", "m1", 1, waiting.job_id)
+    assert "secret" not in repr(views.jobs(None, limit=9))
+    for statement in statements:
+        assert "*" not in statement
+        assert "prompt" not in statement
+        plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        assert [step for step in plan if step.startswith(("SCAN", "USE TEMP"))] == [], statement
+    assert views.search(waiting.job_id) == SearchHit(kind="job", key=waiting.job_id)
+    assert views.queue(waiting.job_id, now_ms=node.now_ms).position == 1
+    assert views.queue(running.job_id, now_ms=node.now_ms) is None
+    assert (views.count_jobs("pending"), views.count_jobs("failed")) == (1, 0)

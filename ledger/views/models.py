@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ledger.jobs import JobState
 from ledger.totals import Line, Totals
 from ledger.transaction import Payload, ReceiptPayload, Signature
 
@@ -272,6 +273,31 @@ class ReceiptFilter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobView:
+    """A job of this node without anything that is its owner's."""
+
+    job_id: str
+    cursor: int
+    """Order key: its place in the order of submission."""
+    state: JobState
+    reason: str
+    """Why it is in this state, in one of the market's words."""
+    client: str
+    model: str
+    attempt: int
+    miner_id: str | None
+    """Who runs it, or ran it."""
+    created_at_ms: int
+    started_at_ms: int | None
+    """Of the present attempt, or the last one; None while it waits."""
+    completed_at_ms: int | None
+    """When it ended, however it ended."""
+    receipt_id: str | None
+    texts_purged: bool
+    """Whether prompt and answer were removed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
     """What an account did on this chain, and what it is on this node."""
 
@@ -325,6 +351,6 @@ class StatementView:
 class SearchHit:
     """Something a search found exactly."""
 
-    kind: Literal["account", "authority", "block", "receipt", "transaction"]
+    kind: Literal["account", "authority", "block", "job", "receipt", "transaction"]
     key: str
     """What its page's address ends in: height, id or account. All authorities share a page."""

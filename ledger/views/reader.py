@@ -14,15 +14,18 @@ from statistics import median
 from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
+from ledger.jobs import JobState, Queue
 from ledger.keys import is_account
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.database import Database
+from ledger.store.lists import count_jobs
 from ledger.store.reading import find_missing, load_pin
 from ledger.views.accounts import load_account, took_part
 from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header, load_raw_block
 from ledger.views.counts import count_receipts
+from ledger.views.jobs import find_job, find_queue, list_jobs
 from ledger.views.lists import Page, list_receipts, list_spellings, list_transactions
 from ledger.views.models import (
     MAX_PAGE,
@@ -31,6 +34,7 @@ from ledger.views.models import (
     BlockView,
     HeadView,
     InclusionView,
+    JobView,
     NetworkWatch,
     PeerView,
     ReceiptFilter,
@@ -191,6 +195,32 @@ class LedgerViews:
         with self._chain.database.snapshot() as ledger:
             return load_bundle(ledger, receipt_id)
 
+    # --- jobs of this node ---------------------------------------------------------------------
+
+    def jobs(
+        self,
+        state: JobState | None,
+        *,
+        limit: int,
+        before: int | None = None,
+        after: int | None = None,
+    ) -> list[JobView]:
+        """Return jobs below cursor `before`, or next above `after`, newest first."""
+        return list_jobs(self._market.reader, state, limit=limit, before=before, after=after)
+
+    def job(self, job_id: str) -> JobView | None:
+        """Return the job with this id."""
+        return find_job(self._market.reader, job_id)
+
+    def queue(self, job_id: str, *, now_ms: int) -> Queue | None:
+        """Return where a job stands; None of one that does not wait."""
+        since_ms = now_ms - ACTIVE_MINER_MS
+        return find_queue(self._market.reader, job_id, active_since_ms=since_ms)
+
+    def count_jobs(self, state: JobState) -> int:
+        """Return how many jobs are in a state, by a count that is kept."""
+        return count_jobs(self._market.reader, state=state)
+
     # --- authorities ----------------------------------------------------------------------------
 
     def authorities(self) -> AuthoritiesView:
@@ -296,7 +326,7 @@ class LedgerViews:
             )
             if self.receipt(receipt_id):
                 return SearchHit(kind="receipt", key=receipt_id)
-        return None
+        return SearchHit(kind="job", key=job_id) if self.job(job_id) else None
 
     # --- rows to views --------------------------------------------------------------------------
 
