@@ -1,32 +1,22 @@
-"""Text to token ids and back: a tokenizer.json and the chat template beside it.
-
-The template comes with the model, from anybody, so it runs in jinja2's immutable sandbox.
-"""
+"""Text to token ids and back: a tokenizer.json and the chat template beside it."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import tokenizers
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from miner.errors import JobError, ModelFormatError, UnsupportedModelError
+from miner.errors import ModelFormatError
+from miner.prompt import PromptEncoder
+from miner.template import ChatTemplate, Message, read_template
+
+__all__ = ["ChatTokenizer", "Message", "TextStream", "read_json"]
 
 MAX_CONFIG_BYTES: Final = 64 << 20
 REPLACEMENT: Final = "\ufffd"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 class ChatTokenizer:
@@ -44,10 +34,11 @@ class ChatTokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
         except Exception as error:  # the library raises bare Exception
             raise ModelFormatError(f"{directory / 'tokenizer.json'}: {error}") from error
-        self._special = {
+        special = {
             key: _token_text(config.get(key)) for key in ("bos_token", "eos_token", "pad_token")
         }
-        self._template = _compile(_template_source(directory, config))
+        self._template = ChatTemplate(read_template(directory, config), special)
+        self._prompts = PromptEncoder(self._tokenizer, self._template)
 
     @property
     def vocabulary(self) -> int:
@@ -60,18 +51,18 @@ class ChatTokenizer:
         Raises:
             JobError: the template refuses this conversation.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            return self._template.render(
-                messages=turns, add_generation_prompt=True, tools=None, **self._special
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError) as error:
-            # Without the template's words, which may quote the messages.
-            name = type(error).__name__
-            raise JobError(f"the model's chat template refuses the messages: {name}") from error
+        return self._template.render(messages)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of the rendered conversation; contents are text, whatever they look like.
+
+        Raises:
+            JobError: the template refuses this conversation, or makes structure of its contents.
+        """
+        return self._prompts.encode(messages)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of rendered text; nothing is added, the template has it all."""
+        """Token ids of text, in which control tokens count; nothing is added to it."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -164,31 +155,3 @@ def _token_text(value: object) -> str:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else ""
-
-
-def _template_source(directory: Path, config: dict[str, Any]) -> str:
-    beside = directory / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    source = config.get("chat_template")
-    if isinstance(source, list):
-        named = {
-            item.get("name"): item.get("template") for item in source if isinstance(item, dict)
-        }
-        source = named.get("default")
-    if not isinstance(source, str):
-        raise UnsupportedModelError(f"{directory}: the model has no chat template")
-    return source
-
-
-def _compile(source: str) -> jinja2.Template:
-    def raise_exception(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    environment.globals["raise_exception"] = raise_exception
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    try:
-        return environment.from_string(source)
-    except jinja2.TemplateError as error:
-        raise ModelFormatError(f"chat template: {error}") from error

@@ -49,9 +49,10 @@ def test_the_tokenizer_agrees_with_the_reference(tokenizer):
 
 @pytest.mark.parametrize("case", REFERENCE["prompts"], ids=range(len(REFERENCE["prompts"])))
 def test_prompts_logits_and_greedy_answers_agree_with_the_reference(case, tokenizer, runtime):
-    text = tokenizer.render([Message(**message) for message in case["messages"]])
+    messages = [Message(**message) for message in case["messages"]]
+    text = tokenizer.render(messages)
     assert text == case["text"]
-    assert tokenizer.encode(text) == case["ids"]
+    assert tokenizer.encode(text) == tokenizer.encode_chat(messages) == case["ids"]
     logits = runtime.score(case["ids"] + case["greedy"]).astype(np.float64)
     for position in case["positions"]:
         row = logits[position["at"]]

@@ -92,7 +92,7 @@ class LlamaEngine:
         Raises:
             BusyError: too many wait already.
         """
-        prompt = self._tokenizer.encode(self._tokenizer.render(request.messages))
+        prompt = self._tokenizer.encode_chat(request.messages)
         if not 1 <= len(prompt) < self._context:
             raise PromptTooLongError(
                 f"prompt: {len(prompt)} tokens, the model's context of "
