@@ -1,8 +1,4 @@
-"""A two-layer Llama of random weights as a GGUF file, and what it must compute, in plain numpy.
-
-The reference dequantises and multiplies in float64 and rotates interleaved pairs as GGUF stores
-them: nothing of it is shared with the converter.
-"""
+"""A two-layer Llama of random weights as a GGUF file, and what it must compute."""
 
 from __future__ import annotations
 
@@ -10,6 +6,8 @@ import struct
 from dataclasses import dataclass
 
 import numpy as np
+
+from tests.llama_reference import LlamaReference
 
 LAYERS, HIDDEN, WIDE, HEADS, KV_HEADS, CONTEXT = 2, 128, 192, 4, 2, 64
 HEAD = HIDDEN // HEADS
@@ -44,47 +42,16 @@ class TinyModel:
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """Shape (tokens, vocabulary)."""
-        x = self.weights["token_embd.weight"][ids]
-        for layer in range(LAYERS):
-            x = x + self._attention(layer, self._norm(x, f"blk.{layer}.attn_norm.weight"))
-            x = x + self._feed_forward(layer, self._norm(x, f"blk.{layer}.ffn_norm.weight"))
-        return self._norm(x, "output_norm.weight") @ self.weights["token_embd.weight"].T
-
-    def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPSILON) * self.weights[name]
-
-    def _attention(self, layer: int, x: np.ndarray) -> np.ndarray:
-        def heads(part: str, number: int) -> np.ndarray:
-            projected = x @ self.weights[f"blk.{layer}.attn_{part}.weight"].T
-            return projected.reshape(len(x), number, HEAD).transpose(1, 0, 2)
-
-        queries, keys = rotate(heads("q", HEADS)), rotate(heads("k", KV_HEADS))
-        values = heads("v", KV_HEADS)
-        mask = np.triu(np.full((len(x), len(x)), -np.inf), 1)
-        answers = []
-        for head in range(HEADS):
-            shared = head // (HEADS // KV_HEADS)
-            scores = queries[head] @ keys[shared].T / np.sqrt(HEAD) + mask
-            weights = np.exp(scores - scores.max(-1, keepdims=True))
-            answers.append(weights / weights.sum(-1, keepdims=True) @ values[shared])
-        return np.concatenate(answers, -1) @ self.weights[f"blk.{layer}.attn_output.weight"].T
-
-    def _feed_forward(self, layer: int, x: np.ndarray) -> np.ndarray:
-        gate, up, down = (
-            self.weights[f"blk.{layer}.ffn_{part}.weight"] for part in ("gate", "up", "down")
+        reference = LlamaReference(
+            weights=self.weights,
+            layers=LAYERS,
+            heads=HEADS,
+            kv_heads=KV_HEADS,
+            head_size=HEAD,
+            rope_base=ROPE_BASE,
+            epsilon=EPSILON,
         )
-        gated = x @ gate.T
-        return (gated / (1 + np.exp(-gated)) * (x @ up.T)) @ down.T
-
-
-def rotate(x: np.ndarray) -> np.ndarray:
-    """Rotate pairs (2i, 2i+1) of (heads, tokens, size) by position / base^(2i/size)."""
-    angles = np.arange(x.shape[1])[:, None] / ROPE_BASE ** (np.arange(0, HEAD, 2) / HEAD)
-    even, odd = x[..., 0::2], x[..., 1::2]
-    turned = np.empty_like(x)
-    turned[..., 0::2] = even * np.cos(angles) - odd * np.sin(angles)
-    turned[..., 1::2] = even * np.sin(angles) + odd * np.cos(angles)
-    return turned
+        return reference.logits(ids)
 
 
 def build_tiny_model(seed: int = 1) -> TinyModel:

@@ -108,7 +108,7 @@ def build_answer(case: Case, tokenizer: ChatTokenizer) -> Answer:
     return Answer(
         job_id=receipt.job_id,
         model_digest=receipt.model_digest,
-        prompt_token_ids=tuple(tokenizer.encode(tokenizer.render(messages))),
+        prompt_token_ids=tuple(tokenizer.encode_chat(messages)),
         token_ids=shown.output_token_ids,
         result=shown.result,
         params=SamplingParams(

@@ -1,33 +1,36 @@
-"""Reader of GGUF model files, version 3, little-endian.
+"""Reader of GGUF model files, versions 2 and 3, little-endian.
 
 Source: the GGUF format description (ggml-org/ggml, docs/gguf.md). A file is a header, key-value
 metadata, tensor descriptions, then aligned tensor data. Everything is bounded and checked before
 it is used, since a model file may come from anybody: any breach raises `ModelFormatError`.
-Nothing is copied: tensors are read-only views of the bytes given.
+Nothing is copied: tensors are read-only views of the bytes given, which may be a mapped file.
 """
 
 from __future__ import annotations
 
 import math
+import mmap
 import struct
 from dataclasses import dataclass
-from enum import IntEnum
+from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miner.errors import ModelFormatError
+from miner.errors import ModelFormatError, UnsupportedModelError
+from miner.models.kinds import OTHER_KINDS, TensorKind
 
+VERSIONS: Final = (2, 3)
+"""They differ in nothing but byte order, which version 3 allows to be big-endian."""
 MAX_METADATA: Final = 4_096
+MAX_HEADER_BYTES: Final = 64 << 20
+"""Metadata and tensor descriptions together; a vocabulary of 256,000 tokens takes about 10 MB."""
 MAX_TENSORS: Final = 65_536
 MAX_ARRAY_ITEMS: Final = 4_000_000
 MAX_STRING_BYTES: Final = 1 << 20
 MAX_DIMENSIONS: Final = 4
 MAX_ELEMENTS: Final = 1 << 40
-BLOCK: Final = 32
-"""Weights per quantisation block."""
-
 Scalar: TypeAlias = int | float | bool | str
 MetadataValue: TypeAlias = Scalar | list[Scalar]
 T = TypeVar("T")
@@ -47,21 +50,6 @@ _SCALARS: Final = {
 }
 _STRING: Final = 8
 _ARRAY: Final = 9
-
-
-class TensorKind(IntEnum):
-    """How weights are stored, by GGML's number; the kinds this project converts."""
-
-    F32 = 0
-    Q4_1 = 3
-    Q8_0 = 8
-
-
-_DTYPES: Final = {
-    TensorKind.F32: np.dtype("<f4"),
-    TensorKind.Q4_1: np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", BLOCK // 2)]),
-    TensorKind.Q8_0: np.dtype([("d", "<f2"), ("q", "i1", BLOCK)]),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,29 +87,48 @@ class GgufFile:
             raise ModelFormatError(f"GGUF metadata {key!r}: not all items are {kind.__name__}")
         return checked
 
-    def tensor(self, name: str, kind: TensorKind, shape: tuple[int, ...]) -> NDArray[Any]:
-        """The blocks of a tensor that must have exactly this kind and shape."""
+    def optional(self, key: str, kind: type[T], default: T) -> T:
+        """The metadata under `key`, or the default if there is none."""
+        return self.value(key, kind) if key in self.metadata else default
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor that must have exactly this shape."""
         found = self.tensors.get(name)
         if found is None:
             raise ModelFormatError(f"GGUF tensor {name!r} is missing")
-        if (found.kind, found.shape) != (kind, shape):
-            raise ModelFormatError(
-                f"GGUF tensor {name!r}: expected {kind.name} {shape}, "
-                f"got {found.kind.name} {found.shape}"
-            )
-        return found.blocks
+        if found.shape != shape:
+            raise ModelFormatError(f"GGUF tensor {name!r}: expected {shape}, got {found.shape}")
+        return found
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Map a file of any size into memory and read it; tensors stay on disk until they are used.
+
+    Raises:
+        ModelFormatError, UnsupportedModelError: as `parse_gguf`, with the file's name.
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise ModelFormatError(f"{path}: an empty file") from error
+    try:
+        return parse_gguf(memoryview(mapped))
+    except (ModelFormatError, UnsupportedModelError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def parse_gguf(data: bytes | memoryview) -> GgufFile:
     """Read a whole file.
 
     Raises:
-        ModelFormatError: the bytes break the format, a bound, or use a tensor kind we lack.
+        ModelFormatError: the bytes break the format or a bound.
+        UnsupportedModelError: another version or byte order, a part of a split file, or a tensor
+            kind that is not read.
     """
     cursor = _Cursor(memoryview(data))
-    magic, version = bytes(cursor.take(4)), cursor.scalar(4)
-    if magic != b"GGUF" or version != 3:
-        raise ModelFormatError(f"not a GGUF version 3 file: starts {magic!r}, {version}")
+    _check_version(cursor)
     tensor_count = cursor.count(MAX_TENSORS, "tensors")
     metadata: dict[str, MetadataValue] = {}
     for _ in range(cursor.count(MAX_METADATA, "metadata entries")):
@@ -129,6 +136,11 @@ def parse_gguf(data: bytes | memoryview) -> GgufFile:
         if key in metadata:
             raise ModelFormatError(f"GGUF metadata {key!r} occurs twice")
         metadata[key] = cursor.value(int(cursor.scalar(4)))
+    if metadata.get("split.count", 1) not in {0, 1}:
+        raise UnsupportedModelError(
+            f"this is one of {metadata['split.count']!r:.20} parts of a model: join them into one "
+            "file first (llama-gguf-split --merge FIRST-PART OUTPUT)"
+        )
     described = [_describe(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 1 << 16:
@@ -142,6 +154,19 @@ def parse_gguf(data: bytes | memoryview) -> GgufFile:
     return GgufFile(metadata=metadata, tensors=tensors)
 
 
+def _check_version(cursor: _Cursor) -> None:
+    magic, version = bytes(cursor.take(4)), int(cursor.scalar(4))
+    if magic != b"GGUF":
+        raise ModelFormatError(f"not a GGUF file: it begins with {magic!r}")
+    if version >> 16:
+        raise UnsupportedModelError("a big-endian GGUF file: get the little-endian one")
+    if version not in VERSIONS:
+        raise UnsupportedModelError(
+            f"GGUF version {version} is not read, only {' and '.join(map(str, VERSIONS))}: "
+            "get a newer file"
+        )
+
+
 class _Cursor:
     """A position in the bytes that never passes their end."""
 
@@ -151,6 +176,8 @@ class _Cursor:
 
     def take(self, size: int) -> memoryview:
         end = self.position + size
+        if end > MAX_HEADER_BYTES:
+            raise ModelFormatError(f"GGUF header of more than {MAX_HEADER_BYTES} bytes")
         if end > len(self.data):
             raise ModelFormatError(f"GGUF file ends early: {len(self.data)} bytes, {end} needed")
         piece = self.data[self.position : end]
@@ -199,20 +226,26 @@ def _describe(cursor: _Cursor) -> tuple[str, TensorKind, tuple[int, ...], int]:
         raise ModelFormatError(f"GGUF tensor {name!r} has {dimensions} dimensions")
     shape = tuple(cursor.count(MAX_ELEMENTS, "weights in a row") for _ in range(dimensions))[::-1]
     number = int(cursor.scalar(4))
-    if number not in _DTYPES:
-        raise ModelFormatError(f"GGUF tensor {name!r} is of GGML type {number}, which is not read")
+    if number in OTHER_KINDS:
+        raise UnsupportedModelError(
+            f"GGUF tensor {name!r} is stored as {OTHER_KINDS[number]}, which is not converted; get "
+            f"a file of one of {', '.join(kind.name for kind in TensorKind)}, or a mix of these"
+        )
+    if number not in set(TensorKind):
+        raise ModelFormatError(f"GGUF tensor {name!r} is of unknown GGML type {number}")
     return name, TensorKind(number), shape, int(cursor.scalar(10))
 
 
 def _view(
     data: memoryview, offset: int, name: str, kind: TensorKind, shape: tuple[int, ...]
 ) -> Tensor:
-    dtype = _DTYPES[kind]
-    block = 1 if kind is TensorKind.F32 else BLOCK
+    block = kind.block_weights
     count = math.prod(shape) // block
     if shape[-1] % block or not 0 < count <= MAX_ELEMENTS:
         raise ModelFormatError(f"GGUF tensor {name!r}: shape {shape} does not fit {kind.name}")
-    if offset + count * dtype.itemsize > len(data):
-        raise ModelFormatError(f"GGUF tensor {name!r} runs past the end of the file")
-    blocks = np.frombuffer(data, dtype=dtype, count=count, offset=offset)
+    if offset + count * kind.record.itemsize > len(data):
+        raise ModelFormatError(
+            f"GGUF tensor {name!r} runs past the end of the file: is the download complete?"
+        )
+    blocks = np.frombuffer(data, dtype=kind.record, count=count, offset=offset)
     return Tensor(kind=kind, shape=shape, blocks=blocks.reshape(*shape[:-1], shape[-1] // block))

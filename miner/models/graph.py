@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -29,23 +30,31 @@ class GraphWriter:
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
 
-    def constant(self, name: str, values: NDArray[Any]) -> str:
-        """Store a tensor and return its name."""
-        raw = np.ascontiguousarray(values).tobytes()
-        tensor = TensorProto(
-            name=name,
-            dims=values.shape,
-            data_type=helper.np_dtype_to_tensor_dtype(values.dtype),
-        )
-        if len(raw) <= INLINE_BYTES:
-            tensor.raw_data = raw
+    def constant(self, name: str, values: NDArray[Any], data_type: int | None = None) -> str:
+        """Store a tensor and return its name; `data_type` if numpy lacks the ONNX type."""
+        known = data_type or helper.np_dtype_to_tensor_dtype(values.dtype)
+        return self.stream(name, values.shape, known, values.nbytes, [values])
+
+    def stream(
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        data_type: int,
+        size_bytes: int,
+        chunks: Iterable[NDArray[Any]],
+    ) -> str:
+        """Store a tensor that comes in parts, first rows first, and return its name."""
+        tensor = TensorProto(name=name, dims=shape, data_type=data_type)
+        if size_bytes <= INLINE_BYTES:
+            tensor.raw_data = b"".join(np.ascontiguousarray(chunk).tobytes() for chunk in chunks)
         else:
             self._data_file.write(bytes(-self._data_file.tell() % ALIGNMENT))
-            place = {"location": DATA_FILE, "offset": self._data_file.tell(), "length": len(raw)}
+            place = {"location": DATA_FILE, "offset": self._data_file.tell(), "length": size_bytes}
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in place.items():
                 tensor.external_data.add(key=key, value=str(value))
-            self._data_file.write(raw)
+            for chunk in chunks:
+                self._data_file.write(np.ascontiguousarray(chunk).data)
         self._tensors.append(tensor)
         return name
 

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+POSITIONS_AT_ONCE: Final = 1 << 14
+"""Bounds the memory of what is computed in double precision."""
+
 
 def rotary_tables(
-    *, head_size: int, context: int, base: float
+    *, head_size: int, context: int, base: float, divisors: Sequence[float] = ()
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cosine and sine of position * frequency; both of shape (context, head_size / 2).
 
-    Frequencies and angles are rounded to float32, as the model's training code did.
+    Frequencies and angles are rounded to float32, as the model's training code did. `divisors`
+    scale the frequencies, one each, if there are any.
     """
     frequencies = np.array(
         [float(1 / Decimal(base) ** (Decimal(i) / head_size)) for i in range(0, head_size, 2)],
         np.float32,
     )
-    angles = np.arange(context, dtype=np.float32)[:, None] * frequencies
-    return _cosine_and_sine(angles.astype(np.float64))
+    if divisors:
+        frequencies /= np.array(divisors, np.float32)
+    positions = np.arange(context, dtype=np.float32)
+    parts = [
+        _cosine_and_sine((positions[at : at + POSITIONS_AT_ONCE, None] * frequencies).astype("f8"))
+        for at in range(0, context, POSITIONS_AT_ONCE)
+    ]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def _cosine_and_sine(

@@ -1,77 +1,72 @@
-"""tokenizer.json and tokenizer_config.json from a GGUF's byte-level BPE vocabulary.
+"""tokenizer.json and tokenizer_config.json from the vocabulary of a GGUF.
 
 Written as plain JSON rather than by the tokenizers library, whose spelling of the same content
-changes between versions and with it the model's digest.
+changes between versions and with it the model's digest. Two families: byte-level BPE, whose
+splitter GGUF names, and SentencePiece BPE, whose scores say what merges first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from miner.errors import ModelFormatError, UnsupportedModelError
 from miner.models.gguf import GgufFile
+from miner.models.llama import CONTROL, LlamaShape
+from miner.models.sentencepiece import build_sentencepiece
+from miner.models.splitters import SPLITTERS, Splitter
+from miner.models.vocabulary import USER_DEFINED, Vocabulary, read_vocabulary
 
-CONTROL: Final = 3
-"""GGUF token type of tokens that text never becomes by itself."""
-
-SPLITTERS: Final = {
-    "smollm": [
-        {"type": "Digits", "individual_digits": True},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-    ],
-}
-"""How text is cut before merging, by the GGUF's name for it."""
+BYTE_LEVEL: Final = "gpt2"
+SENTENCEPIECE: Final = "llama"
 
 
-def build_tokenizer_files(gguf: GgufFile) -> tuple[dict[str, Any], dict[str, Any]]:
+def build_tokenizer_files(
+    gguf: GgufFile, shape: LlamaShape, *, chat_template: str | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The contents of tokenizer.json and tokenizer_config.json.
 
     Raises:
         ModelFormatError: the vocabulary is missing or contradicts itself.
-        UnsupportedModelError: not a byte-level BPE vocabulary with a known splitter.
+        UnsupportedModelError: a family or splitter that is not known, or no chat template.
     """
     kind = gguf.value("tokenizer.ggml.model", str)
-    splitter = gguf.value("tokenizer.ggml.pre", str)
-    if kind != "gpt2" or splitter not in SPLITTERS:
-        raise UnsupportedModelError(f"tokenizer {kind!r} with splitter {splitter!r} is unknown")
-    tokens = gguf.items("tokenizer.ggml.tokens", str)
-    types = gguf.items("tokenizer.ggml.token_type", int)
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    if len(vocabulary) != len(tokens) or len(types) != len(tokens):
-        raise ModelFormatError("GGUF vocabulary: tokens occur twice, or types are missing")
+    vocabulary = read_vocabulary(gguf)
+    config = _tokenizer_config(gguf, vocabulary, shape, chat_template)
+    if kind == SENTENCEPIECE:
+        return _tokenizer(vocabulary, build_sentencepiece(gguf, vocabulary)), config
+    if kind != BYTE_LEVEL:
+        raise UnsupportedModelError(
+            f"vocabularies of kind {kind!r:.40} are not converted, only {BYTE_LEVEL!r} and "
+            f"{SENTENCEPIECE!r}"
+        )
+    return _tokenizer(vocabulary, _byte_level(gguf, vocabulary, _splitter(gguf))), config
+
+
+def _splitter(gguf: GgufFile) -> Splitter:
+    name = gguf.optional("tokenizer.ggml.pre", str, "default")
+    if name == "default":
+        raise UnsupportedModelError(
+            "the file does not say how its tokenizer splits text (tokenizer.ggml.pre), so its "
+            "answers would be bad everywhere: get a newer file of this model"
+        )
+    if name not in SPLITTERS:
+        raise UnsupportedModelError(
+            f"a tokenizer that splits text by {name!r:.40} is not converted, only by "
+            f"{', '.join(sorted(SPLITTERS))}"
+        )
+    return SPLITTERS[name]
+
+
+def _byte_level(gguf: GgufFile, vocabulary: Vocabulary, splitter: Splitter) -> dict[str, Any]:
     merges = [merge.split(" ") for merge in gguf.items("tokenizer.ggml.merges", str)]
-    if any(len(pair) != 2 or "".join(pair) not in vocabulary for pair in merges):
+    numbers = vocabulary.numbers
+    if any(len(pair) != 2 or not {*pair, "".join(pair)} <= numbers.keys() for pair in merges):
         raise ModelFormatError("GGUF vocabulary: a merge is not two parts of a token")
-    return (
-        _tokenizer(vocabulary, types, merges, splitter),
-        _tokenizer_config(gguf, tokens),
-    )
-
-
-def _tokenizer(
-    vocabulary: dict[str, int], types: list[int], merges: list[list[str]], splitter: str
-) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    added = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": True,
-        }
-        for (token, number), kind in zip(vocabulary.items(), types, strict=True)
-        if kind == CONTROL
-    ]
     return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": SPLITTERS[splitter]},
+        "normalizer": splitter.normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": splitter.steps},
         "post_processor": None,
         "decoder": byte_level | {"use_regex": True},
         "model": {
@@ -82,28 +77,60 @@ def _tokenizer(
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": vocabulary,
+            "ignore_merges": splitter.ignores_merges,
+            "vocab": numbers,
             "merges": merges,
         },
     }
 
 
-def _tokenizer_config(gguf: GgufFile, tokens: list[str]) -> dict[str, Any]:
-    def token(name: str) -> str:
-        number = gguf.value(f"tokenizer.ggml.{name}_token_id", int)
-        if not 0 <= number < len(tokens):
-            raise ModelFormatError(f"GGUF {name} token {number} is outside the vocabulary")
-        return tokens[number]
+def _tokenizer(vocabulary: Vocabulary, parts: Mapping[str, Any]) -> dict[str, Any]:
+    added = [
+        {
+            "id": number,
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": kind != USER_DEFINED,
+        }
+        for number, (token, kind) in enumerate(
+            zip(vocabulary.tokens, vocabulary.types, strict=True)
+        )
+        if token and kind in {CONTROL, USER_DEFINED}
+    ]
+    head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
+    return {**head, **parts}
 
-    return {
+
+def _tokenizer_config(
+    gguf: GgufFile, vocabulary: Vocabulary, shape: LlamaShape, chat_template: str | None
+) -> dict[str, Any]:
+    if chat_template is None and "tokenizer.chat_template" not in gguf.metadata:
+        raise UnsupportedModelError(
+            "the file has no chat template, so it may be no model for conversations; if it is "
+            "one, give the template of its makers with --chat-template FILE"
+        )
+    content = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "add_bos_token": gguf.value("tokenizer.ggml.add_bos_token", bool),
-        "bos_token": token("bos"),
-        "eos_token": token("eos"),
-        "pad_token": token("padding"),
-        "unk_token": token("unknown"),
+        "add_bos_token": gguf.optional("tokenizer.ggml.add_bos_token", bool, default=False),
+        "bos_token": _token(gguf, vocabulary, "bos"),
+        "eos_token": _token(gguf, vocabulary, "eos"),
+        "pad_token": _token(gguf, vocabulary, "padding"),
+        "unk_token": _token(gguf, vocabulary, "unknown"),
         "clean_up_tokenization_spaces": False,
-        "model_max_length": gguf.value("llama.context_length", int),
-        "chat_template": gguf.value("tokenizer.chat_template", str),
+        "model_max_length": shape.context,
+        "chat_template": chat_template or gguf.value("tokenizer.chat_template", str),
     }
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _token(gguf: GgufFile, vocabulary: Vocabulary, name: str) -> str | None:
+    key = f"tokenizer.ggml.{name}_token_id"
+    if key not in gguf.metadata:
+        return None
+    number = gguf.value(key, int)
+    if not 0 <= number < len(vocabulary.tokens):
+        raise ModelFormatError(f"GGUF {name} token {number} is outside the vocabulary")
+    return vocabulary.tokens[number]
