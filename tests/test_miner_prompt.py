@@ -145,7 +145,7 @@ def test_a_template_that_makes_control_tokens_of_text_is_refused(cached, templat
     assert content not in str(caught.value)
 
 
-@given(st.text(st.characters(exclude_characters="|")))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="|")))
 def test_ordinary_text_is_encoded_as_the_rendered_whole(chatml, text):
     conversation = [*user(text), Message(role="assistant", content="fine"), *user(text[::-1])]
     assert chatml.encode_chat(conversation) == chatml.encode(chatml.render(conversation))
