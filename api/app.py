@@ -17,6 +17,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Mount, Route
 
 from api.answers import Answer
+from api.audits import AuditEndpoints
 from api.errors import RequestError
 from api.market import list_market_paths
 from api.nomarket import NoMarket
@@ -97,6 +98,7 @@ def build_api(
         **TransactionEndpoints(market, views).paths(),
         **records.paths(),
         **StatementEndpoints(views).paths(),
+        **AuditEndpoints(views).paths(),
         **TransparencyEndpoints(tree, checkpoint).paths(),
         "/metrics": {"GET": _show_metrics(metrics)},
         "/openapi.yaml": {"GET": _file(OPENAPI_FILE.read_bytes(), b"application/yaml")},

@@ -23,6 +23,7 @@ from api.wording import reword
 from ledger.encoding import MAX_INTEGER
 from ledger.events import EVENT_TYPES, EventType
 from ledger.jobs import FinishReason, JobOrder, Registration, Report
+from ledger.payloads import MAX_ANSWER_TOKENS, MAX_MEAN_GAP_MICROS, Ending, Verdict
 from ledger.transaction import MICROS, Signature
 
 T = TypeVar("T")
@@ -53,10 +54,14 @@ _NAME = r"\A[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}\Z"
 _LINE = r"\A[^\x00-\x1f\x7f]*\Z"
 _DIGEST = r"\A([0-9a-f]{64})?\Z"
 _SAMPLER = r"\A[a-z0-9.-]{0,64}\Z"
+_FULL_DIGEST = r"\A[0-9a-f]{64}\Z"
+_METHOD = r"\A[a-z0-9.-]{1,64}\Z"
 _PATTERNS = {
     _NAME: "1 to 128 letters, digits and _.:@-, of which the first is a letter or digit",
     _LINE: "no control characters",
     _DIGEST: "64 lower-case hex digits",
+    _FULL_DIGEST: "64 lower-case hex digits",
+    _METHOD: "1 to 64 lower-case letters, digits, dots and hyphens",
     _SAMPLER: "at most 64 lower-case letters, digits, dots and hyphens",
 }
 
@@ -151,6 +156,30 @@ class JobResultBody(MinerBody):
     signature: SignatureBody | None = None
 
 
+class ReleaseBody(MinerBody):
+    """`POST /v1/audits/{audit_id}/release`."""
+
+    reason: Annotated[str, msgspec.Meta(max_length=MAX_REASON_CHARS)] | None = None
+
+
+class AuditReportBody(MinerBody):
+    """`AuditReport`."""
+
+    model_digest: Annotated[str, msgspec.Meta(pattern=_FULL_DIGEST)]
+    method: Annotated[str, msgspec.Meta(pattern=_METHOD)]
+    prompt_tokens: Tokens
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_ANSWER_TOKENS)]
+    exact_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_ANSWER_TOKENS)]
+    outside_tokens: Annotated[int, msgspec.Meta(ge=0, le=MAX_ANSWER_TOKENS)]
+    max_gap_micros: Tokens
+    mean_gap_micros: Annotated[int, msgspec.Meta(ge=0, le=MAX_MEAN_GAP_MICROS)]
+    ending: Ending
+    text_matches: bool
+    verdict: Verdict
+    audited_at_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_INTEGER)]
+    signature: SignatureBody
+
+
 class WebhookBody(msgspec.Struct):
     """`POST /v1/webhooks`."""
 
@@ -172,6 +201,7 @@ class RegistrationBody(MinerBody):
     gpu_info: GpuBody | None = None
     public_key: Annotated[str, msgspec.Meta(max_length=90)] | None = None
     proof: SignatureBody | None = None
+    audits: bool | None = None
 
 
 def parse_order(body: bytes, *, default_model: str) -> JobOrder:
@@ -264,6 +294,7 @@ def parse_registration(body: bytes) -> Registration:
         gpu_memory=gpu.memory,
         account=given.public_key,
         proof=given.proof.sig if given.proof else None,
+        audits=bool(given.audits),
     )
 
 
@@ -330,9 +361,11 @@ def _refuse_repeated_keys(pairs: Iterable[tuple[str, Any]]) -> None:
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {
     "alg": ("Ed25519",),
+    "ending": get_args(Ending),
     "events": EVENT_TYPES,
     "finish_reason": get_args(FinishReason),
     "unit_type": get_args(UnitType),
+    "verdict": get_args(Verdict),
 }
 """What a field of this name may be, at whatever place."""
 

@@ -154,7 +154,8 @@ class JobAnswers:
     ) -> Answer:
         """Return one Job, with its place in the queue while it waits."""
         queue = self._market.queue(job) if job.state == "pending" else None
-        shown = render_job(job, readable=self.may_read(request, job), queue=queue)
+        readable = self.may_read(request, job)
+        shown = render_job(job, readable=readable, queue=queue, token_ids=True)
         return answer_json(shown, status=status, headers=headers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from api.auditors import AuditorEndpoints
 from api.events import EventEndpoints
 from api.jobs import JobEndpoints
 from api.keys import KeyEndpoints
@@ -23,6 +24,7 @@ def list_market_paths(
     endpoints = (
         MinerEndpoints(market, settings),
         JobEndpoints(market, settings, places),
+        AuditorEndpoints(market),
         EventEndpoints(market, settings, places),
         WebhookEndpoints(market),
         OpenAiEndpoints(market, settings, places),

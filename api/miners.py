@@ -29,6 +29,7 @@ from api.render import (
     render_receipt,
     render_standing,
 )
+from api.render_audits import render_audit_totals
 from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Handler, Operation
 from ledger.errors import MarketError
@@ -83,7 +84,7 @@ class MinerEndpoints:
         wait_s = request.clamped("wait", default=0, maximum=MAX_WAIT_S)
         job = await self._market.available(
             request.caller,
-            _known_form(miner_id),
+            parse_miner_id(miner_id),
             wait_ms=wait_s * 1000,
             models=request.texts("model"),
         )
@@ -149,7 +150,7 @@ class MinerEndpoints:
 
     async def miner_heartbeat(self, request: Request) -> Answer:
         """`POST /v1/miners/{miner_id}/heartbeat`."""
-        miner = await self._market.miner_heartbeat(request.caller, _known_form(request.path_id))
+        miner = await self._market.miner_heartbeat(request.caller, parse_miner_id(request.path_id))
         return answer_json(render_miner(miner))
 
     async def list_miners(self, request: Request) -> Answer:
@@ -164,20 +165,28 @@ class MinerEndpoints:
 
     async def show_miner(self, request: Request) -> Answer:
         """`GET /v1/miners/{miner_id}`."""
-        return answer_json(render_standing(self._market.miner(_known_form(request.path_id))))
+        standing = self._market.miner(parse_miner_id(request.path_id))
+        provider = standing.miner.account or standing.miner.miner_id
+        totals = render_audit_totals(self._market.audit_totals(provider))
+        return answer_json({**render_standing(standing), "audited": totals})
 
     async def drain(self, request: Request) -> Answer:
         """`POST /v1/miners/{miner_id}/drain`."""
-        miner = await self._market.drain(request.caller, _known_form(request.path_id))
+        miner = await self._market.drain(request.caller, parse_miner_id(request.path_id))
         return answer_json(render_standing(miner))
 
     async def deregister(self, request: Request) -> Answer:
         """`DELETE /v1/miners/{miner_id}`."""
-        await self._market.deregister(request.caller, _known_form(request.path_id))
+        await self._market.deregister(request.caller, parse_miner_id(request.path_id))
         return Answer(status=204)
 
 
-def _known_form(miner_id: str) -> str:
+def parse_miner_id(miner_id: str) -> str:
+    """Return a miner id that may be one.
+
+    Raises:
+        MarketError: MINER_NOT_FOUND, it is none.
+    """
     try:
         return msgspec.convert(miner_id, MinerName)
     except msgspec.ValidationError:

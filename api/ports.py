@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from ledger.audits import AuditTotals
+from ledger.draws import AuditClaim, AuditReport, DrawnAudit
 from ledger.events import EventType
 from ledger.jobs import (
     Caller,
@@ -195,6 +197,23 @@ class Market(Webhooks, Protocol):
     async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
         """Store result and receipt in one transaction; the same report again is harmless."""
 
+    async def find_audit(self, caller: Caller, miner_id: str, wait_ms: int) -> DrawnAudit | None:
+        """Return an audit that this miner may do, waiting up to `wait_ms` for one."""
+
+    async def claim_audit(self, caller: Caller, audit_id: str, miner_id: str) -> AuditClaim:
+        """Give an audit to this miner, under a lease."""
+
+    async def complete_audit(
+        self, caller: Caller, audit_id: str, report: AuditReport
+    ) -> TransactionView:
+        """Let what an auditor found wait for a block; the same report again is harmless."""
+
+    async def release_audit(self, caller: Caller, audit_id: str, miner_id: str) -> None:
+        """Let somebody else do an audit."""
+
+    def audit_totals(self, provider: str) -> AuditTotals:
+        """Return what the audits of a provider come to."""
+
     async def register_miner(self, caller: Caller, registration: Registration) -> Miner:
         """Store or replace a miner's description."""
 
@@ -255,6 +274,19 @@ class Views(Protocol):
 
     def authorities(self) -> AuthoritiesView:
         """Return who seals the next block, the sets since genesis, and evidence."""
+
+    def audits(
+        self, receipt_id: str, /, *, limit: int, before: int | None = None
+    ) -> list[TransactionView]:
+        """Return audits of a receipt, pending ones first."""
+
+    def provider_audits(
+        self, provider: str, /, *, limit: int, before: int | None = None
+    ) -> list[TransactionView]:
+        """Return final audits of a provider's answers."""
+
+    def audit_totals(self, provider: str, /) -> AuditTotals:
+        """Return what the audits of a provider come to."""
 
     def bundle(self, receipt_id: str, /) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""

@@ -81,7 +81,7 @@ class RecordEndpoints:
             provider=request.text("provider"),
             model=request.text("model"),
         )
-        limit, before = _page(request, DEFAULT_ROWS)
+        limit, before = read_page(request, DEFAULT_ROWS)
         receipts = self._views.receipts(wanted, limit=limit, before=before)
         cursors = [receipt.transaction.cursor for receipt in receipts]
         links = link(_links(request, path, page, limit, cursors))
@@ -92,7 +92,7 @@ class RecordEndpoints:
     async def show_receipt(self, request: Request) -> Answer:
         """`GET /v1/receipts/{receipt_id}`."""
         receipt_id = request.path_id
-        receipt = self._views.receipt(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
+        receipt = self._views.receipt(receipt_id) if is_receipt_id(receipt_id) else None
         if receipt is None:
             raise RequestError("RECEIPT_NOT_FOUND", self._explain_unknown())
         links = {"alternate": f"{request.site}/receipts/{receipt_id}"}
@@ -113,7 +113,7 @@ class RecordEndpoints:
     async def show_proof(self, request: Request) -> Answer:
         """`GET /v1/receipts/{receipt_id}/proof`: the canonical bundle, to be kept."""
         receipt_id = request.path_id
-        bundle = self._views.bundle(receipt_id) if _RECEIPT_ID.fullmatch(receipt_id) else None
+        bundle = self._views.bundle(receipt_id) if is_receipt_id(receipt_id) else None
         if bundle is not None:
             name = f'attachment; filename="{receipt_id}.proof.json"'.encode()
             answer = Answer(
@@ -149,7 +149,7 @@ class RecordEndpoints:
 
     async def list_blocks(self, request: Request) -> Answer:
         """`GET /explorer/blocks`."""
-        limit, before = _page(request, DEFAULT_BLOCKS)
+        limit, before = read_page(request, DEFAULT_BLOCKS)
         blocks = self._views.blocks(limit=limit, before=before)
         cursors = [block.height for block in blocks]
         links = link(_links(request, "/explorer/blocks", "/blocks", limit, cursors))
@@ -158,7 +158,7 @@ class RecordEndpoints:
 
     async def list_transactions(self, request: Request) -> Answer:
         """`GET /explorer/transactions`."""
-        limit, before = _page(request, DEFAULT_ROWS)
+        limit, before = read_page(request, DEFAULT_ROWS)
         transactions = self._views.transactions(limit=limit, before=before)
         cursors = [transaction.cursor for transaction in transactions]
         links = _links(request, "/explorer/transactions", "/blocks", limit, cursors)
@@ -187,8 +187,14 @@ class RecordEndpoints:
         return answer_json({"status": "ready"})
 
 
-def _page(request: Request, default: int) -> tuple[int, int | None]:
+def read_page(request: Request, default: int) -> tuple[int, int | None]:
+    """Return which rows are asked for: how many, below which cursor."""
     return request.clamped("limit", default=default, maximum=MAX_PAGE), request.integer("before")
+
+
+def is_receipt_id(text: str) -> bool:
+    """Tell whether a text has the form of a receipt id."""
+    return _RECEIPT_ID.fullmatch(text) is not None
 
 
 def _links(

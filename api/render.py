@@ -10,6 +10,7 @@ import msgspec
 
 from ledger.encoding import encode_base64url
 from ledger.events import format_time as format_time
+from ledger.hashing import decode_tokens
 from ledger.jobs import Caller, Claim, Job, Lease, Miner, MinerStanding, Queue
 from ledger.metering import build_work_order
 from ledger.quotas import KeyStanding
@@ -30,8 +31,13 @@ def format_micros(micros: int) -> msgspec.Raw:
     return msgspec.Raw(format_decimal(micros).encode())
 
 
-def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
-    """Return a Job; without its text and parameters where they are not the reader's business."""
+def render_job(
+    job: Job, *, readable: bool, queue: Queue | None = None, token_ids: bool = False
+) -> Json:
+    """Return a Job; without its text and parameters where they are not the reader's business.
+
+    Token ids, which are many, are part of its disclosure if they are asked for.
+    """
     shown: Json = {"job_id": job.job_id, "status": job.state}
     if job.status_reason:
         shown["status_reason"] = job.status_reason
@@ -56,16 +62,24 @@ def render_job(job: Job, *, readable: bool, queue: Queue | None = None) -> Json:
     if job.texts_purged_at_ms is not None:
         shown["texts_purged_at"] = format_time(job.texts_purged_at_ms)
     elif readable:
-        shown |= _render_text(job)
+        shown |= render_text(job)
     if readable and job.state == "completed":
-        shown["disclosure"] = {
-            "prompt_salt": encode_base64url(job.prompt_salt),
-            "result_salt": encode_base64url(job.result_salt),
-        }
+        shown["disclosure"] = _render_disclosure(job, token_ids=token_ids)
     return shown
 
 
-def _render_text(job: Job) -> Json:
+def _render_disclosure(job: Job, *, token_ids: bool) -> Json:
+    shown: Json = {
+        "prompt_salt": encode_base64url(job.prompt_salt),
+        "result_salt": encode_base64url(job.result_salt),
+    }
+    if token_ids and job.output_token_ids is not None:
+        shown["output_token_ids"] = decode_tokens(job.output_token_ids)
+    return shown
+
+
+def render_text(job: Job) -> Json:
+    """Return what of a job is its owner's business, and its miner's."""
     order = job.order
     params: Json = {
         "max_tokens": order.max_tokens,
@@ -141,6 +155,8 @@ def render_miner(miner: Miner) -> Json:
         shown["gpu_info"] = known
     if miner.account is not None:
         shown["public_key"] = miner.account
+    if miner.audits:
+        shown["audits"] = True
     shown["registered_at"] = format_time(miner.registered_at_ms)
     shown["last_seen_at"] = format_time(miner.last_seen_at_ms)
     return shown

@@ -104,8 +104,12 @@ class StatementEndpoints:
             self._running -= 1
 
 
-def _parse(request: Request) -> tuple[str, int, int]:
-    """Return the account and the period [from_ms, to_ms); what is not given stays open."""
+def parse_account(request: Request) -> str:
+    """Return the account in the path.
+
+    Raises:
+        RequestError: VALIDATION_FAILED, it can be none.
+    """
     account = request.path_id
     if not _ACCOUNT.fullmatch(account):
         raise refuse_field(
@@ -113,6 +117,12 @@ def _parse(request: Request) -> tuple[str, int, int]:
             "expected a client, an account or a miner's name: a letter or digit, then at most 127 "
             "letters, digits and _ . : @ -",
         )
+    return account
+
+
+def _parse(request: Request) -> tuple[str, int, int]:
+    """Return the account and the period [from_ms, to_ms); what is not given stays open."""
+    account = parse_account(request)
     from_ms, to_ms = _parse_moment(request, "from", 0), _parse_moment(request, "to", MAX_INTEGER)
     if from_ms >= to_ms:
         raise refuse_field("to", "expected a time after from")

@@ -28,6 +28,30 @@ class AuditSubject:
     provider: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditTotals:
+    """What the audits of one provider come to, on the chain."""
+
+    passed: int = 0
+    failed: int = 0
+    tokens: int = 0
+    """Replayed in all of them."""
+    exact_tokens: int = 0
+    """Of these, how many the auditors would have chosen."""
+    gap_micros: int = 0
+    """Sum of their mean distances."""
+
+    @property
+    def audits(self) -> int:
+        """How many there are."""
+        return self.passed + self.failed
+
+    @property
+    def mean_gap_micros(self) -> int:
+        """Mean of the mean distances, 0 without an audit."""
+        return self.gap_micros // self.audits if self.audits else 0
+
+
 def verify_audit(transaction: Transaction, payload: AuditPayload, tip: Tip) -> None:
     """Check an audit for the block after `tip`, apart from its receipt and its uniqueness.
 

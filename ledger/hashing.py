@@ -8,6 +8,7 @@ that ends in a newline; so no object of one kind can be passed off as another. S
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Iterable
 from functools import lru_cache
 
@@ -43,10 +44,19 @@ def hash_text(salt: bytes, text: str) -> bytes:
     return blake3(TEXT_DOMAIN + salt + text.encode()).digest()
 
 
+def encode_tokens(token_ids: Iterable[int]) -> bytes:
+    """Return token ids (unsigned 32-bit) as their digest covers them: little-endian."""
+    return b"".join([token.to_bytes(_TOKEN_ID_BYTES, "little") for token in token_ids])
+
+
+def decode_tokens(data: bytes) -> tuple[int, ...]:
+    """Return the token ids of `encode_tokens`."""
+    return struct.unpack(f"<{len(data) // _TOKEN_ID_BYTES}I", data)
+
+
 def hash_tokens(salt: bytes, token_ids: Iterable[int]) -> bytes:
     """Digest of output token ids (unsigned 32-bit little-endian) under the result's salt."""
-    ids = b"".join([token.to_bytes(_TOKEN_ID_BYTES, "little") for token in token_ids])
-    return blake3(TOKENS_DOMAIN + salt + ids).digest()
+    return blake3(TOKENS_DOMAIN + salt + encode_tokens(token_ids)).digest()
 
 
 @lru_cache(maxsize=_CACHED_IDS)

@@ -116,6 +116,8 @@ class Job:
     result: str | None = None
     error: str | None = None
     """Why the last miner gave up, in its words. As private as the result."""
+    output_token_ids: bytes | None = None
+    """Of the result, as its digest covers them: 4 bytes each, little-endian. As private as it."""
     receipt_id: str | None = None
     finish_reason: FinishReason | None = None
     """Why the answer ended, in its miner's words: at max_tokens, or by itself."""
@@ -144,6 +146,8 @@ class Miner:
     last_seen_at_ms: int
     draining: bool = False
     """It finishes what it runs and gets no more, until it registers again."""
+    audits: bool = False
+    """Whether it replays answers of other miners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +233,8 @@ class Registration:
     account: str | None = None
     proof: str | None = None
     """Signature by `account` over `build_registration_message`."""
+    audits: bool = False
+    """Whether it is willing to replay answers of other miners."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,6 +156,7 @@ def open_node(
             count_foreign=mempool.count_foreign,
             waiters={
                 "work": lambda: coordinator.job_waiting.waiting,
+                "audit": lambda: coordinator.audit_waiting.waiting,
                 "job": lambda: coordinator.feed.waiting,
                 "block": lambda: head.signal.waiting,
             },
@@ -258,6 +259,7 @@ def _market_settings(settings: NodeSettings) -> MarketSettings:
         max_pending_per_key=settings.max_pending_per_key,
         webhook_reach=choose_reach(settings),
         # Never rounded down to 0, which is for ever.
+        audit_rate=settings.audit_rate,
         text_retention_ms=math.ceil(settings.text_retention_days * DAY_MS),
     )
 

@@ -44,6 +44,8 @@ class NodeSettings:
     """Whether webhooks may lead into private networks."""
     text_retention_days: float = 7.0
     """How long texts of ended jobs are kept; 0 is for ever."""
+    audit_rate: float = 0.05
+    """Share of the completed jobs whose answers another miner replays; 0 for none."""
     peers: tuple[str, ...] = ()
     """Addresses of other nodes, besides those that the authority set names."""
     follow: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
 from ledger.store.deliveries import read_figures
+from ledger.store.draws import count_audits, count_open_audits
 from ledger.store.lists import count_open_jobs
 from ledger.store.mempool import count_waiting, find_oldest_ms
 from ledger.store.registry import count_active_miners
@@ -46,6 +47,7 @@ class StateCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Read every gauge."""
         yield from self._collect_market()
+        yield from self._collect_audits()
         yield from self._collect_webhooks()
         yield from self._collect_ledger()
         yield from self._collect_network()
@@ -109,6 +111,23 @@ class StateCollector(Collector):
             "Attempts of webhook deliveries that failed, over all lives of the node.",
             figures.get("failed", 0),
         )
+
+    def _collect_audits(self) -> Iterable[Metric]:
+        reader = self._state.market.reader
+        yield _labelled(
+            "aitbc_open_audits",
+            "Audits that were drawn and are not done.",
+            "state",
+            count_open_audits(reader),
+        )
+        ended = CounterMetricFamily(
+            "aitbc_audits",
+            "Audits that this node has drawn, and what became of them, over all lives of the node.",
+            labels=("event",),
+        )
+        for event, count in count_audits(reader).items():
+            ended.add_metric((event,), count)
+        yield ended
 
     def _collect_ledger(self) -> Iterable[GaugeMetricFamily]:
         tip, progress = self._state.chain.tip(), self._state.sync()

@@ -1,4 +1,4 @@
-"""Issues receipts: the coordinator's signature over what `ledger.metering` decides."""
+"""The coordinator's signature: over receipts that `ledger.metering` decides, over its audits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from ledger.keys import KeyPair, is_account
 from ledger.metering import build_receipt, build_terms
 from ledger.rules import verify_transaction
 from ledger.store.chain import ChainStore
-from ledger.transaction import Transaction, build_transaction, sign_payload
+from ledger.transaction import (
+    AuditPayload,
+    Signature,
+    Transaction,
+    build_transaction,
+    sign_payload,
+)
 
 
 class ReceiptIssuer:
@@ -31,6 +37,10 @@ class ReceiptIssuer:
             coordinator=self._key.account,
             genesis_hash=self._genesis_hash,
         )
+
+    def vouch(self, payload: AuditPayload) -> Signature:
+        """Sign that this coordinator drew an audit."""
+        return sign_payload(payload, self._key, "coordinator")
 
     def issue(self, job: Job, report: Report, *, now_ms: int) -> Transaction:
         """Rebuild what the miner must have signed, sign it too, and check the whole envelope."""

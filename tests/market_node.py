@@ -165,6 +165,7 @@ class MarketNode:
         *,
         key: KeyPair | None = None,
         caller: Caller = MINER,
+        audits: bool = False,
     ) -> None:
         signed = {}
         if key is not None:
@@ -172,7 +173,9 @@ class MarketNode:
                 genesis_hash=self._owner["genesis_hash"], miner_id=miner_id, account=key.account
             )
             signed = {"account": key.account, "proof": key.sign(message)}
-        registration = Registration(miner_id=miner_id, capabilities=capabilities, **signed)
+        registration = Registration(
+            miner_id=miner_id, capabilities=capabilities, audits=audits, **signed
+        )
         self.do(self.coordinator.register_miner(caller, registration))
 
     def claim(self, job: Job, miner_id: str = "m1", *, heartbeat: bool = True) -> Claim:

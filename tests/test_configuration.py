@@ -23,7 +23,8 @@ def sample(option: click.Option) -> str:
     if isinstance(option.type, click.Choice):
         return str(option.type.choices[-1])
     if isinstance(option.type, (click.IntRange, click.FloatRange)):
-        return str(int(option.type.min or 0) + 6)
+        value = int(option.type.min or 0) + 6
+        return str(value if option.type.max is None else min(value, int(option.type.max)))
     return "true" if option.is_flag else "given"
 
 

@@ -354,6 +354,8 @@ def test_the_gauges_tell_how_the_market_stands(market):
     assert value(text, "aitbc_jobs", state="running") == 1
     assert value(text, "aitbc_active_miners") == 2
     assert value(text, "aitbc_final_lag_seconds") == 0
+    assert value(text, "aitbc_open_audits", state="running") == 0
+    assert value(text, "aitbc_audits_total", event="drawn") == 0
     assert value(text, "aitbc_waiters", news="work") == 3
     market.complete(running)
     market.now_ms += 150_000

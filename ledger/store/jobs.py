@@ -81,6 +81,17 @@ def load_job(connection: sqlite3.Connection, job_id: bytes | None) -> Job:
     return read_job(row)
 
 
+def find_place(connection: sqlite3.Connection, job_id: bytes) -> int:
+    """Return the place of a job that is known, in the order of submission."""
+    (seq,) = connection.execute("SELECT seq FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return int(seq)
+
+
+def load_job_at(connection: sqlite3.Connection, place: int) -> Job:
+    """Return the job at a place that `find_place` gave."""
+    return read_job(connection.execute("SELECT * FROM jobs WHERE seq = ?", (place,)).fetchone())
+
+
 def claim_job(
     connection: sqlite3.Connection,
     job: Job,
@@ -165,6 +176,7 @@ def complete_job(
     miner_id: str,
     claimed_by: str,
     result: str,
+    output_token_ids: bytes | None = None,
     transaction: Transaction,
     now_ms: int,
     finish_reason: FinishReason | None = None,
@@ -179,12 +191,14 @@ def complete_job(
         connection,
         job,
         "UPDATE jobs SET state = 'completed', status_reason = 'completed', miner_id = ?,"
-        " claimed_by = ?, result = ?, finish_reason = ?, receipt_id = ?, completed_at_ms = ?,"
-        " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
+        " claimed_by = ?, result = ?, output_token_ids = ?, finish_reason = ?, receipt_id = ?,"
+        " completed_at_ms = ?, lease_expires_at_ms = NULL"
+        " WHERE id = ? AND state = ? AND attempt = ?",
         (
             miner_id,
             claimed_by,
             result,
+            output_token_ids,
             finish_reason,
             payload.receipt_id,
             payload.completed_at_ms,
@@ -303,6 +317,7 @@ def read_job(row: sqlite3.Row) -> Job:
         excluded_miner=row["excluded_miner"],
         result=row["result"],
         error=row["error"],
+        output_token_ids=row["output_token_ids"],
         receipt_id=row["receipt_id"],
         finish_reason=row["finish_reason"],
         texts_purged_at_ms=row["texts_purged_at_ms"],

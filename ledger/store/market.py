@@ -1,6 +1,7 @@
 """node.db: what a node knows in private. Its schema; the rows are read and written beside it.
 
     jobs.py       jobs with their texts
+    draws.py      audits of completed jobs, until they are transactions
     queue.py      whose pending job a miner is offered
     tallies.py    what is counted of jobs whenever one changes its state
     lists.py      pages of jobs, and how many there are
@@ -166,6 +167,28 @@ def m005_limits(db: sqlite_utils.Database) -> None:
         " first_seq INTEGER NOT NULL, jobs INTEGER NOT NULL, created_at_ms INTEGER NOT NULL,"
         " PRIMARY KEY (owner, key)) STRICT, WITHOUT ROWID",
         "CREATE INDEX repeats_created ON repeats (created_at_ms)",
+    ):
+        db.execute(statement)
+
+
+@migrations()
+def m006_audits(db: sqlite_utils.Database) -> None:
+    """Audits that were drawn, who does them, and the token ids that they replay."""
+    for statement in (
+        "ALTER TABLE jobs ADD COLUMN output_token_ids BLOB",
+        "ALTER TABLE miners ADD COLUMN audits INTEGER NOT NULL DEFAULT 0",
+        "CREATE TABLE audits (seq INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE,"
+        " job INTEGER NOT NULL REFERENCES jobs, receipt_id TEXT NOT NULL, model TEXT NOT NULL,"
+        " state TEXT NOT NULL, reason TEXT, round INTEGER NOT NULL, excluded TEXT NOT NULL,"
+        " is_offered INTEGER NOT NULL DEFAULT 0, created_at_ms INTEGER NOT NULL,"
+        " tries INTEGER NOT NULL DEFAULT 0, miner_id TEXT, auditor TEXT,"
+        " lease_expires_at_ms INTEGER, transaction_id BLOB, ended_at_ms INTEGER) STRICT",
+        "CREATE INDEX audits_open ON audits (seq) WHERE state IN ('pending', 'running')",
+        "CREATE INDEX audits_job ON audits (job)",
+        "CREATE INDEX audits_receipt ON audits (receipt_id) WHERE transaction_id IS NOT NULL",
+        "CREATE INDEX audits_ended ON audits (ended_at_ms) WHERE ended_at_ms IS NOT NULL",
+        "INSERT INTO counters VALUES ('audits_drawn', 0), ('audits_passed', 0),"
+        " ('audits_failed', 0), ('audits_expired', 0)",
     ):
         db.execute(statement)
 

@@ -36,11 +36,11 @@ def upsert_miner(connection: sqlite3.Connection, miner: Miner) -> None:
     """Store a miner's description, keeping when it was first seen. It drains no more."""
     connection.execute(
         "INSERT INTO miners (miner_id, account, capabilities, gpu_name, gpu_memory, owner,"
-        " registered_at_ms, last_seen_at_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (miner_id) DO UPDATE SET"
+        " registered_at_ms, last_seen_at_ms, audits)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (miner_id) DO UPDATE SET"
         " account = excluded.account, capabilities = excluded.capabilities,"
         " gpu_name = excluded.gpu_name, gpu_memory = excluded.gpu_memory, owner = excluded.owner,"
-        " last_seen_at_ms = excluded.last_seen_at_ms, draining = 0",
+        " last_seen_at_ms = excluded.last_seen_at_ms, audits = excluded.audits, draining = 0",
         (
             miner.miner_id,
             miner.account,
@@ -50,6 +50,7 @@ def upsert_miner(connection: sqlite3.Connection, miner: Miner) -> None:
             miner.owner,
             miner.registered_at_ms,
             miner.last_seen_at_ms,
+            miner.audits,
         ),
     )
 
@@ -176,6 +177,7 @@ def _miner(row: Sequence[Any]) -> Miner:
         registered_at_ms=row[6],
         last_seen_at_ms=row[7],
         draining=bool(row[8]),
+        audits=bool(row[9]),
     )
 
 

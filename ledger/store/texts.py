@@ -1,12 +1,15 @@
-"""Removes the texts of jobs that ended long ago: prompt, result, stop texts, error.
+"""Removes the texts of jobs that ended long ago: prompt, result, token ids, stop texts, error.
 
-Salts and the receipt stay, so whoever kept the texts can still prove them. `secure_delete` is on,
-so what is replaced is gone from the file; `Database.empty_wal` removes older versions of its pages.
+Audits of them that nobody has done end too. Salts and the receipt stay, so whoever kept the texts
+can still prove them. `secure_delete` is on, so what is replaced is gone from the file;
+`Database.empty_wal` removes older versions of its pages.
 """
 
 from __future__ import annotations
 
 import sqlite3
+
+from ledger.store.draws import expire_purged
 
 MAX_PURGED_JOBS = 100
 """Jobs of one transaction."""
@@ -29,7 +32,8 @@ def purge_texts(connection: sqlite3.Connection, *, ended_before_ms: int, now_ms:
             break
     connection.executemany(
         "UPDATE jobs SET prompt = '', stop = '[]', result = NULL, error = NULL,"
-        " texts_purged_at_ms = ? WHERE seq = ?",
+        " output_token_ids = NULL, texts_purged_at_ms = ? WHERE seq = ?",
         purged,
     )
+    expire_purged(connection, [seq for _, seq in purged], now_ms=now_ms)
     return len(purged)

@@ -85,6 +85,29 @@ def list_receipts(
     return _choose(rows, page)
 
 
+def list_audits(
+    ledger: sqlite3.Connection, market: sqlite3.Connection, receipt_id: str, page: Page
+) -> list[TransactionView]:
+    """Return the audits of a receipt."""
+    condition = (
+        " AND id IN (SELECT transaction_id FROM audits INDEXED BY audits_receipt"
+        " WHERE receipt_id = ? AND transaction_id IS NOT NULL)"
+    )
+    pending = _select_pending(market, condition, (receipt_id,), page)
+    source = "audits o INDEXED BY audits_receipt"
+    final = _select_final(ledger, source, " AND o.receipt_id = ?", (receipt_id,), page, _Leaves())
+    return _choose([*pending, *final], page)
+
+
+def list_provider_audits(
+    ledger: sqlite3.Connection, provider: str, page: Page
+) -> list[TransactionView]:
+    """Return final audits of a provider's answers."""
+    source = "audits o INDEXED BY audits_provider"
+    rows = _select_final(ledger, source, " AND o.provider = ?", (provider,), page, _Leaves())
+    return _choose(rows, page)
+
+
 def list_spellings(market: sqlite3.Connection, wanted: ReceiptFilter) -> list[dict[str, str]]:
     """Return the columns and values to look for, in each way in which they may be written.
 

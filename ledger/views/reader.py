@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
+from ledger.audits import AuditTotals
 from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
@@ -22,11 +23,19 @@ from ledger.store.database import Database
 from ledger.store.lists import count_jobs
 from ledger.store.reading import find_missing, load_pin
 from ledger.views.accounts import load_account, took_part
+from ledger.views.audits import load_audit_totals
 from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header, load_raw_block
 from ledger.views.counts import count_receipts
 from ledger.views.jobs import find_job, find_queue, list_jobs
-from ledger.views.lists import Page, list_receipts, list_spellings, list_transactions
+from ledger.views.lists import (
+    Page,
+    list_audits,
+    list_provider_audits,
+    list_receipts,
+    list_spellings,
+    list_transactions,
+)
 from ledger.views.models import (
     MAX_PAGE,
     AccountView,
@@ -220,6 +229,25 @@ class LedgerViews:
     def count_jobs(self, state: JobState) -> int:
         """Return how many jobs are in a state, by a count that is kept."""
         return count_jobs(self._market.reader, state=state)
+
+    # --- audits ---------------------------------------------------------------------------------
+
+    def audits(
+        self, receipt_id: str, *, limit: int, before: int | None = None
+    ) -> list[TransactionView]:
+        """Return audits of a receipt below cursor `before`, pending ones first, newest first."""
+        page = Page(limit=limit, before=before)
+        return list_audits(self._ledger, self._market.reader, receipt_id, page)
+
+    def provider_audits(
+        self, provider: str, *, limit: int, before: int | None = None
+    ) -> list[TransactionView]:
+        """Return final audits of a provider's answers below cursor `before`, newest first."""
+        return list_provider_audits(self._ledger, provider, Page(limit=limit, before=before))
+
+    def audit_totals(self, provider: str) -> AuditTotals:
+        """Return what the audits of a provider come to."""
+        return load_audit_totals(self._ledger, provider)
 
     # --- authorities ----------------------------------------------------------------------------
 

@@ -151,6 +151,13 @@ log_format_option = option(
     help="How long prompts and results of ended jobs are kept; 0: for ever. Receipts stay.",
 )
 @option(
+    "--audit-rate",
+    type=click.FloatRange(0, 1),
+    default=0.05,
+    help="Share of the completed jobs that another miner audits, drawn by chance; its auditor sees "
+    "prompt and result. 0: none.",
+)
+@option(
     "--peer",
     "peers",
     multiple=True,

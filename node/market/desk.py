@@ -49,6 +49,8 @@ class MarketSettings:
     """Of keys that have no limit of their own."""
     text_retention_ms: int = 7 * 86_400_000
     """How long texts of ended jobs are kept; 0 is for ever."""
+    audit_rate: float = 0.0
+    """Share of the completed jobs whose answers are replayed by somebody else."""
     webhook_reach: Reach = "public"
     """Where webhooks may lead."""
 
@@ -85,6 +87,7 @@ class Desk:
         self._polls: Counter[str] = Counter()
         self._beats: Counter[bytes] = Counter()
         self.job_waiting = Signal()
+        self.audit_waiting = Signal()
         self.feed = JobFeed()
         self.events_waiting = Latch()
         self._has_webhooks = has_webhooks(store.reader)
@@ -92,12 +95,14 @@ class Desk:
     def bind(self) -> None:
         """Let news reach those who wait in the running loop."""
         self.job_waiting.bind()
+        self.audit_waiting.bind()
         self.feed.bind()
 
     def close(self) -> None:
         """Answer everybody who waits for a job, now and later."""
         self.feed.close()
         self.job_waiting.fire()
+        self.audit_waiting.fire()
 
     def note_block(self) -> None:
         """Say that a block is final, from any thread."""

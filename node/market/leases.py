@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ledger.errors import MarketError
-from ledger.hashing import hash_text
+from ledger.hashing import encode_tokens, hash_text
 from ledger.jobs import (
     MAX_ATTEMPTS,
     Caller,
@@ -26,13 +26,14 @@ from ledger.store import jobs as job_store
 from ledger.store import registry
 from ledger.store.queue import take_turn
 from ledger.views import ReceiptView, view_pending
-from node.market.miners import MinerDesk, load_miner
+from node.market.audits import AuditDesk
+from node.market.miners import load_miner
 
 MAX_BEATS_PER_JOB = 4
 """Heartbeats of one job that wait at once; one more is answered at once."""
 
 
-class LeaseDesk(MinerDesk):
+class LeaseDesk(AuditDesk):
     """What miners do with a job."""
 
     async def deregister(self, caller: Caller, miner_id: str) -> None:
@@ -172,7 +173,7 @@ class LeaseDesk(MinerDesk):
 
     async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
         """Store result and receipt in one transaction; the same report again is harmless."""
-        self._miner(caller, report.miner_id)
+        miner = self._miner(caller, report.miner_id)
         job = self.job(job_id)
         if job.state == "completed" and job.miner_id == report.miner_id:
             return self._repeated(job, report)
@@ -193,10 +194,12 @@ class LeaseDesk(MinerDesk):
                 miner_id=report.miner_id,
                 claimed_by=caller.key,
                 result=report.result,
+                output_token_ids=_pack(report),
                 finish_reason=report.finish_reason,
                 transaction=transaction,
                 now_ms=now_ms,
             )
+            self._draw(connection, job, report, miner=miner, caller=caller, now_ms=now_ms)
             self._move("completed")
             return seq
 
@@ -280,3 +283,8 @@ class LeaseDesk(MinerDesk):
             connection, job, state="failed", reason=reason, now_ms=self._clock_ms(), error=error
         )
         self._move("failed", reason)
+
+
+def _pack(report: Report) -> bytes | None:
+    ids = report.output_token_ids
+    return None if ids is None else encode_tokens(ids)

@@ -47,6 +47,7 @@ class MinerDesk(Desk):
             gpu_name=registration.gpu_name,
             gpu_memory=registration.gpu_memory,
             owner=caller.key,
+            audits=registration.audits,
             registered_at_ms=now_ms,
             last_seen_at_ms=now_ms,
         )

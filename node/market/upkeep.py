@@ -28,7 +28,10 @@ class UpkeepDesk(LeaseDesk):
         """
         now_ms = self._clock_ms()
 
+        is_audit_waiting = False
+
         def sweep(connection: sqlite3.Connection) -> list[Job]:
+            nonlocal is_audit_waiting
             expired = job_store.list_expired_leases(connection, now_ms)
             for job in expired:
                 self._end_attempt(connection, job, now_ms)
@@ -36,9 +39,12 @@ class UpkeepDesk(LeaseDesk):
             for job in stale:
                 self._fail_job(connection, job, "queue_timeout")
             forget_old_repeats(connection, now_ms)
+            is_audit_waiting = self._sweep_audits(connection, now_ms)
             return expired + stale
 
         swept = await self._write(sweep)
+        if is_audit_waiting:
+            self.audit_waiting.fire()
         for job in swept:
             self.feed.end(job.id)
         if swept:
