@@ -19,7 +19,7 @@ export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help run setup dev test lint types check format bench bench-miner rehearse simulate \
-    conformance vectors lock browser clean
+    conformance vectors lock gpu browser clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ lock: dev  ## rewrite requirements/*.txt, keeping pins that still fit; ARGS=--up
 	        --custom-compile-command "make lock" $(ARGS) \
 	        requirements/$$set.in --output-file requirements/$$set.txt || exit 1; \
 	done
+
+gpu: setup  ## check a GPU for mining; ARGS go to scripts/gpu_check.py
+	@$(PY) -m scripts.gpu_check $(ARGS)
 
 browser:  ## install Debian's Chromium if $(CHROMIUM) is missing, and curl
 	@[ -x "$(CHROMIUM)" ] && command -v curl >/dev/null || { \

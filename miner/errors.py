@@ -2,7 +2,8 @@
 
 MinerError
 ├── SettingsError             the operator's: a flag, a key file, a model name
-│   └── NoCudaError           a GPU was asked for, and cannot be used
+│   ├── NoCudaError           a GPU was asked for, and cannot be used
+│   └── MemoryShortError      a model does not fit, with the slots and context that were asked for
 ├── ModelError                a model directory or its source
 │   ├── ModelDownloadError    it could not be fetched, or is not the file that was asked for
 │   ├── ModelFormatError      the file breaks its own format (hostile or damaged)
@@ -30,6 +31,10 @@ class SettingsError(MinerError):
 
 class NoCudaError(SettingsError):
     """A model cannot run on a GPU here; the text says what is missing."""
+
+
+class MemoryShortError(SettingsError):
+    """A model with its cache needs more memory than is free; the text has the figures."""
 
 
 class ModelError(MinerError):

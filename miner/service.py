@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,17 +21,19 @@ from miner.errors import MinerError, ModelError, SettingsError
 from miner.models.digest import cached_digest
 from miner.models.layout import find_model
 from miner.runtime import CUDA, LlamaRuntime, ProviderChoice
+from miner.runtime.gpu import load_nvml, read_gpu
 from miner.tokenizer import ChatTokenizer
 from miner.worker import Worker
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT: Final = 8_192
-GPU_QUERY_TIMEOUT_S: Final = 10
 CPU_SLOTS: Final = 8
 """More answers at once cost less each, but each comes slower: with 8 about a fifth as fast."""
 GPU_SLOTS: Final = 32
 MAX_SLOTS: Final = 256
+OTHER_SLOTS: Final = 1
+"""For other work between turns, such as audits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ class MinerSettings:
     threads: int = 1
     slots: int = 1
     """Answers that each model works on at once."""
+    least_slots: int | None = None
+    """So few will do if there is no memory for more; None: no fewer than `slots`."""
     grace_s: float = 0.0
     """How long jobs may go on once the miner was asked to stop."""
     context: int = DEFAULT_CONTEXT
@@ -72,7 +74,8 @@ def run_miner(settings: MinerSettings) -> int:
                 for name, path in settings.models.items()
             }
             on_gpu = any(engine.provider == CUDA for engine in engines.values())
-            asyncio.run(_work(settings, engines, read_gpu_info() if on_gpu else None))
+            gpu_info = read_gpu_info(settings.gpu) if on_gpu else None
+            asyncio.run(_work(settings, engines, gpu_info))
     except MinerError as error:
         log.error("%s", error)  # noqa: TRY400 - the message is for the operator
         return 1
@@ -95,7 +98,8 @@ def load_engine(
             directory,
             threads=settings.threads,
             context=settings.context,
-            slots=settings.slots + 1,  # one for other work between turns
+            slots=settings.slots + OTHER_SLOTS,
+            least_slots=(settings.least_slots or settings.slots) + OTHER_SLOTS,
             provider=settings.provider,
             gpu=settings.gpu,
         )
@@ -111,9 +115,15 @@ def load_engine(
     return engine
 
 
-def suggest_slots() -> int:
-    """How many answers each model works on at once, if nobody says."""
-    return GPU_SLOTS if shutil.which("nvidia-smi") else CPU_SLOTS
+def suggest_slots(provider: str) -> int:
+    """How many answers each model works on at once, if nobody says and memory allows."""
+    return GPU_SLOTS if provider == CUDA else CPU_SLOTS
+
+
+def read_gpu_info(index: int) -> dict[str, str] | None:
+    """Name and memory of the GPU in use, as its driver tells them."""
+    gpu = read_gpu(index, os.environ, load_nvml())
+    return gpu.public_info if gpu else None
 
 
 async def _work(
@@ -136,19 +146,3 @@ async def _work(
         await worker.run()
     finally:
         await client.close()
-
-
-def read_gpu_info() -> dict[str, str] | None:
-    """Name and memory of the first NVIDIA GPU, as its driver's tool tells them."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return None
-    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        result = subprocess.run(
-            query, capture_output=True, text=True, timeout=GPU_QUERY_TIMEOUT_S, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    name, _, memory = result.stdout.partition("\n")[0].rpartition(",")
-    return {"name": name.strip(), "memory": memory.strip()} if name else None

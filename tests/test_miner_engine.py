@@ -17,9 +17,8 @@ from miner.errors import (
 )
 from miner.runtime import CPU, LlamaRuntime
 from miner.runtime.cache import DeviceCopier
-from miner.runtime.session import Device
+from miner.runtime.device import Device
 from miner.sampling import SamplingParams
-from miner.service import read_gpu_info
 from miner.tokenizer import ChatTokenizer, Message, TextStream
 from tests.miner_fixtures import answer, open_engine
 from tests.tiny_model import CONTEXT, TOKENS
@@ -317,24 +316,3 @@ def test_a_damaged_tokenizer_is_refused(tiny_directory, tmp_path, name, content,
     (tmp_path / "model" / name).write_text(content, encoding="utf-8")
     with pytest.raises(error):
         ChatTokenizer(tmp_path / "model")
-
-
-# GPU
-
-
-@pytest.mark.parametrize(
-    ("output", "expected"),
-    [
-        (
-            "NVIDIA H100, 80 GB, 81559 MiB\nNVIDIA B",
-            {"name": "NVIDIA H100, 80 GB", "memory": "81559 MiB"},
-        ),
-        ("", None),
-    ],
-)
-def test_a_gpu_is_described_as_its_driver_does(tmp_path, monkeypatch, output, expected):
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(f"#!/bin/sh\nprintf '{output}'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert read_gpu_info() == expected

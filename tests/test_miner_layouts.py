@@ -10,11 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.keys import KeyPair
+from miner.engine import GenerationRequest, InferenceThread
 from miner.errors import ModelFormatError, NoCudaError, SettingsError, UnsupportedModelError
 from miner.models.digest import cached_digest, digest_model
 from miner.models.onnx_file import read_onnx
 from miner.runtime import CPU, CUDA, LlamaRuntime
 from miner.runtime.graph import FIRST_ROW, cut_before_head
+from miner.sampling import SamplingParams
+from miner.service import MinerSettings, load_engine
+from miner.tokenizer import Message
+from tests.miner_fixtures import answer
 from tests.tiny_exports import Export, write_genai, write_onnx, write_transformers_js
 from tests.tiny_model import CONTEXT, EOS
 
@@ -251,6 +257,31 @@ def test_unknown_inputs_are_refused_by_name(tmp_path, tiny_model):
         open_runtime(write_genai(Export(tiny_model), tmp_path, change=add_input))
 
 
+def test_a_miner_serves_one_choice_with_the_tokenizer_beside(tmp_path, tiny_model):
+    exports = {"model.onnx": Export(tiny_model), "model_q4.onnx": Export(tiny_model)}
+    root = write_transformers_js(exports, tmp_path / "model")
+    settings = MinerSettings(
+        url="http://127.0.0.1:1",
+        api_key="",
+        miner_id="m",
+        key=KeyPair.from_seed(bytes(32)),
+        models={},
+        cache=tmp_path / "cache",
+        provider="cpu",
+    )
+    choice = root / "onnx" / "model_q4.onnx"
+    request = GenerationRequest(
+        job_id="job_1",
+        messages=(Message(role="user", content="hello"),),
+        params=SamplingParams(max_tokens=2, temperature_micros=0, top_p_micros=1_000_000, seed=1),
+    )
+    with InferenceThread() as inference:
+        engine = load_engine(choice, settings, name="tiny", inference=inference)
+        assert engine.model_digest == digest_model(choice)
+        completion, _ = answer(engine, request)
+    assert 1 <= completion.completion_tokens <= 2
+
+
 def test_missing_weights_are_named(tmp_path, tiny_model):
     write_genai(Export(tiny_model), tmp_path, data_files=2)
     (tmp_path / "model.onnx_data_1").unlink()
@@ -289,8 +320,8 @@ def test_the_gpu_build_without_a_gpu_runs_on_the_cpu_and_says_so(tmp_path, tiny_
     caplog.set_level("INFO")
     runtime = open_runtime(write_genai(Export(tiny_model, **HALF), tmp_path), provider="auto")
     if runtime.provider == CPU:
-        assert any("there is no NVIDIA GPU" in m or "no CUDA" in m for m in caplog.messages)
-        with pytest.raises(NoCudaError, match=r"no NVIDIA GPU|no CUDA"):
+        assert any("no NVIDIA GPU" in m or "without CUDA" in m for m in caplog.messages)
+        with pytest.raises(NoCudaError, match=r"no NVIDIA GPU|without CUDA"):
             open_runtime(tmp_path, provider="cuda")
 
 
@@ -298,7 +329,7 @@ def test_the_gpu_build_without_a_gpu_runs_on_the_cpu_and_says_so(tmp_path, tiny_
 def test_a_gpu_that_cannot_be_used_is_told_and_not_claimed(
     tmp_path, tiny_model, monkeypatch, caplog
 ):
-    monkeypatch.setattr("miner.runtime.session.cuda_device_is_there", lambda: True)
+    monkeypatch.setattr("miner.runtime.device.cuda_device_is_there", lambda: True)
     directory = write_genai(Export(tiny_model, **HALF), tmp_path)
     runtime = open_runtime(directory)
     told = any('"make setup GPU=1"' in message for message in caplog.messages)
@@ -313,7 +344,7 @@ def test_a_gpu_that_cannot_be_used_is_told_and_not_claimed(
 def test_attention_that_cuda_does_not_compute_is_said_before_it_is_tried(
     tmp_path, tiny_model, monkeypatch
 ):
-    monkeypatch.setattr("miner.runtime.session.cuda_device_is_there", lambda: True)
+    monkeypatch.setattr("miner.runtime.device.cuda_device_is_there", lambda: True)
     directory = write_genai(Export(tiny_model, attention="shared"), tmp_path)
     with pytest.raises(NoCudaError, match="half precision"):
         open_runtime(directory, provider="cuda")

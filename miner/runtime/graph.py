@@ -45,6 +45,8 @@ class GraphFacts:
     """Some products round their inputs, so that logits depend on how a text is cut into runs."""
     cache_kind: int
     """Element type of keys and values, by onnx's number."""
+    token_bytes: int
+    """Of keys and values of one token, in all layers."""
 
 
 def inspect_graph(model: ModelProto, config: ModelConfig) -> GraphFacts:
@@ -64,10 +66,13 @@ def inspect_graph(model: ModelProto, config: ModelConfig) -> GraphFacts:
             f"{config.file}: {sharing} of {config.layers} layers share their cache"
         )
     kinds = {face.name: face.type.tensor_type.elem_type for face in model.graph.input}
+    kind = kinds.get(config.past_names[0], TensorProto.UNDEFINED)
+    token_values = config.kv_heads * config.head_size * len(config.past_names)
     return GraphFacts(
         shares_cache=sharing > 0,
         rounds_inputs=any(map(_rounds, model.graph.node)),
-        cache_kind=kinds.get(config.past_names[0], TensorProto.UNDEFINED),
+        cache_kind=kind,
+        token_bytes=token_values * (2 if kind == TensorProto.FLOAT16 else 4),
     )
 
 

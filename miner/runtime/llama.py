@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 from miner.errors import ModelError, UnsupportedModelError
 from miner.models.layout import find_model
 from miner.runtime.cache import Cache, CacheShape, JoinedCache, SharedCache
-from miner.runtime.config import ModelConfig, read_config
+from miner.runtime.config import read_config
+from miner.runtime.device import CUDA, Device, ProviderChoice, choose_device
+from miner.runtime.faces import FLOATS, INTEGERS, KEPT_ROWS, check_faces, fixed_size
+from miner.runtime.gpu import load_nvml, read_gpu
 from miner.runtime.graph import FIRST_ROW
+from miner.runtime.memory import plan_memory, read_free_ram
 from miner.runtime.selftest import find_deviation
-from miner.runtime.session import FLOATS, OpenModel, ProviderChoice, open_model
+from miner.runtime.session import ModelSource, open_session, read_source
 
 log = logging.getLogger(__name__)
 
 PREFILL_CHUNK: Final = 128
 """Tokens per prefill run: bounds its working memory and the time until a cancel is seen."""
-KEPT_ROWS: Final = "num_logits_to_keep"
-"""An input that some exports have: for how many last tokens logits are computed; 0 for all."""
-_INTEGERS: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
 
 
 class LlamaRuntime:
@@ -37,6 +39,7 @@ class LlamaRuntime:
         threads: int,
         context: int,
         slots: int = 1,
+        least_slots: int | None = None,
         provider: ProviderChoice = "auto",
         gpu: int = 0,
     ) -> None:
@@ -47,43 +50,65 @@ class LlamaRuntime:
             threads: of the CPU.
             context: tokens that a slot holds, if the model allows as many.
             slots: how many texts are held at once.
-            provider: see `open_model`.
-            gpu: see `open_model`.
+            least_slots: so few will do if there is no memory for `slots`; None: only `slots`.
+            provider: see `choose_device`.
+            gpu: see `choose_device`.
 
         Raises:
             ModelError: the model cannot be loaded, or is none that this runtime runs.
-            SettingsError: what was asked for is not there.
+            SettingsError: what was asked for is not there, or does not fit into memory.
         """
         self.config = read_config(find_model(model))
         self.context = min(context, self.config.context)
-        self.slots = slots
-        self._load(open_model(self.config, threads=threads, provider=provider, gpu=gpu))
+        source = read_source(self.config)
+        self.device = choose_device(provider, gpu, unfit=source.unfit_for_cuda)
+        self.slots = self._plan_slots(source, slots, least_slots or slots)
+        self._load(source, threads)
         deviation = find_deviation(self)
-        if deviation and self._opened.cuts_head:
+        if deviation and source.cuts_head:
             log.warning("%s: prefill computes the head: without it %s", model, deviation)
-            self._load(
-                open_model(self.config, threads=threads, provider=provider, gpu=gpu, cut_head=False)
-            )
+            self._load(read_source(self.config, cut_head=False), threads)
             deviation = find_deviation(self)
         if deviation:
             raise UnsupportedModelError(f"{model}: computes nonsense here: {deviation}")
 
-    def _load(self, opened: OpenModel) -> None:
-        self._opened = opened
-        self._session = opened.session
-        self.provider: str = opened.device.provider
+    @property
+    def provider(self) -> str:
+        """What runs the model, by ONNX Runtime's name."""
+        return self.device.provider
+
+    def _plan_slots(self, source: ModelSource, wanted: int, least: int) -> int:
+        free = read_free_memory(self.device)
+        if free is None:
+            log.warning("how much memory is free cannot be read here, so nothing is planned")
+            return wanted
+        plan = plan_memory(
+            free_bytes=free,
+            weights_bytes=source.weights_bytes,
+            token_bytes=source.facts.token_bytes,
+            context=self.context,
+            slots=wanted,
+            is_cuda=self.device.provider == CUDA,
+        ).reduced_to_fit(least)
+        plan.check(str(self.device))
+        log.info("memory of %s: %s", self.device, plan)
+        return plan.slots
+
+    def _load(self, source: ModelSource, threads: int) -> None:
+        self._source = source
+        self._session = open_session(source, self.device, threads=threads)
         self._faces = {face.name: face for face in self._session.get_inputs()}
         outputs = {face.name: face for face in self._session.get_outputs()}
-        _check_faces(self.config, self._faces, outputs)
+        check_faces(self.config, self._faces, outputs)
         logits = outputs[self.config.logits]
-        self.vocabulary = _fixed(logits.shape[-1], self.config.vocabulary)
+        self.vocabulary = fixed_size(logits.shape[-1], self.config.vocabulary)
         self._logits_dtype = FLOATS[logits.type]
-        self._cache = _make_cache(opened, self.config, self._faces, self.slots, self.context)
+        self._cache = self._make_cache()
 
     @property
     def rounds_inputs(self) -> bool:
         """Whether logits depend a little on how a text is cut into runs."""
-        return self._opened.facts.rounds_inputs
+        return self._source.facts.rounds_inputs
 
     @property
     def is_half(self) -> bool:
@@ -151,6 +176,21 @@ class LlamaRuntime:
         if source != target and length > 0:
             self._cache.copy(source, target, length)
 
+    def _make_cache(self) -> Cache:
+        config, past = self.config, self._faces[self.config.past_names[0]]
+        shape = CacheShape(
+            past_names=config.past_names,
+            present_names=config.present_names,
+            slots=self.slots,
+            kv_heads=config.kv_heads,
+            context=self.context,
+            head_size=config.head_size,
+            dtype=FLOATS[past.type],
+            device=self.device,
+        )
+        kind = SharedCache if self._source.facts.shares_cache else JoinedCache
+        return kind(self._session, shape)
+
     def _empty_logits(self, rows: int, tokens: int) -> NDArray[Any]:
         return np.empty((rows, tokens, self.vocabulary), self._logits_dtype)
 
@@ -211,68 +251,20 @@ class LlamaRuntime:
             (config.position_ids, positions),
         ):
             if name in self._faces:
-                dtype = _INTEGERS[self._faces[name].type]
+                dtype = INTEGERS[self._faces[name].type]
                 binding.bind_cpu_input(name, np.ascontiguousarray(values, dtype))
 
     def _bind_rows(self, binding: Any, added: int, *, all_rows: bool) -> None:
         """Logits of all rows or, since no operator should see an empty tensor, of the last."""
-        if self._opened.cuts_head:
+        if self._source.cuts_head:
             binding.bind_cpu_input(FIRST_ROW, np.array([0 if all_rows else added - 1]))
         if KEPT_ROWS in self._faces:
             binding.bind_cpu_input(KEPT_ROWS, np.array(0 if all_rows else 1))
 
 
-def _make_cache(
-    opened: OpenModel, config: ModelConfig, faces: dict[str, Any], slots: int, context: int
-) -> Cache:
-    past = faces[config.past_names[0]]
-    shape = CacheShape(
-        past_names=config.past_names,
-        present_names=config.present_names,
-        slots=slots,
-        kv_heads=_fixed(past.shape[1], config.kv_heads),
-        context=context,
-        head_size=_fixed(past.shape[3], config.head_size),
-        dtype=FLOATS[past.type],
-        device=opened.device,
-    )
-    return (SharedCache if opened.facts.shares_cache else JoinedCache)(opened.session, shape)
-
-
-def _check_faces(config: ModelConfig, faces: dict[str, Any], outputs: dict[str, Any]) -> None:
-    """Refuse a graph whose inputs and outputs are not those of the configuration."""
-    needed = {config.input_ids, config.attention_mask, *config.past_names}
-    known = needed | {config.position_ids, FIRST_ROW, KEPT_ROWS}
-    missing = sorted(needed - faces.keys())
-    missing += sorted({config.logits, *config.present_names} - outputs.keys())
-    unknown = sorted(faces.keys() - known)
-    if missing or unknown:
-        raise UnsupportedModelError(
-            f"{config.file}: missing {missing[:3]}, unknown inputs {unknown[:3]}"
-        )
-    integers = [config.input_ids, config.attention_mask, config.position_ids]
-    odd = [name for name in integers if name in faces and faces[name].type not in _INTEGERS]
-    floats = [faces[name] for name in config.past_names] + [outputs[config.logits]]
-    odd += [face.name for face in floats if face.type not in FLOATS]
-    if odd:
-        raise UnsupportedModelError(f"{config.file}: elements of an unknown type: {odd[:3]}")
-    _check_sizes(config, [faces[name] for name in config.past_names], outputs[config.logits])
-
-
-def _check_sizes(config: ModelConfig, past: list[Any], logits: Any) -> None:
-    wanted = (config.kv_heads, config.head_size)
-    for face in past:
-        sizes = tuple(face.shape)
-        got = (sizes[1], sizes[3]) if len(sizes) == 4 else (0, 0)
-        if (_fixed(got[0], wanted[0]), _fixed(got[1], wanted[1])) != wanted:
-            raise UnsupportedModelError(
-                f"{config.file}: {face.name} of shape {sizes}, where the configuration says "
-                f"{wanted[0]} heads of size {wanted[1]}"
-            )
-    if len(logits.shape) != 3:
-        raise UnsupportedModelError(f"{config.file}: logits of shape {logits.shape}")
-
-
-def _fixed(size: object, otherwise: int) -> int:
-    """A size that the graph states, or what the configuration says of it."""
-    return size if isinstance(size, int) else otherwise
+def read_free_memory(device: Device) -> int | None:
+    """Bytes that are free on a device; None if that cannot be known."""
+    if device.provider != CUDA:
+        return read_free_ram()
+    gpu = read_gpu(device.index, os.environ, load_nvml())
+    return gpu.free_bytes if gpu else None

@@ -14,6 +14,7 @@ import click
 from ledger.checkpoint import witness_key
 from ledger.errors import StoreError
 from miner.models.embedded import default_cache, prepare_embedded_model
+from miner.runtime.device import CUDA, ProviderChoice, choose_device
 from miner.service import (
     CPU_SLOTS,
     DEFAULT_CONTEXT,
@@ -248,14 +249,29 @@ witness = click.Command(
     "models",
     multiple=True,
     help="NAME=PATH of a model to serve: its directory, or one of several ONNX files in it. "
-    "Repeatable. Without one the embedded model is served.",
+    "Repeatable. Without one the embedded model is served, on a GPU in half precision.",
 )
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
+@option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    help="What runs the models. auto: a GPU that can be used, else the CPU; the log says which. "
+    "cuda: a GPU or nothing.",
+)
+@option(
+    "--gpu",
+    type=click.IntRange(0, 255),
+    default=0,
+    help="Which GPU, counted as nvidia-smi does among those that CUDA_VISIBLE_DEVICES shows. "
+    "One process uses one GPU.",
+)
 @option(
     "--slots",
     type=click.IntRange(0, MAX_SLOTS),
     default=0,
-    help=f"Jobs that each model works on at once. 0: {CPU_SLOTS}, with a GPU {GPU_SLOTS}.",
+    help=f"Jobs that each model works on at once. 0: {CPU_SLOTS}, with a GPU {GPU_SLOTS}, or as "
+    "many as there is memory for.",
 )
 @option(
     "--context",
@@ -281,6 +297,8 @@ def miner(
     miner_id: str,
     models: tuple[str, ...],
     threads: int,
+    provider: ProviderChoice,
+    gpu: int,
     slots: int,
     context: int,
     grace_s: float,
@@ -294,8 +312,11 @@ def miner(
     signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key(keyfile)
     cache = default_cache(os.environ)
     served = dict(_parse_model(model) for model in models)
+    device = choose_device(provider, gpu)
     if not served:
-        embedded = prepare_embedded_model(cache, lambda line: click.echo(line, err=True))
+        embedded = prepare_embedded_model(
+            cache, lambda line: click.echo(line, err=True), half=device.provider == CUDA
+        )
         served = {embedded.name: embedded.path}
     settings = MinerSettings(
         url=url,
@@ -305,7 +326,10 @@ def miner(
         models=served,
         cache=cache,
         threads=threads or os.cpu_count() or 1,
-        slots=slots or suggest_slots(),
+        slots=slots or suggest_slots(device.provider),
+        least_slots=slots or 1,
+        provider=provider,
+        gpu=gpu,
         context=context,
         grace_s=grace_s,
     )

@@ -1,0 +1,121 @@
+"""A converted model in half precision, for GPUs: there GroupQueryAttention takes nothing else.
+
+Weights that are quantised stay as they are. Scales, norms, rotary tables and all values between
+nodes become float16, rounded once. The two-part input of 8-bit products, which makes integer
+arithmetic exact enough on a CPU, is undone: a GPU unpacks the weights and multiplies in floats.
+
+The same model gives the same bytes on every machine; rounding to float16 is fixed by IEEE 754.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
+from onnx.external_data_helper import load_external_data_for_tensor
+
+from miner.errors import ModelFormatError, UnsupportedModelError
+from miner.models.graph import ALIGNMENT, DATA_FILE, INLINE_BYTES
+
+_MODEL: Final = "model.onnx"
+_WAY_TO_INPUT: Final = (("Concat", 1), ("Reshape", 0), ("Sub", 0), ("Reshape", 0))
+"""From both parts of an input, joined, back to it: kinds of nodes, and which of their inputs."""
+
+
+def write_half_model(source: Path, target: Path) -> None:
+    """Write a model of this package's converter in half precision into an empty directory.
+
+    Raises:
+        ModelFormatError: not such a model.
+        UnsupportedModelError: a weight too large for float16.
+        OSError: a file cannot be read or written.
+    """
+    model = onnx.load(source / _MODEL, load_external_data=False)
+    _undo_splits(model)
+    _drop_unused(model)
+    for face in (*model.graph.input, *model.graph.output):
+        _halve_face(face)
+    for node in model.graph.node:
+        _halve_casts(node)
+    with (target / DATA_FILE).open("wb") as data_file:
+        for tensor in model.graph.initializer:
+            _rewrite(tensor, source, data_file)
+    (target / _MODEL).write_bytes(model.SerializeToString(deterministic=True))
+    for path in sorted(source.iterdir()):
+        if path.name not in {_MODEL, DATA_FILE}:
+            shutil.copyfile(path, target / path.name)
+
+
+def _undo_splits(model: ModelProto) -> None:
+    """Give 8-bit products their plain input, and let them give the sum of both parts at once."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    users = {name: node for node in model.graph.node for name in node.input}
+    for node in model.graph.node:
+        level = next((a for a in node.attribute if a.name == "accuracy_level"), None)
+        if node.op_type != "MatMulNBits" or level is None or not level.i:
+            continue
+        value = node.input[0]
+        for kind, at in _WAY_TO_INPUT:
+            value = _expect(makers.get(value), kind, node).input[at]
+        split = _expect(users.get(node.output[0]), "Split", node)
+        added = _expect(users.get(split.output[0]), "Add", node)
+        node.input[0], node.output[0], level.i = value, added.output[0], 0
+        added.output[0] = ""
+
+
+def _expect(found: NodeProto | None, kind: str, of: NodeProto) -> NodeProto:
+    if found is None or found.op_type != kind:
+        raise ModelFormatError(f"{of.name}: {kind} expected about it: not of this converter")
+    return found
+
+
+def _drop_unused(model: ModelProto) -> None:
+    """Remove nodes and weights that no output needs."""
+    needed = {face.name for face in model.graph.output}
+    kept: list[NodeProto] = []
+    for node in reversed(model.graph.node):  # users stand behind what they use
+        if not needed.isdisjoint({*node.output} - {""}):
+            kept.append(node)
+            needed.update(node.input)
+    tensors = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.node[:], model.graph.initializer[:]
+    model.graph.node.extend(reversed(kept))
+    model.graph.initializer.extend(tensors)
+
+
+def _halve_face(face: ValueInfoProto) -> None:
+    if face.type.tensor_type.elem_type == TensorProto.FLOAT:
+        face.type.tensor_type.elem_type = TensorProto.FLOAT16
+
+
+def _halve_casts(node: NodeProto) -> None:
+    for attribute in node.attribute:
+        if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+            attribute.i = TensorProto.FLOAT16
+
+
+def _rewrite(tensor: TensorProto, source: Path, data_file: BinaryIO) -> None:
+    """Halve a tensor, and put it into the new data file if it is large."""
+    if tensor.data_location == TensorProto.EXTERNAL:
+        load_external_data_for_tensor(tensor, str(source))
+    if tensor.data_type == TensorProto.FLOAT:
+        with np.errstate(over="ignore"):
+            halved = numpy_helper.to_array(tensor).astype(np.float16)
+        if not np.isfinite(halved).all():
+            raise UnsupportedModelError(f"{tensor.name}: weights too large for half precision")
+        tensor.data_type = TensorProto.FLOAT16
+        tensor.raw_data = halved.tobytes()
+    tensor.ClearField("external_data")
+    tensor.data_location = TensorProto.DEFAULT
+    if len(tensor.raw_data) > INLINE_BYTES:
+        data_file.write(bytes(-data_file.tell() % ALIGNMENT))
+        place = {"location": DATA_FILE, "offset": data_file.tell(), "length": len(tensor.raw_data)}
+        data_file.write(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=str(value))
