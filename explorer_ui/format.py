@@ -134,6 +134,11 @@ def duration(ms: int) -> str:
     return f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
 
 
+def span(ms: int) -> str:
+    """Return the length of a span of charts, with its article."""
+    return {300_000: "5 minutes", 3_600_000: "an hour", 86_400_000: "a day"}[ms]
+
+
 def size(size_bytes: int) -> str:
     """Return `640 bytes`, `1.2 KB` or `3.4 MB` (powers of 1000)."""
     if size_bytes < 1000:

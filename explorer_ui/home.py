@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from explorer_ui.charts import Glance, read_glances
 from explorer_ui.live import Live, Look
 from explorer_ui.site import Frame, Site
 from explorer_ui.sources import Views
@@ -24,6 +25,8 @@ class HomePage:
     stats: StatsView
     blocks: list[BlockView]
     receipts: list[ReceiptView]
+    charts: list[Glance]
+    """None while this node fetches its history."""
     mark: str
     """Names this state, for the stream."""
     blank_blocks: int
@@ -72,6 +75,7 @@ class Home:
                 stats=stats,
                 blocks=blocks,
                 receipts=receipts,
+                charts=read_glances(self._views, head),
                 mark=look.mark,
                 blank_blocks=LATEST_ROWS - len(blocks),
                 blank_receipts=LATEST_ROWS - len(receipts),

@@ -11,6 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from explorer_ui.accounts import Accounts
 from explorer_ui.blocks import Blocks
+from explorer_ui.charts import Charts
 from explorer_ui.errors import ErrorPage, NotFoundError, NotYetError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
 from explorer_ui.export import Exports
@@ -71,6 +72,7 @@ def build_explorer(
     accounts = Accounts(site=site, views=views, exports=exports)
     jobs = Jobs(site=site, views=views, market=market, live=live, clock_ms=clock_ms)
     pending = Pending(site=site, views=views, market=market, live=live)
+    charts = Charts(site=site, views=views)
     miners = Miners(site=site, views=views, market=market)
     network = Network(site=site, views=views)
     search = Search(site=site, views=views)
@@ -116,6 +118,10 @@ def build_explorer(
         page("/pending", pending.page),
         Route("/_f/pending", pending.fragment),
         Route("/_f/pending/stream", pending.stream),
+        Route("/charts", charts.index),
+        data("/charts/{key}.json", charts.data),
+        data("/charts/{key}.csv", charts.table),
+        page("/charts/{key}", charts.page),
         data("/miners.json", miners.data),
         page("/miners", miners.page),
         page("/verify", verify.page),

@@ -46,7 +46,7 @@ class Frame:
     """Trusted text: no name that somebody else chose."""
     section: str = ""
     """The entry of the navigation for this page: `blocks`, `receipts`, `jobs`, `miners`,
-    `network`, `verify` or none."""
+    `charts`, `network`, `verify` or none."""
     crumbs: tuple[tuple[str, str], ...] = ()
     """(text, path) of the pages above this one, below the home page."""
     json_path: str | None = None
@@ -199,6 +199,7 @@ def _filters() -> dict[str, Callable[..., object]]:
         "money": show.money,
         "short": show.short,
         "size": show.size,
+        "span": show.span,
         "thousands": lambda number: f"{number:,}",
         "utc": show.utc,
         "visible": show.visible,

@@ -18,12 +18,14 @@ from ledger.views import (
     HeadView,
     InclusionView,
     JobView,
+    PaceView,
     PeerView,
     ReceiptFilter,
     ReceiptView,
     SearchHit,
     StatsView,
     TransactionView,
+    UsageView,
 )
 
 
@@ -124,6 +126,20 @@ class Views(Protocol):
 
     def count_jobs(self, state: JobState, /) -> int:
         """Return how many jobs are in a state, by a count that is kept."""
+        ...
+
+    def usage(
+        self, span_ms: int, /, *, from_ms: int, to_ms: int, model: str | None = None
+    ) -> list[UsageView]:
+        """Return what became final in the spans of a time, of one model or of all."""
+        ...
+
+    def top_models(self, span_ms: int, /, *, from_ms: int, to_ms: int, limit: int) -> list[str]:
+        """Return the models with the most receipts in a time."""
+        ...
+
+    def pace(self, span_ms: int, /, *, from_ms: int, to_ms: int) -> list[PaceView]:
+        """Return how many blocks were sealed in the spans of a time."""
         ...
 
     def account(self, account: str, /) -> AccountView | None:

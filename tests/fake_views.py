@@ -6,6 +6,7 @@ hostile text reaches every field a page shows.
 
 import asyncio
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 
 import msgspec
@@ -38,6 +39,7 @@ from ledger.views import (
     HeadView,
     InclusionView,
     JobView,
+    PaceView,
     PeerView,
     ReceiptFilter,
     ReceiptView,
@@ -45,6 +47,7 @@ from ledger.views import (
     StatsView,
     SyncProgress,
     TransactionView,
+    UsageView,
     VoteView,
 )
 from tests.builders import build_audit_payload, build_evidence, build_genesis, build_key
@@ -393,6 +396,53 @@ class FakeViews:
 
     def count_jobs(self, state, /) -> int:
         return sum(job.state == state for job in self.all_jobs)
+
+    def usage(self, span_ms, /, *, from_ms, to_ms, model=None) -> list[UsageView]:
+        sums: dict[int, list[int]] = {}
+        for t in self.final:
+            start = t.time_ms - t.time_ms % span_ms
+            if (
+                t.type == "receipt"
+                and from_ms <= start < to_ms
+                and model in (None, t.payload.model)
+            ):
+                row = sums.setdefault(start, [0, 0, 0])
+                row[0] += 1
+                row[1] += t.payload.units_micros
+                row[2] += t.payload.price_micros
+        return [
+            UsageView(
+                start_ms=start,
+                receipts=row[0],
+                tokens_micros=row[1],
+                tokens_price_micros=row[2],
+                gpu_seconds_micros=0,
+                gpu_seconds_price_micros=0,
+            )
+            for start, row in sorted(sums.items())
+        ]
+
+    def top_models(self, span_ms, /, *, from_ms, to_ms, limit) -> list[str]:
+        models = Counter(
+            t.payload.model
+            for t in self.final
+            if t.type == "receipt" and from_ms <= t.time_ms - t.time_ms % span_ms < to_ms
+        )
+        return sorted(models, key=lambda model: (-models[model], model))[:limit]
+
+    def pace(self, span_ms, /, *, from_ms, to_ms) -> list[PaceView]:
+        sums: dict[int, list[int]] = {}
+        for block, parent in zip(self.chain, [None, *self.chain], strict=False):
+            start = block.time_ms - block.time_ms % span_ms
+            if from_ms <= start < to_ms:
+                row = sums.setdefault(start, [0, 0, 0])
+                row[0] += 1
+                row[1] += parent is not None
+                row[2] += block.time_ms - parent.time_ms if parent else 0
+        return [
+            PaceView(start_ms=start, blocks=row[0], gaps=row[1], gap_ms=row[2])
+            for start, row in sorted(sums.items())
+        ]
 
     def account(self, account: str, /) -> AccountView | None:
         payloads = [t.payload for t in self.final if t.type == "receipt"]

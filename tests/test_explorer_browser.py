@@ -25,6 +25,8 @@ PAGES = {
     "running": "/jobs/job_01K10000000000000000000091",
     "completed": "/jobs/job_01K10000000000000000000005",
     "pending": "/pending",
+    "throughput": "/charts/throughput",
+    "models": "/charts/jobs?range=year",
     "verify": "/verify",
     "search": "/search?q=abcdef12",
     "missing": "/blocks/99",

@@ -138,6 +138,7 @@ def test_a_stream_is_silent_until_a_block_comes_and_then_replaces_whole_tables()
                 "status",
                 "lede",
                 "figures",
+                "charts",
                 "latest-blocks",
                 "latest-receipts",
                 "first",

@@ -15,9 +15,8 @@ from ledger.authorities import hash_authority_set
 from ledger.block import hash_genesis
 from ledger.encoding import encode
 from ledger.errors import StoreError
-from ledger.store import chain as chain_store
 from ledger.store import jobs as job_store
-from ledger.store import lists, queue
+from ledger.store import lists, queue, schema
 from ledger.store import market as market_store
 from ledger.store.chain import ChainStore, locate_node
 from ledger.store.fsck import verify_chain
@@ -42,7 +41,7 @@ def apply_first(connection, name, migration) -> None:
 def write_old_ledger(path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-        apply_first(connection, "ledger", chain_store.m001_chain)
+        apply_first(connection, "ledger", schema.m001_chain)
         authorities = CHAIN.genesis.authority_set
         connection.execute(
             "INSERT INTO genesis VALUES (1, ?, ?)", (GENESIS_HASH, encode(CHAIN.genesis).decode())

@@ -26,6 +26,7 @@ from ledger.store.reading import (
     locate_node,
     read_node,
 )
+from ledger.store.rollups import add_pace, add_usage, find_block_time
 from ledger.store.rows import (
     audit_rows,
     block_figures,
@@ -180,7 +181,10 @@ def append_block(
     connection.execute(
         "UPDATE counters SET value = value + ? WHERE name = 'receipts'", (len(receipts),)
     )
-    add_to_accounts(connection, receipt_figures(block))
+    sums = receipt_figures(block)
+    add_to_accounts(connection, sums)
+    add_usage(connection, sums)
+    add_pace(connection, find_block_time(header.time_ms, tip))
 
 
 def _insert_nodes(connection: sqlite3.Connection, nodes: Mapping[tuple[int, int], bytes]) -> None:

@@ -188,7 +188,7 @@ def _verify_block(
         raise StoreError(f"ledger.db: block {height}: {error}") from error
     _verify_rows(connection, block, tip)
     totals.add(block)
-    recount.add(block)
+    recount.add(block, tip)
     return advance_tip(tip, block)
 
 

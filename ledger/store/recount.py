@@ -11,12 +11,16 @@ import sqlite3
 from collections.abc import Iterator
 from itertools import zip_longest
 
-from ledger.block import Block
+from ledger.block import Block, Tip
 from ledger.errors import StoreError
-from ledger.store import accounts
+from ledger.store import accounts, rollups
 from ledger.store.rows import receipt_figures
 
-_TABLES = {"accounts": "account"}
+_TABLES = {
+    "accounts": "account",
+    "usage_rollups": "span_ms, model, start_ms",
+    "pace_rollups": "span_ms, start_ms",
+}
 """Each with the columns that order it."""
 
 
@@ -25,11 +29,15 @@ class Recount:
 
     def __init__(self, scratch: sqlite3.Connection) -> None:
         self._scratch = scratch
-        scratch.execute(accounts.SCHEMA)
+        for statement in (accounts.SCHEMA, *rollups.SCHEMA):
+            scratch.execute(statement)
 
-    def add(self, block: Block) -> None:
-        """Count a block, as the store did when it entered."""
-        accounts.add_to_accounts(self._scratch, receipt_figures(block))
+    def add(self, block: Block, tip: Tip) -> None:
+        """Count a block that follows `tip`, as the store did when it entered."""
+        receipts = receipt_figures(block)
+        accounts.add_to_accounts(self._scratch, receipts)
+        rollups.add_usage(self._scratch, receipts)
+        rollups.add_pace(self._scratch, rollups.find_block_time(block.header.time_ms, tip))
 
     def compare(self, ledger: sqlite3.Connection) -> None:
         """Check that the file has the same sums.

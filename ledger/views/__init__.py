@@ -13,6 +13,7 @@ from ledger.views.models import (
     InclusionView,
     JobView,
     NetworkWatch,
+    PaceView,
     PeerView,
     ReceiptFilter,
     ReceiptView,
@@ -23,6 +24,7 @@ from ledger.views.models import (
     SyncProgress,
     SyncState,
     TransactionView,
+    UsageView,
     VoteView,
 )
 from ledger.views.reader import LedgerViews
@@ -43,6 +45,7 @@ __all__ = [
     "JobView",
     "LedgerViews",
     "NetworkWatch",
+    "PaceView",
     "PeerView",
     "ReceiptFilter",
     "ReceiptView",
@@ -55,6 +58,7 @@ __all__ = [
     "TransactionView",
     "TreeHead",
     "TreeViews",
+    "UsageView",
     "VoteView",
     "view_pending",
 ]

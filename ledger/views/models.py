@@ -298,6 +298,31 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageView:
+    """What became final in a span of time, of one model or of all."""
+
+    start_ms: int
+    receipts: int
+    tokens_micros: int
+    """Billed by token; those billed by GPU second count in their own sums."""
+    tokens_price_micros: int
+    gpu_seconds_micros: int
+    gpu_seconds_price_micros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaceView:
+    """How many blocks were sealed in a span of time."""
+
+    start_ms: int
+    blocks: int
+    gaps: int
+    """Blocks that have one before them."""
+    gap_ms: int
+    """Sum of the times between those and the ones before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountView:
     """What an account did on this chain, and what it is on this node."""
 

@@ -26,6 +26,7 @@ from ledger.views.accounts import load_account, took_part
 from ledger.views.audits import load_audit_totals
 from ledger.views.authorities import load_authorities, load_epoch
 from ledger.views.bundles import build_path, load_bundle, load_header, load_raw_block
+from ledger.views.charts import load_pace, load_usage, rank_models
 from ledger.views.counts import count_receipts
 from ledger.views.jobs import find_job, find_queue, list_jobs
 from ledger.views.lists import (
@@ -45,6 +46,7 @@ from ledger.views.models import (
     InclusionView,
     JobView,
     NetworkWatch,
+    PaceView,
     PeerView,
     ReceiptFilter,
     ReceiptView,
@@ -52,6 +54,7 @@ from ledger.views.models import (
     StatementView,
     StatsView,
     TransactionView,
+    UsageView,
 )
 from ledger.views.rows import view_block, view_final, view_waiting
 from ledger.views.statements import load_statement, load_statement_bundle
@@ -268,6 +271,22 @@ class LedgerViews:
         """
         with self._chain.database.snapshot() as ledger:
             return load_account(ledger, self._market.reader, account)
+
+    # --- sums over time -----------------------------------------------------------------------
+
+    def usage(
+        self, span_ms: int, *, from_ms: int, to_ms: int, model: str | None = None
+    ) -> list[UsageView]:
+        """Return what became final in the spans of a time, of one model or of all."""
+        return load_usage(self._ledger, span_ms, from_ms=from_ms, to_ms=to_ms, model=model)
+
+    def top_models(self, span_ms: int, *, from_ms: int, to_ms: int, limit: int) -> list[str]:
+        """Return the models with the most receipts in a time."""
+        return rank_models(self._ledger, span_ms, from_ms=from_ms, to_ms=to_ms, limit=limit)
+
+    def pace(self, span_ms: int, *, from_ms: int, to_ms: int) -> list[PaceView]:
+        """Return how many blocks were sealed in the spans of a time."""
+        return load_pace(self._ledger, span_ms, from_ms=from_ms, to_ms=to_ms)
 
     # --- statements: bounded, but not short; read them in a thread of their own -----------------
 
