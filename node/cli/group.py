@@ -18,6 +18,7 @@ from node.cli.checkpoint import checkpoint
 from node.cli.init import init
 from node.cli.keys import keys
 from node.cli.local import network, up
+from node.cli.model import model
 from node.cli.options import file_type, option, refuse_lone_values
 from node.cli.run import miner, run, witness
 from node.cli.submit import submit
@@ -85,6 +86,7 @@ for _command in (
     run,
     witness,
     miner,
+    model,
     submit,
     verify,
     audit,
