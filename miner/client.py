@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
+from miner.audit.order import AuditOffer, AuditOrder
 from miner.errors import BadAnswerError, LeaseLostError, RefusedError, UnreachableError
 from miner.wire import ClaimedJob, ErrorAnswer, Health, Job, Lease, TextAnswer
 
@@ -101,6 +102,30 @@ class CoordinatorClient:
     async def release(self, job_id: str, miner_id: str) -> None:
         """Give the job back for another miner."""
         await self._call("POST", _job_path(job_id, "release"), body={"miner_id": miner_id})
+
+    async def available_audit(self, miner_id: str, *, wait_s: int) -> AuditOffer | None:
+        """An audit this miner could do, waiting up to `wait_s` seconds for one."""
+        query: Query = {"miner_id": miner_id, "wait": wait_s}
+        answer = await self._call(
+            "GET", "/v1/audits/available", query=query, timeout_s=ANSWER_TIMEOUT_S + wait_s
+        )
+        return None if answer.strip() == b"null" else _parse(answer, AuditOffer)
+
+    async def claim_audit(self, audit_id: str, miner_id: str) -> AuditOrder:
+        """Take the audit, with everything that is needed for it."""
+        body = {"miner_id": miner_id}
+        return _parse(
+            await self._call("POST", _audit_path(audit_id, "claim"), body=body), AuditOrder
+        )
+
+    async def complete_audit(self, audit_id: str, body: Mapping[str, Any]) -> None:
+        """Hand in what was found; the same body again changes nothing."""
+        await self._call("POST", _audit_path(audit_id, "complete"), body=body)
+
+    async def release_audit(self, audit_id: str, miner_id: str, *, reason: str) -> None:
+        """Give the audit back for another miner."""
+        body = {"miner_id": miner_id, "reason": reason}
+        await self._call("POST", _audit_path(audit_id, "release"), body=body)
 
     async def drain(self, miner_id: str) -> None:
         """Ask to be offered nothing more."""
@@ -194,3 +219,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _job_path(job_id: str, action: str) -> str:
     return f"/v1/jobs/{quote(job_id, safe='')}/{action}"
+
+
+def _audit_path(audit_id: str, action: str) -> str:
+    return f"/v1/audits/{quote(audit_id, safe='')}/{action}"

@@ -148,6 +148,7 @@ def build_registration(
     key: KeyPair,
     models: list[str],
     gpu_info: dict[str, str] | None,
+    audits: bool = False,
 ) -> dict[str, Any]:
     """The body that registers a miner, with proof that it holds the key."""
     message = build_registration_message(
@@ -160,4 +161,5 @@ def build_registration(
         "public_key": key.account,
         "proof": proof,
     }
+    body |= {"audits": True} if audits else {}
     return body | ({"gpu_info": gpu_info} if gpu_info else {})

@@ -15,9 +15,11 @@ from typing import Final
 from blake3 import blake3
 
 from ledger.keys import KeyPair
+from miner.auditor import Auditor
 from miner.client import CoordinatorClient
 from miner.engine import InferenceThread, LlamaEngine
 from miner.errors import MinerError, ModelError, SettingsError
+from miner.jobrun import describe
 from miner.models.digest import cached_digest
 from miner.models.layout import find_model
 from miner.runtime import CUDA, LlamaRuntime, ProviderChoice
@@ -61,6 +63,8 @@ class MinerSettings:
     provider: ProviderChoice = "auto"
     gpu: int = 0
     """Which GPU, as CUDA counts those that this process may see."""
+    audits: bool = True
+    """Whether it also audits answers of other miners, in the gaps that its own answers leave."""
 
 
 def run_miner(settings: MinerSettings) -> int:
@@ -138,11 +142,37 @@ async def _work(
         clock_ms=lambda: time.monotonic_ns() // 1_000_000,
         gpu_info=gpu_info,
         grace_s=settings.grace_s,
+        audits=settings.audits,
     )
+    auditor = Auditor(
+        client=client,
+        miner_id=settings.miner_id,
+        key=settings.key,
+        engines=engines,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+    )
+
+    def stop() -> None:
+        worker.stop()
+        auditor.stop()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(number, stop)
+    auditing = asyncio.create_task(_audit(auditor, enabled=settings.audits))
     try:
         await worker.run()
     finally:
+        auditor.stop()
+        await auditing
         await client.close()
+
+
+async def _audit(auditor: Auditor, *, enabled: bool) -> None:
+    """Audit until the auditor is stopped; whatever breaks in it, the miner goes on."""
+    if not enabled:
+        return
+    try:
+        await auditor.run()
+    except Exception as error:
+        log.error("no more audits: %s", describe(error))  # noqa: TRY400 - may quote a prompt

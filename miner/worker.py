@@ -53,6 +53,7 @@ class Worker:
         pace: Pace | None = None,
         grace_s: float = 0.0,
         find_obstacle: Callable[[], str | None] = lambda: None,
+        audits: bool = False,
     ) -> None:
         """Nothing is sent before `run`.
 
@@ -66,6 +67,7 @@ class Worker:
             pace: how often things are tried.
             grace_s: how long jobs may go on once the worker was asked to stop.
             find_obstacle: asked before each look for work: why this machine cannot take any now.
+            audits: whether it is registered as one that audits answers of others (`Auditor`).
         """
         self.outcomes: Counter[Outcome] = Counter()
         """How jobs ended."""
@@ -85,6 +87,7 @@ class Worker:
         self._hurry = asyncio.Event()
         self._grace_s = grace_s
         self._find_obstacle = find_obstacle
+        self._audits = audits
         self._obstacle: str | None = None
         self._runs: dict[JobRun, asyncio.Task[None]] = {}
         self._lost_races = 0
@@ -192,6 +195,7 @@ class Worker:
             key=self._key,
             models=self._names,
             gpu_info=self._gpu_info,
+            audits=self._audits,
         )
         try:
             await self._client.register(body)

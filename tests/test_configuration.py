@@ -25,7 +25,9 @@ def sample(option: click.Option) -> str:
     if isinstance(option.type, (click.IntRange, click.FloatRange)):
         value = int(option.type.min or 0) + 6
         return str(value if option.type.max is None else min(value, int(option.type.max)))
-    return "true" if option.is_flag else "given"
+    if option.is_flag:
+        return "false" if option.default is True else "true"
+    return "given"
 
 
 def read(name: str, *, defaults: dict | None = None) -> dict:
@@ -102,6 +104,8 @@ def test_a_stated_default_is_what_the_command_uses(name):
         stated = re.fullmatch(r"`(.*)`", default)
         if stated:
             assert str(plain[key]) == stated[1]
+        elif default == "on":
+            assert plain[key] is True
         elif default in {"", "required"}:
             assert default == "required" or plain[key] in {None, (), "", False}
         else:

@@ -33,24 +33,24 @@ class Finding:
         return self.measures is not None and all(c.status != "failed" for c in self.claims)
 
 
-def audit_alone(case: Case, directory: Path, *, threads: int) -> Finding:
-    """Check and replay a case.
+def audit_alone(case: Case, model: Path, *, threads: int) -> Finding:
+    """Check and replay a case with a model: its directory, or one of several ONNX files in it.
 
     Raises:
         ModelError: the model cannot be used.
         JobError: its chat template refuses the conversation, or its context is too small.
     """
     try:
-        digest = digest_model(directory)
+        digest = digest_model(model)
     except OSError as error:
-        raise ModelError(f"model {directory}: {error.strerror or error}") from error
+        raise ModelError(f"model {model}: {error.strerror or error}") from error
     checks = check_case(case, model_digest=digest)
     if any(claim.status == "failed" for claim in checks):
         return Finding(model_digest=digest, measures=None, claims=checks)
-    tokenizer = ChatTokenizer(find_model(directory).root)
+    tokenizer = ChatTokenizer(find_model(model).root)
     answer = build_answer(case, tokenizer)
     needed = len(answer.prompt_token_ids) + len(answer.token_ids)
-    runtime = LlamaRuntime(directory, threads=threads, context=needed)
+    runtime = LlamaRuntime(model, threads=threads, context=needed)
     measures = _run(replay(answer, find_end(answer, tokenizer, read_limits(runtime)), runtime, 0))
     judged = judge_measures(
         measures,

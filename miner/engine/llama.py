@@ -54,6 +54,11 @@ class LlamaEngine:
         return self._model_digest
 
     @property
+    def tokenizer(self) -> ChatTokenizer:
+        """The model's tokenizer."""
+        return self._tokenizer
+
+    @property
     def provider(self) -> str:
         """What the model runs on, by ONNX Runtime's name."""
         return self._provider

@@ -286,6 +286,11 @@ witness = click.Command(
     default=10.0,
     help="Seconds that running jobs have to end after SIGTERM; the rest is given back.",
 )
+@option(
+    "--audits/--no-audits",
+    default=True,
+    help="Audit answers of other miners too, in the gaps that jobs leave.",
+)
 @log_option
 @log_format_option
 @stdin_option
@@ -302,6 +307,7 @@ def miner(
     slots: int,
     context: int,
     grace_s: float,
+    audits: bool,
     log_file: Path | None,
     log_format: LogFormat,
     until_stdin_closes: bool,
@@ -332,6 +338,7 @@ def miner(
         gpu=gpu,
         context=context,
         grace_s=grace_s,
+        audits=audits,
     )
     sys.exit(run_miner(settings))
 

@@ -1,0 +1,216 @@
+"""A miner's other work: audits of answers that other miners gave.
+
+Rules: one audit at a time, in the gaps that answers leave; nothing is audited with another model
+than the receipt names, and no texts but those that it commits to. An audit that cannot be done here
+is given back with the reason, never answered with a guess. Asked to stop, what is not done is given
+back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Protocol
+
+from ledger.jobs import normalize_model
+from ledger.keys import KeyPair
+from ledger.replay import Measures
+from miner.audit.case import Case, build_answer, check_case
+from miner.audit.order import AuditOffer, AuditOrder, build_audit, build_case, build_report
+from miner.audit.replay import find_end, read_limits, replay
+from miner.client import CoordinatorClient
+from miner.errors import (
+    BadAnswerError,
+    CoordinatorError,
+    LeaseLostError,
+    MinerError,
+    RefusedError,
+)
+from miner.retry import Backoff, Pace, Patience
+from miner.runtime import LlamaRuntime
+from miner.tokenizer import ChatTokenizer
+
+log = logging.getLogger(__name__)
+
+NOT_FOUND = 404
+MAX_REASON = 500
+"""Characters of a reason that are sent."""
+
+
+class AuditEngine(Protocol):
+    """What an auditor needs of a model."""
+
+    @property
+    def model_digest(self) -> str:
+        """The model's digest, 64 hex digits."""
+
+    @property
+    def tokenizer(self) -> ChatTokenizer:
+        """The model's tokenizer."""
+
+    def run(
+        self, work: Callable[[LlamaRuntime, int], Generator[None, None, Measures]]
+    ) -> Future[Measures]:
+        """Do other work on the runtime between the turns of its answers, piece by piece."""
+
+
+class Auditor:
+    """Audits what one node offers, one audit at a time."""
+
+    def __init__(
+        self,
+        *,
+        client: CoordinatorClient,
+        miner_id: str,
+        key: KeyPair,
+        engines: Mapping[str, AuditEngine],
+        now_ms: Callable[[], int],
+        pace: Pace | None = None,
+    ) -> None:
+        """Nothing is sent before `run`.
+
+        Args:
+            client: the node.
+            miner_id: this miner's name there; somebody registers it.
+            key: signs audits; the account that the miner is registered with.
+            engines: by the model names that are offered.
+            now_ms: Unix milliseconds.
+            pace: how often things are tried.
+        """
+        self.passed = 0
+        self.failed = 0
+        """Audits that were handed in, by verdict."""
+        self._client = client
+        self._miner_id = miner_id
+        self._key = key
+        self._engines = {normalize_model(name): engine for name, engine in engines.items()}
+        self._now_ms = now_ms
+        self._pace = pace or Pace()
+        self._patience = Patience(self._pace)
+        self._genesis = ""
+
+    def stop(self) -> None:
+        """Give back what is not done, then let `run` return."""
+        self._patience.stopping.set()
+
+    async def run(self) -> None:
+        """Audit until `stop`, or until the node turns out to know no audits."""
+        backoff = Backoff(self._pace)
+        while not self._patience.stopping.is_set():
+            try:
+                await self._serve()
+                backoff.reset()
+            except CoordinatorError as error:
+                if _knows_no_audits(error):
+                    log.info("the node offers no audits: %s", error)
+                    return
+                pause_s = backoff.pause_s(error)
+                log.warning("audits: %s; trying again in %.1f s", error, pause_s)
+                await self._patience.rest(pause_s)
+
+    async def _serve(self) -> None:
+        if not self._genesis:
+            self._genesis = await self._client.genesis()
+        offer = await self._patience.unless_stopping(
+            self._client.available_audit(self._miner_id, wait_s=self._pace.poll_wait_s)
+        )
+        if offer is None:
+            return
+        engine = self._engines.get(normalize_model(offer.model))
+        if engine is None:
+            raise BadAnswerError(
+                f"offered {offer.audit_id} of {offer.model!r:.100}, which is not served here"
+            )
+        order = await self._claim(offer)
+        if order is not None:
+            await self._audit(order, engine)
+
+    async def _claim(self, offer: AuditOffer) -> AuditOrder | None:
+        try:
+            order = await self._patience.persist(
+                lambda: self._client.claim_audit(offer.audit_id, self._miner_id)
+            )
+        except LeaseLostError as error:
+            log.info("%s", error)
+            return None
+        if order.audit_id != offer.audit_id:
+            raise BadAnswerError(f"claimed {offer.audit_id}, but the answer is another audit")
+        return order
+
+    async def _audit(self, order: AuditOrder, engine: AuditEngine) -> None:
+        account = self._key.account
+        try:
+            case = build_case(order, genesis=self._genesis, account=account)
+            if obstacle := _find_obstacle(case, engine):
+                await self._release(order, obstacle)
+                return
+            measures = await self._replay(case, engine)
+        except BadAnswerError as error:
+            await self._release(order, str(error))
+            raise
+        except MinerError as error:
+            await self._release(order, str(error))
+            return
+        if measures is None:
+            await self._release(order, "this miner is asked to stop")
+            return
+        payload = build_audit(
+            case,
+            measures,
+            model_digest=engine.model_digest,
+            account=account,
+            now_ms=self._now_ms(),
+        )
+        body = build_report(payload, miner_id=self._miner_id, key=self._key)
+        try:
+            await self._patience.persist(lambda: self._client.complete_audit(order.audit_id, body))
+        except LeaseLostError as error:
+            log.warning("%s", error)
+            return
+        self.passed += payload.verdict == "pass"
+        self.failed += payload.verdict == "fail"
+        log.info("audited %s: %s", payload.receipt_id, payload.verdict)
+
+    async def _replay(self, case: Case, engine: AuditEngine) -> Measures | None:
+        """Run the replay between answers; None if asked to stop meanwhile."""
+
+        def work(runtime: LlamaRuntime, slot: int) -> Generator[None, None, Measures]:
+            end = find_end(answer, engine.tokenizer, read_limits(runtime))
+            yield
+            return (yield from replay(answer, end, runtime, slot))
+
+        answer = await asyncio.to_thread(build_answer, case, engine.tokenizer)
+        future = engine.run(work)
+        try:
+            return await self._patience.unless_stopping(asyncio.wrap_future(future))
+        finally:
+            future.cancel()
+
+    async def _release(self, order: AuditOrder, reason: str) -> None:
+        log.info("giving back %s: %s", order.audit_id, reason)
+        with suppress(CoordinatorError):  # then the lease runs out, which says the same, later
+            await self._patience.persist(
+                lambda: self._client.release_audit(
+                    order.audit_id, self._miner_id, reason=reason[:MAX_REASON]
+                )
+            )
+
+
+def _find_obstacle(case: Case, engine: AuditEngine) -> str | None:
+    """Why this answer is not audited here."""
+    for claim in check_case(case, model_digest=engine.model_digest):
+        if claim.status != "verified":
+            return f"{claim.name}: {claim.detail}"
+    return None
+
+
+def _knows_no_audits(error: CoordinatorError) -> bool:
+    """Whether the node is of a release without audits."""
+    return (
+        isinstance(error, RefusedError)
+        and error.status == NOT_FOUND
+        and error.error_code not in {"MINER_NOT_FOUND", "AUDIT_NOT_FOUND"}
+    )
