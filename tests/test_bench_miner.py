@@ -31,6 +31,7 @@ from scripts.bench_miner.speed import (
     compute_drawing_s,
     compute_rate,
     compute_rates,
+    compute_whole_rates,
 )
 from scripts.bench_miner.table import (
     Table,
@@ -85,6 +86,26 @@ def test_the_rate_of_a_prompt_counts_its_tokens_and_not_those_of_the_answer():
     assert compute_rate(PREFILL, given).per_second == 256
 
 
+def test_a_whole_rate_counts_the_time_for_prompts_too():
+    given = {"runtime": {GREEDY[0]: [answer(first=1.0, steps=[0.5, 0.5], tokens=[[1, 2, 3]])]}}
+    rate = compute_whole_rates(given)["runtime"][GREEDY[0]]
+    assert rate.per_second == 3 / 2
+
+
+def test_runners_that_time_no_steps_have_whole_rates_only():
+    given = answers(runtime=1, genai=1, llamacpp=1)
+    given["engine"] = {cell: [answer(steps=[], cpu=[])] for cell in CELLS}
+    assert "engine" not in compute_rates(given)
+    whole = compute_whole_rates(given)
+    assert list(whole) == ["runtime", "genai", "llamacpp", "engine"]
+    assert PREFILL not in whole["engine"]
+    ratios = build_speed_table(whole, title="t", cpu=False).lines[-2:]
+    assert [line[0] for line in ratios] == [
+        "miner, runtime, by the best other",
+        "miner, engine, by the best other",
+    ]
+
+
 def test_agreement_ends_with_the_first_token_that_differs():
     ours = [answer(tokens=[[1, 2, 3, 4], [5, 6, 7, 8]])]
     theirs = [answer(tokens=[[1, 2, 3, 4], [5, 0, 7, 8]])]
@@ -99,7 +120,9 @@ def test_drawing_costs_what_a_drawn_token_takes_longer_than_a_likeliest_one():
 
 
 def test_the_miner_is_compared_with_the_best_runner_of_the_same_files_only():
-    table = build_speed_table(answers(runtime=1, genai=2, llamacpp=0.1), title="t", cpu=False)
+    table = build_speed_table(
+        compute_rates(answers(runtime=1, genai=2, llamacpp=0.1)), title="t", cpu=False
+    )
     assert [line[0] for line in table.lines] == [
         "miner, runtime",
         "ONNX Runtime GenAI",
@@ -112,13 +135,13 @@ def test_the_miner_is_compared_with_the_best_runner_of_the_same_files_only():
 
 def test_processor_time_has_a_table_of_its_own():
     given = answers(runtime=1, genai=2, llamacpp=4)
-    assert build_speed_table(given, title="t", cpu=True).lines[0][2] == "0.5"
+    assert build_speed_table(compute_rates(given), title="t", cpu=True).lines[0][2] == "0.5"
 
 
 def test_without_a_peer_on_the_same_files_nothing_is_compared():
     given = answers(runtime=1, genai=2, llamacpp=4)
     del given["genai"]
-    assert len(build_speed_table(given, title="t", cpu=False).lines) == 2
+    assert len(build_speed_table(compute_rates(given), title="t", cpu=False).lines) == 2
 
 
 def test_costs_name_drawing_memory_and_agreement_with_the_miner():
@@ -208,6 +231,16 @@ def test_runners_take_turns_at_every_cell_in_every_round():
     turns = [("runtime", 1), ("genai", 1), ("runtime", 4), ("genai", 4)]
     assert asked == [*turns[:2], *turns, *turns], "the first two warm up"
     assert [len(given) for given in got["genai"].values()] == [2, 2]
+
+
+def test_the_engine_answers_what_the_runtime_answers(tiny_models):
+    request = Request(prompts=[[3, 4, 5], [6, 7, 8]], new_tokens=4, sampled=False)
+    kinds = [KINDS["runtime"], KINDS["engine"]]
+    with open_workers(kinds, tiny_models, 1) as (runtime, engine):
+        got = engine.ask(request)
+        assert got.token_ids == runtime.ask(request).token_ids
+    assert got.steps_s == []
+    assert got.whole_s > 0
 
 
 def test_a_runner_that_ends_says_why(tiny_models):

@@ -3,6 +3,7 @@
     make bench-miner                           speed, about ten minutes
     make bench-miner LLAMA=1                   the same with llama.cpp, compiled here first
     make bench-miner ARGS="--quick"            one short round
+    make bench-miner ARGS=--reference          agreement with transformers in fp32 instead of speed
     make bench-miner ARGS="--markdown FILE"    writes the tables there, too
 
 All runners get the same prompts, lengths and threads, one after another in every round; what
@@ -31,7 +32,17 @@ from scripts.bench_miner.fleet import (
     open_workers,
 )
 from scripts.bench_miner.models import prepare_models
-from scripts.bench_miner.speed import CELLS, NEW_TOKENS, ask_in_turns
+from scripts.bench_miner.reference import compare_with_reference
+from scripts.bench_miner.speed import (
+    CELLS,
+    GREEDY,
+    NEW_TOKENS,
+    PREFILL,
+    Answers,
+    ask_in_turns,
+    compute_rates,
+    compute_whole_rates,
+)
 from scripts.bench_miner.table import (
     Table,
     build_cost_table,
@@ -49,6 +60,7 @@ QUICK_NEW_TOKENS = 8
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit status."""
     options = _build_parser().parse_args(arguments)
+    machine = describe_machine()
     kinds = [KINDS[name] for name in options.only or KINDS]
     missing = [kind for kind in kinds if not is_installed(kind)]
     for kind in missing:
@@ -56,14 +68,19 @@ def main(arguments: list[str] | None = None) -> int:
     present = [kind for kind in kinds if kind not in missing]
     try:
         models = prepare_models(_say)
-        report = [describe_machine()]
-        tables = list(measure_speed(present, models, options, report))
+        if options.reference:
+            notes, tables = list[str](), list(compare_with_reference(models, _say))
+        else:
+            notes, tables = measure_speed(present, models, options)
     except (MinerError, RunnerError) as error:
         print(f"not measured: {error}", file=sys.stderr)
         return 1
-    print("\n\n".join([*report, *map(format_text, tables)]))
+    print("\n".join([machine, *notes]))
+    for table in tables:
+        print("\n" + format_text(table))
     if options.markdown is not None:
-        text = "\n\n".join([*report, *map(format_markdown, tables)])
+        head = "\n".join(f"- {note}" for note in (machine, *notes))
+        text = "\n\n".join([head, *map(format_markdown, tables)])
         options.markdown.write_text(text + "\n", encoding="utf-8")
     return 0
 
@@ -80,38 +97,50 @@ def _build_parser() -> argparse.ArgumentParser:
         type=int,
         help="so many for each runner; repeatable; without it one, then all cores",
     )
+    parser.add_argument(
+        "--reference", action="store_true", help="compare with transformers in fp32 instead"
+    )
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
     return parser
 
 
 def measure_speed(
-    kinds: Sequence[Kind], models: Models, options: argparse.Namespace, report: list[str]
-) -> Iterator[Table]:
-    """Tables of one thread, then of all cores. What ran is added to `report`.
+    kinds: Sequence[Kind], models: Models, options: argparse.Namespace
+) -> tuple[list[str], list[Table]]:
+    """What ran, and tables of one thread, then of all cores.
 
     Raises:
         RunnerError: a runner failed.
     """
     text_ids = ChatTokenizer(models.onnx).encode(TEXT.read_text(encoding="utf-8"))
     cores = len(os.sched_getaffinity(0))
+    notes: list[str] = []
+    tables: list[Table] = []
     for threads in options.threads or sorted({1, cores}):
         with open_workers(kinds, models, threads) as workers:
-            if len(report) == 1:
-                report += [f"{worker.kind.title}: {worker.version}" for worker in workers]
+            notes = [f"{worker.kind.title}: {worker.version}" for worker in workers]
             _say(f"measuring {len(workers)} runners with {threads} threads")
             answers = ask_in_turns(
                 workers,
-                CELLS,
+                CELLS if threads == 1 else (PREFILL, *GREEDY),
                 text_ids,
                 rounds=1 if options.quick else ROUNDS,
                 new_tokens=QUICK_NEW_TOKENS if options.quick else NEW_TOKENS,
             )
-        load = f"load {os.getloadavg()[0]:.1f} after it"
-        title = f"{threads} {'thread' if threads == 1 else 'threads'}"
-        yield build_speed_table(answers, title=f"{title}: tokens/s, {load}", cpu=False)
-        yield build_speed_table(answers, title=f"{title}: tokens per CPU second", cpu=True)
-        if threads == 1:
-            yield build_cost_table(answers, title=f"{title}: costs")
+        tables += build_tables(answers, threads)
+    return notes, tables
+
+
+def build_tables(answers: Answers, threads: int) -> Iterator[Table]:
+    """All tables of one number of threads."""
+    steps, whole = compute_rates(answers), compute_whole_rates(answers)
+    title = f"{threads} {'thread' if threads == 1 else 'threads'}"
+    load = f"load {os.getloadavg()[0]:.1f} after it"
+    for rates, what in ((steps, "tokens"), (whole, "tokens with the time for prompts")):
+        yield build_speed_table(rates, title=f"{title}: {what} per second, {load}", cpu=False)
+        yield build_speed_table(rates, title=f"{title}: {what} per CPU second", cpu=True)
+    if threads == 1:
+        yield build_cost_table(answers, title=f"{title}: costs")
 
 
 def _say(line: str) -> None:

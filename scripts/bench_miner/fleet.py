@@ -57,6 +57,7 @@ KINDS: Final = {
     kind.key: kind
     for kind in (
         Kind(key="runtime", title="miner, runtime", module="runtime", model="onnx"),
+        Kind(key="engine", title="miner, engine", module="engine", model="onnx"),
         Kind(
             key="genai",
             title="ONNX Runtime GenAI",
@@ -161,7 +162,9 @@ def build_command(kind: Kind, setup: Setup) -> list[str]:
 
 def build_environment(base: dict[str, str], threads: int) -> dict[str, str]:
     """The environment of a runner: so many threads, and no word to anybody about it."""
-    silent = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "ORT_DISABLE_TELEMETRY": "1"}
+    silent = dict.fromkeys(
+        ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY", "TQDM_DISABLE"), "1"
+    )
     pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     return base | silent | pools
 

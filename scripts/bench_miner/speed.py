@@ -18,7 +18,7 @@ from scripts.bench_miner.work import Answer, Request
 
 LONG_PROMPT: Final = 512
 PROMPT: Final = 64
-NEW_TOKENS: Final = 64
+NEW_TOKENS: Final = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +88,11 @@ def ask_in_turns(
 
 
 def compute_rates(answers: Answers) -> Rates:
-    """The rate of each runner and cell."""
+    """The rate of each cell, of runners that time their steps."""
     return {
         runner: {cell: compute_rate(cell, given) for cell, given in by_cell.items()}
         for runner, by_cell in answers.items()
+        if all(answer.steps_s for cell in GREEDY for answer in by_cell.get(cell, []))
     }
 
 
@@ -106,6 +107,26 @@ def compute_rate(cell: Cell, answers: Sequence[Answer]) -> Rate:
         times = [step for answer in answers for step in answer.steps_s]
         cpu_times = [step for answer in answers for step in answer.steps_cpu_s]
     return Rate(per_second=tokens / median(times), per_cpu_second=tokens / median(cpu_times))
+
+
+def compute_whole_rates(answers: Answers) -> Rates:
+    """New tokens by all of the time that they took, that of reading the prompts included."""
+    return {
+        runner: {
+            cell: Rate(
+                per_second=_count_tokens(given) / median(answer.whole_s for answer in given),
+                per_cpu_second=_count_tokens(given)
+                / median(answer.whole_cpu_s for answer in given),
+            )
+            for cell, given in by_cell.items()
+            if not cell.prefill
+        }
+        for runner, by_cell in answers.items()
+    }
+
+
+def _count_tokens(answers: Sequence[Answer]) -> int:
+    return sum(map(len, answers[0].token_ids))
 
 
 def compute_agreement(ours: Sequence[Answer], theirs: Sequence[Answer]) -> float:

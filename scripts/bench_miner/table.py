@@ -31,9 +31,8 @@ class Table:
     lines: Sequence[Sequence[str]]
 
 
-def build_speed_table(answers: Answers, *, title: str, cpu: bool) -> Table:
+def build_speed_table(rates: Rates, *, title: str, cpu: bool) -> Table:
     """Tokens of all rows per second, or per second of processor time if `cpu`."""
-    rates = compute_rates(answers)
     cells = [cell for cell in CELLS if all(cell in by_cell for by_cell in rates.values())]
     lines = [
         [KINDS[runner].title, *(f"{_pick(by_cell[cell], cpu=cpu):.1f}" for cell in cells)]
@@ -67,22 +66,23 @@ def _pick(rate: Rate, *, cpu: bool) -> float:
 
 def build_cost_table(answers: Answers, *, title: str) -> Table:
     """What else there is to know of each runner."""
+    rates = compute_rates(answers)
     lines = [
         [
             KINDS[runner].title,
-            *(f"{cost * 1000:.2f} ms" for cost in _drawing_costs(rates)),
-            f"{_peak_bytes(answers[runner]) / 1e6:,.0f} MB",
+            *(_show_drawing(rates.get(runner), cell) for cell in SAMPLED),
+            f"{_peak_bytes(by_cell) / 1e6:,.0f} MB",
             f"{_agreement(answers, runner):.1%}",
         ]
-        for runner, rates in compute_rates(answers).items()
+        for runner, by_cell in answers.items()
     ]
     drawing = [f"drawing, {cell.rows} a step" for cell in SAMPLED]
     headings = ["", *drawing, "most memory", "same greedy tokens"]
     return Table(title=title, headings=headings, lines=lines)
 
 
-def _drawing_costs(rates: dict[Cell, Rate]) -> list[float]:
-    return [compute_drawing_s(rates, cell) for cell in SAMPLED]
+def _show_drawing(rates: dict[Cell, Rate] | None, cell: Cell) -> str:
+    return "" if rates is None else f"{compute_drawing_s(rates, cell) * 1000:.2f} ms"
 
 
 def _peak_bytes(by_cell: dict[Cell, list[Answer]]) -> int:

@@ -37,7 +37,7 @@ class Answer:
     """What it took, by the clock and of the processor, the time of all threads together."""
 
     first_s: float
-    """From the prompts to the first token of every row."""
+    """From the prompts to the first token of every row; to the last one if there are no steps."""
     first_cpu_s: float
     steps_s: Sequence[float]
     """Each later token of all rows."""
@@ -45,6 +45,16 @@ class Answer:
     token_ids: Sequence[Sequence[int]]
     peak_bytes: int = 0
     """The most memory the process has held so far."""
+
+    @property
+    def whole_s(self) -> float:
+        """From the prompts to the last token of every row."""
+        return self.first_s + sum(self.steps_s)
+
+    @property
+    def whole_cpu_s(self) -> float:
+        """The same of the processor."""
+        return self.first_cpu_s + sum(self.steps_cpu_s)
 
 
 class Stopwatch:

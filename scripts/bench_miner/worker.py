@@ -23,12 +23,14 @@ def main(arguments: list[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     module = importlib.import_module(f"scripts.bench_miner.runners.{name}")
-    runner: Runner = module.open_runner(Setup(**json.loads(setup)))
-    print(json.dumps(runner.version), file=answers, flush=True)
-    for line in sys.stdin:
-        answer = runner.generate(Request(**json.loads(line)))
-        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(dump(dataclasses.replace(answer, peak_bytes=peak_bytes)), file=answers, flush=True)
+    runner: Runner
+    with module.open_runner(Setup(**json.loads(setup))) as runner:
+        print(json.dumps(runner.version), file=answers, flush=True)
+        for line in sys.stdin:
+            answer = runner.generate(Request(**json.loads(line)))
+            peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            whole = dataclasses.replace(answer, peak_bytes=peak_bytes)
+            print(dump(whole), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""One module for each way to run the model; each has `open_runner(setup)`."""
+"""One module for each way to run the model; `open_runner(setup)` of each is a context manager."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from scripts.bench_miner.work import (
 )
 
 
-def open_runner(setup: Setup) -> GenaiRunner:
+def open_runner(setup: Setup) -> AbstractContextManager[GenaiRunner]:
     """Load the model."""
-    return GenaiRunner(setup)
+    return nullcontext(GenaiRunner(setup))
 
 
 class GenaiRunner:

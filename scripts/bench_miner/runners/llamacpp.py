@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import llama_cpp  # type: ignore[import-not-found]
@@ -25,9 +26,9 @@ BATCH = 512
 """Tokens of one run at most, llama.cpp's own default."""
 
 
-def open_runner(setup: Setup) -> LlamaCppRunner:
+def open_runner(setup: Setup) -> AbstractContextManager[LlamaCppRunner]:
     """Load the model."""
-    return LlamaCppRunner(setup)
+    return nullcontext(LlamaCppRunner(setup))
 
 
 class LlamaCppRunner:

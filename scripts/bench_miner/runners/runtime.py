@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +33,9 @@ PARAMS: Final = SamplingParams(
 )
 
 
-def open_runner(setup: Setup) -> RuntimeRunner:
+def open_runner(setup: Setup) -> AbstractContextManager[RuntimeRunner]:
     """Load the model."""
-    return RuntimeRunner(setup)
+    return nullcontext(RuntimeRunner(setup))
 
 
 class RuntimeRunner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import transformers  # type: ignore[import-not-found]
 from scripts.bench_miner.work import TEMPERATURE, TOP_P, Answer, Request, Setup, Stopwatch
 
 
-def open_runner(setup: Setup) -> TransformersRunner:
+def open_runner(setup: Setup) -> AbstractContextManager[TransformersRunner]:
     """Load the model."""
-    return TransformersRunner(setup)
+    return nullcontext(TransformersRunner(setup))
 
 
 class TransformersRunner:
