@@ -61,6 +61,7 @@ class Accounts:
             title="Account",
             json_path=f"/accounts/{account.account}.json",
             csv_path=f"/accounts/{account.account}.csv",
+            feed_path=f"/feeds/accounts/{account.account}.atom",
             data_query={"as": side},
         )
         return self._site.page("account.html", request, frame=frame, page=page, head=head, tag=tag)

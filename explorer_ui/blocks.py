@@ -95,7 +95,12 @@ class Blocks:
             newer=above if above is not None and above <= head.height else None,
             older=last if last > 1 else None,
         )
-        frame = Frame(title="Blocks", section="blocks", json_path="/explorer/blocks")
+        frame = Frame(
+            title="Blocks",
+            section="blocks",
+            json_path="/explorer/blocks",
+            feed_path="/feeds/blocks.atom",
+        )
         return self._site.page("blocks.html", request, frame=frame, page=page, head=head, tag=tag)
 
     async def block(self, request: Request) -> Response:

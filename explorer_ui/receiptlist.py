@@ -98,6 +98,7 @@ class ReceiptList:
             section="receipts",
             json_path="/receipts.json",
             csv_path="/receipts.csv",
+            feed_path="/feeds/receipts.atom",
             data_query=choice.query,
         )
         return self._site.page("receipts.html", request, frame=frame, page=page, head=head, tag=tag)

@@ -15,12 +15,15 @@ from explorer_ui.charts import Charts
 from explorer_ui.errors import ErrorPage, NotFoundError, NotYetError, PageError
 from explorer_ui.explain import MAX_QUERY, Explanation
 from explorer_ui.export import Exports
+from explorer_ui.feeds import Feeds
+from explorer_ui.finding import Finding
 from explorer_ui.home import Home
 from explorer_ui.jobs import Jobs
 from explorer_ui.live import Live
 from explorer_ui.miners import Miners
 from explorer_ui.network import Network
 from explorer_ui.pending import Pending
+from explorer_ui.playground import Playground
 from explorer_ui.receiptlist import ReceiptList
 from explorer_ui.receipts import Receipts
 from explorer_ui.search import Search
@@ -76,6 +79,9 @@ def build_explorer(
     miners = Miners(site=site, views=views, market=market)
     network = Network(site=site, views=views)
     search = Search(site=site, views=views)
+    finding = Finding(site=site, views=views)
+    feeds = Feeds(site=site, views=views)
+    playground = Playground(site=site, views=views, market=market)
     verify = Verify(site=site, views=views)
 
     async def static(request: Request) -> Response:
@@ -124,6 +130,12 @@ def build_explorer(
         page("/charts/{key}", charts.page),
         data("/miners.json", miners.data),
         page("/miners", miners.page),
+        page("/playground", playground.page),
+        data("/feeds/blocks.atom", feeds.blocks),
+        data("/feeds/receipts.atom", feeds.receipts),
+        data("/feeds/accounts/{key}.atom", feeds.account),
+        Route("/opensearch.xml", finding.description),
+        Route("/_f/suggest", finding.suggest),
         page("/verify", verify.page),
         Route("/verify/offline.html", verify.offline),
         Route("/verify/verify_receipt.py", verify.script),

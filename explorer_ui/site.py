@@ -53,8 +53,10 @@ class Frame:
     """Path of the same data as JSON."""
     csv_path: str | None = None
     """Path of the same data as CSV."""
+    feed_path: str | None = None
+    """Path of an Atom feed of the same."""
     data_query: Mapping[str, str | int | None] = field(default_factory=dict)
-    """Parameters of both, empty ones included."""
+    """Parameters of JSON and CSV, empty ones included."""
     query: str = ""
     """What the search field holds."""
     live: bool = False
@@ -183,7 +185,7 @@ def accepts_gzip(request: Request) -> bool:
 
 def _hash_templates(release: str, assets_release: str) -> str:
     digest = hashlib.sha256(f"{release}\n{assets_release}\n".encode())
-    for path in sorted(TEMPLATES.rglob("*.html")):
+    for path in sorted(TEMPLATES.rglob("*.*ml")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

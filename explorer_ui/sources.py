@@ -154,6 +154,10 @@ class Views(Protocol):
         """Return the path of a leaf to the root of the block at `height`."""
         ...
 
+    def suggest(self, prefix: str, /) -> list[str]:
+        """Return ids and names that begin like this, a few of each kind."""
+        ...
+
     def search(self, query: str) -> SearchHit | None:
         """Return what the query names exactly."""
         ...

@@ -52,14 +52,13 @@
     if (!navigator.clipboard) return; // plain HTTP on another machine has none
     for (const source of document.querySelectorAll("[data-copy]")) {
       const button = document.createElement("button");
-      const text = source.textContent;
       button.type = "button";
       button.className = "copy";
       button.textContent = "Copy";
       button.setAttribute("aria-label", `Copy the ${source.dataset.copy}`);
       button.addEventListener("click", async () => {
         try {
-          await navigator.clipboard.writeText(text);
+          await navigator.clipboard.writeText(source.textContent);
           button.textContent = "Copied";
         } catch {
           button.textContent = "Refused";
@@ -78,6 +77,33 @@
     event.preventDefault();
     field.focus();
     field.select();
+  }
+
+  // What was typed may be the beginning of an id or a name: the browser offers what there is.
+  function addSuggestions() {
+    const field = document.getElementById("find");
+    const address = field?.form.dataset.suggest;
+    if (!address) return;
+    const offers = document.createElement("datalist");
+    offers.id = "offers";
+    field.after(offers);
+    field.setAttribute("list", offers.id);
+    let asked = new AbortController();
+    let timer = 0;
+    field.addEventListener("input", () => {
+      clearTimeout(timer);
+      asked.abort();
+      const typed = field.value.trim();
+      if (typed.length < 2) return;
+      timer = setTimeout(async () => {
+        asked = new AbortController();
+        try {
+          const answer = await fetch(`${address}?q=${encodeURIComponent(typed)}`, { signal: asked.signal });
+          const [, names] = await answer.json();
+          offers.replaceChildren(...names.map((name) => new Option(name, name)));
+        } catch { /* typed on, or cut off: a search works without */ }
+      }, 150);
+    });
   }
 
   // While paused a swap is held back; the last one held is made up for on resuming.
@@ -134,6 +160,7 @@
     addThemeButton();
     addCopyButtons();
     addTasks();
+    addSuggestions();
     addPause();
     setInterval(() => { if (!document.hidden) showAges(); }, 1000);
   });

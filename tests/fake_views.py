@@ -559,6 +559,13 @@ class FakeViews:
             ),
         )
 
+    def suggest(self, prefix: str, /) -> list[str]:
+        names = {t.id for t in self.final} | {block.hash for block in self.chain}
+        for t in self.final:
+            if t.type == "receipt":
+                names |= {t.payload.receipt_id, t.payload.client, t.payload.model}
+        return sorted(name for name in names if name.startswith(prefix))[:4]
+
     def search(self, query: str) -> SearchHit | None:
         if query.isdigit():
             return SearchHit(kind="block", key=query) if self.block(int(query)) else None

@@ -26,6 +26,7 @@ PAGES = {
     "completed": "/jobs/job_01K10000000000000000000005",
     "pending": "/pending",
     "throughput": "/charts/throughput",
+    "playground": "/playground",
     "models": "/charts/jobs?range=year",
     "verify": "/verify",
     "search": "/search?q=abcdef12",

@@ -100,7 +100,7 @@ def every_address(views: FakeViews) -> list[str]:
         "/receipts?from=2026-07-25&to=2027-01-01",
         *("/jobs", "/jobs?status=failed", "/pending"),
         *("/charts/throughput", "/charts/jobs?range=week", "/charts/price?range=month"),
-        "/charts/blocktime?range=year",
+        *("/charts/blocktime?range=year", "/playground"),
         *(f"/jobs/{job.job_id}" for job in views.all_jobs),
         "/verify",
         "/network",

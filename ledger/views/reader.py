@@ -58,6 +58,7 @@ from ledger.views.models import (
 )
 from ledger.views.rows import view_block, view_final, view_waiting
 from ledger.views.statements import load_statement, load_statement_bundle
+from ledger.views.suggest import suggest
 
 ACTIVE_MINER_MS = 120_000
 """A miner unheard for longer is not counted as active."""
@@ -334,6 +335,10 @@ class LedgerViews:
             median_price_micros=round(median(prices)) if prices else None,
             block_time_ms=round(median(gaps)) if gaps else None,
         )
+
+    def suggest(self, prefix: str) -> list[str]:
+        """Return ids and names that begin with `prefix`, a few of each kind."""
+        return suggest(self._ledger, self._market.reader, prefix)
 
     def search(self, query: str) -> SearchHit | None:
         """Find the one thing that `query` names exactly: height, hash, id or account."""
