@@ -8,6 +8,7 @@ from typing import Literal
 from starlette.requests import Request
 from starlette.responses import Response
 
+from explorer_ui.audits import AuditSummary, summarize_audits
 from explorer_ui.errors import NotFoundError, PageError, parse_day
 from explorer_ui.explain import Explanation, explain
 from explorer_ui.export import Exports
@@ -31,6 +32,8 @@ class AccountPage:
     side: Side
     """Which of its receipts are listed: those it earned by, or those it spent by."""
     slice: Slice
+    audits: AuditSummary
+    """What others found who replayed its answers."""
     role: str
     """In words: `a miner and a client`; empty where nothing of it is final."""
 
@@ -55,6 +58,7 @@ class Accounts:
             account=account,
             side=side,
             slice=read_slice(self._views, request, _build_filter(account.account, side)),
+            audits=summarize_audits(self._views, account.account),
             role=_name_role(account),
         )
         frame = Frame(
@@ -75,7 +79,8 @@ class Accounts:
         account = self._find(request, head)
         side = _parse_side(request, account)
         page = read_slice(self._views, request, _build_filter(account.account, side))
-        body = encode({"account": account, "as": side, **describe_slice(page)})
+        totals = self._views.audit_totals(account.account)
+        body = encode({"account": account, "audits": totals, "as": side, **describe_slice(page)})
         return self._site.answer(request, body, JSON_TYPE, tag)
 
     async def table(self, request: Request) -> Response:
@@ -131,6 +136,7 @@ def _name_role(account: AccountView) -> str:
         "an authority": account.authority is not None,
         "a coordinator": account.coordinates or account.coordinated_receipts > 0,
         "a miner": account.earned_receipts > 0 or bool(account.miners),
+        "an auditor": account.is_auditor,
         "a client": account.spent_receipts > 0,
     }
     *others, last = ["", *(role for role, is_one in roles.items() if is_one)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
+from explorer_ui.audits import MAX_SHOWN, AuditFacts, describe_audits
 from explorer_ui.errors import NotFoundError
 from explorer_ui.explain import explain
 from explorer_ui.facts import Fact, PathStep, list_facts, list_path
@@ -34,6 +35,8 @@ class ReceiptPage:
     """What was billed, with its unit."""
     unit_price: str | None
     """Credits per unit, None where that is no short decimal."""
+    audits: list[AuditFacts]
+    """The newest ones."""
     facts: list[tuple[str, list[Fact]]]
     not_proved: tuple[str, ...]
     origin: str
@@ -67,7 +70,8 @@ class Receipts:
     async def receipt(self, request: Request) -> Response:
         """Answer `/receipts/{id}`."""
         head = self._views.head()
-        tag = self._site.tag(request, head)
+        audits = self._views.audits(request.path_params["key"], limit=MAX_SHOWN)
+        tag = self._site.tag(request, head, [audit.id for audit in audits])
         if (unchanged := self._site.unchanged(request, tag)) is not None:
             return unchanged
         receipt = self._find(request, head)
@@ -77,6 +81,7 @@ class Receipts:
             proof=read_proof(self._views, receipt.transaction),
             amount=units(payload.units_micros, payload.unit_type),
             unit_price=unit_price(payload.price_micros, payload.units_micros),
+            audits=describe_audits(audits),
             facts=list_facts(payload),
             not_proved=NOT_PROVED,
             origin=str(request.base_url).rstrip("/"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from ledger.audits import AuditTotals
 from ledger.authorities import AuthoritySet
 from ledger.jobs import JobState, MinerStanding, Queue
 from ledger.views import (
@@ -140,6 +141,22 @@ class Views(Protocol):
 
     def pace(self, span_ms: int, /, *, from_ms: int, to_ms: int) -> list[PaceView]:
         """Return how many blocks were sealed in the spans of a time."""
+        ...
+
+    def audits(
+        self, receipt_id: str, /, *, limit: int, before: int | None = None
+    ) -> list[TransactionView]:
+        """Return audits of a receipt, pending ones first."""
+        ...
+
+    def provider_audits(
+        self, provider: str, /, *, limit: int, before: int | None = None
+    ) -> list[TransactionView]:
+        """Return final audits of a provider's answers."""
+        ...
+
+    def audit_totals(self, provider: str, /) -> AuditTotals:
+        """Return what the audits of a provider come to."""
         ...
 
     def account(self, account: str, /) -> AccountView | None:

@@ -7,8 +7,8 @@ from urllib.parse import urljoin, urlsplit
 from starlette.testclient import TestClient
 
 OF_THE_API = re.compile(
-    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/proof)?"
-    r"|/v1/accounts/[A-Za-z0-9_.:@-]+/statement(\.csv|/proof)?"
+    r"/explorer/(blocks|receipts|stats)|/v1/(genesis|authorities)|/v1/receipts/rcp_[a-z2-7]{26}(/audits|/proof)?"
+    r"|/v1/accounts/[A-Za-z0-9_.:@-]+/(audits|statement(\.csv|/proof)?)"
     r"|/v1/jobs(/job_[0-9A-Z]{26})?(\?status=[a-z]+)?|/docs"
 )
 """Addresses that pages name and another face answers."""

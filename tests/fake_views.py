@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger import merkle
+from ledger.audits import AuditTotals
 from ledger.authorities import Authority, AuthoritySet, hash_authority_set
 from ledger.block import Certificate, Header, find_next_set, hash_header
 from ledger.encoding import encode
@@ -444,6 +445,36 @@ class FakeViews:
             for start, row in sorted(sums.items())
         ]
 
+    def audits(self, receipt_id: str, /, *, limit, before=None) -> list[TransactionView]:
+        rows = [
+            t
+            for t in sorted(self.final + self.pending, key=lambda t: -t.cursor)
+            if t.type == "audit"
+            and t.payload.receipt_id == receipt_id
+            and (before is None or t.cursor < before)
+        ]
+        return rows[:limit]
+
+    def provider_audits(self, provider: str, /, *, limit, before=None) -> list[TransactionView]:
+        rows = [
+            t
+            for t in reversed(self.final)
+            if t.type == "audit"
+            and self.receipt(t.payload.receipt_id).payload.provider == provider
+            and (before is None or t.cursor < before)
+        ]
+        return rows[:limit]
+
+    def audit_totals(self, provider: str, /) -> AuditTotals:
+        payloads = [t.payload for t in self.provider_audits(provider, limit=1 << 30)]
+        return AuditTotals(
+            passed=sum(p.verdict == "pass" for p in payloads),
+            failed=sum(p.verdict == "fail" for p in payloads),
+            tokens=sum(p.tokens for p in payloads),
+            exact_tokens=sum(p.exact_tokens for p in payloads),
+            gap_micros=sum(p.mean_gap_micros for p in payloads),
+        )
+
     def account(self, account: str, /) -> AccountView | None:
         payloads = [t.payload for t in self.final if t.type == "receipt"]
         earned = [p.price_micros for p in payloads if p.provider == account]
@@ -455,7 +486,8 @@ class FakeViews:
             if t.type == "receipt"
         )
         coordinated = sum(p.coordinator == account for p in payloads)
-        if not (earned or spent or coordinated or waiting or account in members):
+        audited = any(t.type == "audit" and t.payload.auditor == account for t in self.final)
+        if not (earned or spent or coordinated or waiting or audited or account in members):
             return None
         return AccountView(
             account=account,
@@ -466,6 +498,7 @@ class FakeViews:
             coordinated_receipts=coordinated,
             authority=members.get(account),
             coordinates=account in members,
+            is_auditor=audited,
             miners=tuple(
                 sorted(
                     {

@@ -262,6 +262,14 @@ def test_receipts_beside_audits_are_proved_by_node_and_script(path):
     assert script.verify_statement(statement, document)["verified"]
 
 
+def test_an_auditor_has_an_account_of_its_own(node):
+    node.mempool.add_own(audit_of(node, node.finish()), now_ms=1)
+    node.seal()
+    assert node.views.account(AUDITOR.account).is_auditor
+    assert node.views.search(AUDITOR.account).kind == "account"
+    assert node.views.account(SECOND.account) is None
+
+
 # --- chains that begin at a pinned checkpoint --------------------------------------------------
 
 

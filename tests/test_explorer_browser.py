@@ -65,6 +65,8 @@ class Node(Server):
 def build_views() -> FakeViews:
     views = build_chain(30)
     views.add_receipt(90, client=HOSTILE, provider=HOSTILE, model=HOSTILE, miner_id=HOSTILE)
+    views.add_audit(5)
+    views.add_audit(6, verdict="fail", exact_tokens=2, outside_tokens=3, ending="early")
     views.seal()
     views.add_receipt(100)
     views.add_job(5, "completed")

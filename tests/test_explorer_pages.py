@@ -347,7 +347,7 @@ def test_a_change_of_a_set_that_is_not_known_here_is_not_compared(monkeypatch):
             [
                 "was audited and passed and is pending",
                 "each of the 10 tokens of the answer: 9 of them (90 %) it would have chosen",
-                "none its model could not have chosen",
+                "there is none that its model could not have chosen",
                 "ends where the model ended it",
                 "The tokens spell the text of the result.",
             ],

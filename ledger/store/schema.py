@@ -102,3 +102,9 @@ def m006_rollups(db: sqlite_utils.Database) -> None:
     for statement in rollups.SCHEMA:
         db.execute(statement)
     rollups.fill_rollups(db.conn)
+
+
+@migrations()
+def m007_auditors(db: sqlite_utils.Database) -> None:
+    """Who has audited anything, found by the account."""
+    db.execute("CREATE INDEX audits_auditor ON audits (auditor)")

@@ -14,7 +14,7 @@ MAX_MINERS = 20
 def load_account(
     ledger: sqlite3.Connection, market: sqlite3.Connection, account: str
 ) -> AccountView | None:
-    """Return an account that took part in a receipt, coordinates, or belongs to a miner here.
+    """Return an account that took part in a receipt, audits, coordinates, or is of a miner here.
 
     Raises:
         HistoryMissingError: its totals may lack receipts.
@@ -25,7 +25,8 @@ def load_account(
     coordinates = authorities.allows_coordinator(account)
     miners = _load_miners(market, account)
     sums = _load_sums(ledger, account)
-    if not (sums or coordinates or miners or _waits(market, account)):
+    is_auditor = _is_auditor(ledger, account)
+    if not (sums or coordinates or miners or is_auditor or _waits(market, account)):
         return None
     earned, earned_micros, spent, spent_micros, coordinated = sums or (0, 0, 0, 0, 0)
     return AccountView(
@@ -38,12 +39,22 @@ def load_account(
         authority=member.name if member is not None else None,
         coordinates=coordinates,
         miners=miners,
+        is_auditor=is_auditor,
     )
 
 
 def took_part(ledger: sqlite3.Connection, market: sqlite3.Connection, account: str) -> bool:
-    """Tell whether an account stands in a receipt, final or pending."""
-    return _load_sums(ledger, account) is not None or _waits(market, account)
+    """Tell whether an account stands in a receipt, final or pending, or has audited one."""
+    return (
+        _load_sums(ledger, account) is not None
+        or _is_auditor(ledger, account)
+        or _waits(market, account)
+    )
+
+
+def _is_auditor(ledger: sqlite3.Connection, account: str) -> bool:
+    row = ledger.execute("SELECT EXISTS (SELECT 1 FROM audits WHERE auditor = ?)", (account,))
+    return bool(row.fetchone()[0])
 
 
 def _load_sums(ledger: sqlite3.Connection, account: str) -> tuple[int, int, int, int, int] | None:

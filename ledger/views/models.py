@@ -342,6 +342,8 @@ class AccountView:
     """Whether it may coordinate jobs now."""
     miners: tuple[str, ...]
     """Names under which miners of this node registered it, at most 20, in their order."""
+    is_auditor: bool = False
+    """Whether it has audited an answer, in a final audit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
