@@ -12,19 +12,24 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from miner.errors import JobError, ModelFormatError, SettingsError, UnsupportedModelError
 from miner.models.convert import Head, Progress, write_model
 from miner.models.digest import digest_model
 from miner.models.gguf import GgufFile, open_gguf
+from miner.models.half import write_half_model
 from miner.models.packing import PACKINGS
 from miner.runtime import LlamaRuntime
 from miner.tokenizer import ChatTokenizer, Message
 
+Precision = Literal["fp32", "fp16"]
+"""What values between weights are computed in. fp16: for GPUs, whose attention takes no other."""
 TRIAL_CONTEXT: Final = 32
 OTHER_BYTES: Final = 256 << 20
 """Room for rotary tables and the vocabulary, at most."""
+WHOLE: Final = "whole"
+"""Where a model is made before it is halved."""
 MAX_TEMPLATE_BYTES: Final = 1 << 20
 
 
@@ -33,6 +38,7 @@ def convert_file(
     target: Path,
     *,
     head: Head,
+    precision: Precision,
     context: int | None,
     chat_template: str | None,
     progress: Progress,
@@ -48,17 +54,23 @@ def convert_file(
         raise SettingsError(f"{target} is there already: remove it, or name another directory")
     gguf = open_gguf(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(target.parent, gguf, head)
+    _check_room(target.parent, gguf, head, copies=1 if precision == "fp32" else 2)
     with _scratch(target) as fresh:
+        whole = fresh if precision == "fp32" else fresh / WHOLE
+        whole.mkdir(exist_ok=True)
         try:
             write_model(
                 gguf,
-                fresh,
+                whole,
                 head=head,
                 context=context,
                 chat_template=chat_template,
                 progress=progress,
             )
+            if whole is not fresh:
+                progress("half precision")
+                write_half_model(whole, fresh)
+                shutil.rmtree(whole)
         except (ModelFormatError, UnsupportedModelError) as error:
             raise type(error)(f"{source}: {error}") from error
         progress("trying the model")
@@ -72,7 +84,7 @@ def convert_file(
     return digest
 
 
-def _check_room(directory: Path, gguf: GgufFile, head: Head) -> None:
+def _check_room(directory: Path, gguf: GgufFile, head: Head, *, copies: int) -> None:
     needed = OTHER_BYTES
     for name, tensor in gguf.tensors.items():
         weights = tensor.blocks.size * tensor.kind.block_weights
@@ -84,6 +96,7 @@ def _check_room(directory: Path, gguf: GgufFile, head: Head) -> None:
             needed += weights * packing.bits // 8 + 4 * constants * (weights // packing.group)
         if head == "fp32" and name in {"output.weight", "token_embd.weight"}:
             needed += 4 * weights
+    needed *= copies
     if shutil.disk_usage(directory).free < needed:
         room = f"about {needed // 1_000_000} MB are needed"
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room}", str(directory))

@@ -81,6 +81,15 @@ def test_the_same_file_converts_to_the_same_digest(cache, source):
     assert first["digest"] == second["digest"]
 
 
+def test_half_precision_is_another_model_of_the_same_layout(cache, source):
+    whole = run_json("convert", source, cache / "whole")
+    half = run_json("convert", source, cache / "half", "--precision", "fp16")
+    assert half["digest"] != whole["digest"]
+    assert names(cache / "half") == names(cache / "whole")
+    stored = [run_json("info", cache / name)["memory"]["cache_bytes"] for name in ("half", "whole")]
+    assert 2 * stored[0] == stored[1]
+
+
 def test_a_shorter_context_is_a_smaller_model(cache, source):
     run("convert", source, cache / "a", "--context", "32")
     assert run_json("info", cache / "a")["context"] == 32

@@ -26,7 +26,7 @@ from miner.models.graph import DATA_FILE, GraphWriter
 from miner.models.kinds import TensorKind
 from miner.models.linear import F32, WeightWriter
 from miner.models.llama import LlamaShape, genai_config, read_shape
-from miner.models.matrix import Matrix, Rows, can_join, halves_order
+from miner.models.matrix import Matrix, Rows, can_join, halves_order, refuse_infinite
 from miner.models.rotary import rotary_tables
 from miner.models.tokenizer_files import build_tokenizer_files
 
@@ -176,7 +176,7 @@ class _Converter:
         found = self.gguf.tensor(name, (size,))
         self.used.add(name)
         if found.kind is TensorKind.F32 or found.kind is TensorKind.F16:
-            return found.blocks.astype(np.float32)
+            return refuse_infinite(name, found.blocks.astype(np.float32))
         raise UnsupportedModelError(f"GGUF tensor {name!r}: expected F32, got {found.kind.name}")
 
     def _norm_weight(self, name: str, size: int) -> str:

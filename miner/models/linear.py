@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from miner.models.graph import GraphWriter
-from miner.models.integer import HEAD_PARTS, LAYER_PARTS, IntegerProducts
+from miner.models.integer import IntegerProducts
 from miner.models.kinds import TensorKind
-from miner.models.matrix import Matrix
-from miner.models.packing import PACKINGS, Packing, dequantise, pack_codes
+from miner.models.matrix import Matrix, refuse_infinite
+from miner.models.packing import PACKINGS, Blocks, Floats, Packing, dequantise, pack_codes
 
 F32: Final = TensorProto.FLOAT
 _FLOATS: Final = {
@@ -48,7 +48,7 @@ class WeightWriter:
         output = f"{name}/output" if packing.rests is None else f"{name}/main"
         inputs = [value, quants, scales]
         if packing.bits == 8:
-            main = self._integer.multiply(name, matrix, inputs, output, parts=LAYER_PARTS)
+            main = self._integer.multiply(name, matrix, inputs, output)
         else:
             main = self._graph.contrib(
                 "MatMulNBits",
@@ -63,8 +63,7 @@ class WeightWriter:
         if packing.rests is None:
             return main
         sums = self._group_sums(name, matrix, value)
-        rests = np.concatenate([packing.rests(blocks) for blocks in matrix.chunks()]).T
-        rest_name = self._graph.constant(f"{name}.rest", rests)
+        rest_name = self._graph.constant(f"{name}.rest", _rests(name, matrix, packing).T)
         return self._add_rest(name, main, sums, rest_name, f"{name}/output")
 
     def embed(self, matrix: Matrix) -> str:
@@ -108,7 +107,7 @@ class WeightWriter:
             return
         packing = PACKINGS[matrix.kind]
         if is_plain:
-            flat = _transposed(matrix, np.dtype(np.float32), packing)
+            flat = _transposed("head", matrix, np.dtype(np.float32), packing)
             graph.node("MatMul", [value, graph.constant("head.weight", flat)], ["logits"])
             return
         if not is_tied:
@@ -116,7 +115,7 @@ class WeightWriter:
             self._store_scales("head.scale", matrix, packing)
         output = "logits" if packing.rests is None else "head/main"
         names = [value, f"{source}.weight", f"{source}.scale"]
-        main = self._integer.multiply("head", matrix, names, output, parts=HEAD_PARTS)
+        main = self._integer.multiply("head", matrix, names, output)
         if packing.rests is not None:
             if not is_tied:
                 self._store_rests("head.rest", matrix, packing)
@@ -164,7 +163,7 @@ class WeightWriter:
         return graph.node("Add", [scaled, column], ["embedding/whole"])
 
     def _multiply_floats(self, name: str, matrix: Matrix, value: str) -> str:
-        turned = _transposed(matrix, matrix.kind.record)
+        turned = _transposed(name, matrix, matrix.kind.record)
         weights = self._graph.constant(f"{name}.weight", turned, _FLOATS[matrix.kind])
         if matrix.kind is not TensorKind.F32:  # the runtime converts constants once, at its start
             weights = self._graph.node("Cast", [weights], [f"{name}/weight"], to=F32)
@@ -173,7 +172,8 @@ class WeightWriter:
     def _store_floats(self, name: str, matrix: Matrix) -> str:
         shape = (matrix.rows, matrix.columns)
         size = matrix.rows * matrix.columns * matrix.kind.record.itemsize
-        return self._graph.stream(name, shape, _FLOATS[matrix.kind], size, matrix.chunks())
+        chunks = (refuse_infinite(name, blocks) for blocks in matrix.chunks())
+        return self._graph.stream(name, shape, _FLOATS[matrix.kind], size, chunks)
 
     def _store_codes(self, name: str, matrix: Matrix, packing: Packing) -> str:
         width = packing.group * packing.bits // 8
@@ -183,23 +183,34 @@ class WeightWriter:
 
     def _store_scales(self, name: str, matrix: Matrix, packing: Packing) -> str:
         shape = (matrix.rows, matrix.columns // packing.group)
-        chunks = (packing.scales(blocks) for blocks in matrix.chunks())
+        chunks = (_scales(name, packing, blocks) for blocks in matrix.chunks())
         return self._graph.stream(name, shape, F32, 4 * shape[0] * shape[1], chunks)
 
     def _store_rests(self, name: str, matrix: Matrix, packing: Packing) -> str:
-        assert packing.rests is not None
+        return self._graph.constant(name, _rests(name, matrix, packing))
+
+
+def _scales(name: str, packing: Packing, blocks: Blocks) -> Floats:
+    with np.errstate(invalid="ignore"):
+        return refuse_infinite(name, packing.scales(blocks))
+
+
+def _rests(name: str, matrix: Matrix, packing: Packing) -> Floats:
+    assert packing.rests is not None
+    with np.errstate(invalid="ignore"):
         rests = np.concatenate([packing.rests(blocks) for blocks in matrix.chunks()])
-        return self._graph.constant(name, rests)
+    return refuse_infinite(name, rests)
 
 
 def _transposed(
-    matrix: Matrix, dtype: np.dtype[Any], packing: Packing | None = None
+    name: str, matrix: Matrix, dtype: np.dtype[Any], packing: Packing | None = None
 ) -> NDArray[Any]:
     """The matrix as MatMul takes it, shape (inputs, outputs)."""
     turned = np.empty((matrix.columns, matrix.rows), dtype)
     done = 0
     for blocks in matrix.chunks():
-        rows = blocks if packing is None else dequantise(packing, blocks)
-        turned[:, done : done + len(rows)] = rows.T
+        with np.errstate(invalid="ignore"):
+            rows = blocks if packing is None else dequantise(packing, blocks)
+        turned[:, done : done + len(rows)] = refuse_infinite(name, rows).T
         done += len(rows)
     return turned

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from miner.errors import ModelFormatError
 from miner.models.gguf import Tensor
 from miner.models.kinds import TensorKind
 
@@ -58,6 +59,19 @@ class Matrix:
         for part in self.parts:
             for first in range(0, part.tensor.shape[0], step):
                 yield part.read(first, min(first + step, part.tensor.shape[0]))
+
+
+def refuse_infinite(name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """The values, which must be numbers: a model of others answers nothing.
+
+    Raises:
+        ModelFormatError: one is infinite or none at all.
+    """
+    exponents = values & 0x7F80 if values.dtype == np.uint16 else None  # of BF16
+    finite = np.isfinite(values) if exponents is None else exponents != 0x7F80
+    if not finite.all():
+        raise ModelFormatError(f"GGUF tensor {name!r}: weights that are no finite numbers")
+    return values
 
 
 def can_join(parts: Sequence[Rows]) -> bool:

@@ -8,8 +8,8 @@ integers, plus, for some, another constant per group:
 
 So codes and scales go into the operator, and rests, times the sum of the group's inputs, into a
 small MatMul. Codes are integers, scales are products of a half-precision number and a small
-integer, which fp32 holds exactly; a rest is one such product, and for Q4_1 and Q4_K the
-difference of two, rounded once.
+integer, which fp32 holds exactly; a rest is one such product, or the difference of two, rounded
+once. Codes lie about `half`, so that both products are small and their rounding too.
 
 Source of the layouts: ggml-org/ggml, src/ggml-quants.c. `tests/vectors/gguf_kinds.json` holds
 blocks of each kind with the weights that another implementation reads out of them.
@@ -139,7 +139,7 @@ def _k_nibbles(blocks: Blocks) -> Bytes:
 def _q5_k_codes(blocks: Blocks) -> Bytes:
     bit = np.arange(8, dtype=np.uint8)[:, None]
     fifth = (blocks["h"][..., None, :] >> bit) & 1
-    return _flat((_k_nibbles(blocks) | (fifth << 4)) + 128)
+    return _flat((_k_nibbles(blocks) | (fifth << 4)) + (128 - 16))
 
 
 def _q6_k_codes(blocks: Blocks) -> Bytes:
@@ -198,7 +198,11 @@ PACKINGS: Final = {
         bits=8, group=32, codes=lambda b: _flat(_fives(b) + (128 - 16)), scales=_scale
     ),
     TensorKind.Q5_1: Packing(
-        bits=8, group=32, codes=lambda b: _flat(_fives(b) + 128), scales=_scale, rests=_offset
+        bits=8,
+        group=32,
+        codes=lambda b: _flat(_fives(b) + (128 - 16)),
+        scales=_scale,
+        rests=lambda b: _offset(b) + 16 * _scale(b),
     ),
     TensorKind.Q8_0: Packing(
         bits=8, group=32, codes=lambda b: _flat(b["q"].astype(np.int16) + 128), scales=_scale
@@ -219,7 +223,11 @@ PACKINGS: Final = {
         rests=lambda b: _k_offsets(b) + 8 * _k_scales(b),
     ),
     TensorKind.Q5_K: Packing(
-        bits=8, group=32, codes=_q5_k_codes, scales=_k_scales, rests=_k_offsets
+        bits=8,
+        group=32,
+        codes=_q5_k_codes,
+        scales=_k_scales,
+        rests=lambda b: _k_offsets(b) + 16 * _k_scales(b),
     ),
     TensorKind.Q6_K: Packing(
         bits=8, group=16, codes=_q6_k_codes, scales=lambda b: _super_scale(b, b["s"])

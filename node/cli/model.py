@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
 
-from miner.conversion import MAX_TEMPLATE_BYTES, convert_file
+from miner.conversion import MAX_TEMPLATE_BYTES, Precision, convert_file
 from miner.modelinfo import KnownModel, ModelInfo, describe_model, find_digest, list_models
 from miner.models.convert import Head
 from miner.models.embedded import default_cache
@@ -39,10 +39,17 @@ def model() -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
     "--head",
-    type=click.Choice(["int8", "fp32"]),
+    type=click.Choice(get_args(Head)),
     default="int8",
     show_default=True,
     help="How logits are computed: on packed weights, or on weights unpacked to fp32.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default="fp32",
+    show_default=True,
+    help="fp16: for GPUs, whose attention takes nothing else; quantised weights stay as they are.",
 )
 @click.option(
     "--context",
@@ -57,6 +64,7 @@ def convert(
     gguf: Path,
     directory: Path,
     head: Head,
+    precision: Precision,
     context: int | None,
     chat_template: Path | None,
     *,
@@ -71,6 +79,7 @@ def convert(
             gguf,
             directory,
             head=head,
+            precision=precision,
             context=context,
             chat_template=None if chat_template is None else _read_template(chat_template),
             progress=progress,
