@@ -105,6 +105,16 @@ def test_rotary_tables_are_the_cosine_and_sine_of_every_angle():
     assert np.abs(sines - np.sin(angles.astype(np.float64))).max() < 1e-7
 
 
+def test_tensors_beyond_two_gigabytes_are_read_where_they_stand(tmp_path):
+    path, weights = tmp_path / "large.gguf", 600_000_000
+    start = len(write_gguf({}, {"t": (0, (weights,), b"")}))
+    with path.open("wb") as file:
+        file.write(write_gguf({}, {"t": (0, (weights,), b"")}))
+        file.seek(start + 4 * weights - 4)  # the rest is a hole, which takes no room
+        file.write(struct.pack("<f", 2.5))
+    assert open_gguf(path).tensors["t"].blocks[-1] == 2.5
+
+
 # Digest
 
 
