@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from miner.errors import JobError, ModelFormatError, SettingsError, UnsupportedModelError
 from miner.models.convert import Head, Progress, write_model
@@ -23,13 +23,9 @@ from miner.models.packing import PACKINGS
 from miner.runtime import LlamaRuntime
 from miner.tokenizer import ChatTokenizer, Message
 
-Precision = Literal["fp32", "fp16"]
-"""What values between weights are computed in. fp16: for GPUs, whose attention takes no other."""
 TRIAL_CONTEXT: Final = 32
 OTHER_BYTES: Final = 256 << 20
 """Room for rotary tables and the vocabulary, at most."""
-WHOLE: Final = "whole"
-"""Where a model is made before it is halved."""
 MAX_TEMPLATE_BYTES: Final = 1 << 20
 
 
@@ -38,12 +34,14 @@ def convert_file(
     target: Path,
     *,
     head: Head,
-    precision: Precision,
     context: int | None,
     chat_template: str | None,
     progress: Progress,
+    half: bool = False,
 ) -> str:
     """Convert, try the result, put it in its place; its digest.
+
+    With `half` what is put there is the variant in half precision, for GPUs.
 
     Raises:
         SettingsError: the target is there already.
@@ -54,37 +52,40 @@ def convert_file(
         raise SettingsError(f"{target} is there already: remove it, or name another directory")
     gguf = open_gguf(source)
     target.parent.mkdir(parents=True, exist_ok=True)
-    _check_room(target.parent, gguf, head, copies=1 if precision == "fp32" else 2)
+    _check_room(target.parent, gguf, head, half=half)
     with _scratch(target) as fresh:
-        whole = fresh if precision == "fp32" else fresh / WHOLE
-        whole.mkdir(exist_ok=True)
         try:
             write_model(
                 gguf,
-                whole,
+                fresh,
                 head=head,
                 context=context,
                 chat_template=chat_template,
                 progress=progress,
             )
-            if whole is not fresh:
-                progress("half precision")
-                write_half_model(whole, fresh)
-                shutil.rmtree(whole)
         except (ModelFormatError, UnsupportedModelError) as error:
             raise type(error)(f"{source}: {error}") from error
-        progress("trying the model")
-        _try(fresh)
-        progress("reading it once more for its digest")
-        digest = digest_model(fresh)
-        for path in fresh.iterdir():
-            _sync(path)
-        fresh.rename(target)
-        _sync(target.parent)
+        if not half:
+            return _finish(fresh, target, progress)
+        with _scratch(target) as halved:
+            progress("halving the precision")
+            write_half_model(fresh, halved)
+            return _finish(halved, target, progress)
+
+
+def _finish(fresh: Path, target: Path, progress: Progress) -> str:
+    progress("trying the model")
+    _try(fresh)
+    progress("reading it once more for its digest")
+    digest = digest_model(fresh)
+    for path in fresh.iterdir():
+        _sync(path)
+    fresh.rename(target)
+    _sync(target.parent)
     return digest
 
 
-def _check_room(directory: Path, gguf: GgufFile, head: Head, *, copies: int) -> None:
+def _check_room(directory: Path, gguf: GgufFile, head: Head, *, half: bool) -> None:
     needed = OTHER_BYTES
     for name, tensor in gguf.tensors.items():
         weights = tensor.blocks.size * tensor.kind.block_weights
@@ -96,7 +97,7 @@ def _check_room(directory: Path, gguf: GgufFile, head: Head, *, copies: int) -> 
             needed += weights * packing.bits // 8 + 4 * constants * (weights // packing.group)
         if head == "fp32" and name in {"output.weight", "token_embd.weight"}:
             needed += 4 * weights
-    needed *= copies
+    needed *= 2 if half else 1
     if shutil.disk_usage(directory).free < needed:
         room = f"about {needed // 1_000_000} MB are needed"
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {room}", str(directory))

@@ -83,7 +83,7 @@ def test_the_same_file_converts_to_the_same_digest(cache, source):
 
 def test_half_precision_is_another_model_of_the_same_layout(cache, source):
     whole = run_json("convert", source, cache / "whole")
-    half = run_json("convert", source, cache / "half", "--precision", "fp16")
+    half = run_json("convert", source, cache / "half", "--half")
     assert half["digest"] != whole["digest"]
     assert names(cache / "half") == names(cache / "whole")
     stored = [run_json("info", cache / name)["memory"]["cache_bytes"] for name in ("half", "whole")]

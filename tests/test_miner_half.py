@@ -9,7 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from miner.conversion import convert_file
 from miner.errors import ModelFormatError, UnsupportedModelError
+from miner.models.convert import write_model
 from miner.models.digest import digest_model
 from miner.models.embedded import (
     DIGEST,
@@ -17,8 +19,11 @@ from miner.models.embedded import (
     MODEL_NAME,
     prepare_embedded_model,
 )
+from miner.models.gguf import parse_gguf
 from miner.models.half import write_half_model
+from miner.models.kinds import TensorKind
 from miner.runtime import LlamaRuntime
+from tests.gguf_family import Family
 from tests.tiny_model import CONTEXT
 
 TEXT = [1, 60, 70, 5, 99, 1, 200, 258, 30]
@@ -73,6 +78,36 @@ def test_the_same_model_gives_the_same_half_bytes(tiny_directory, halved, tmp_pa
     assert digest_model(again) == digest_model(halved) != digest_model(tiny_directory)
     for name in ("genai_config.json", "tokenizer.json", "tokenizer_config.json"):
         assert (again / name).read_bytes() == (tiny_directory / name).read_bytes()
+
+
+@pytest.mark.parametrize("head", ["int8", "fp32"])
+@pytest.mark.parametrize(
+    "kind", [TensorKind.Q8_0, TensorKind.Q6_K, TensorKind.Q4_1, TensorKind.BF16]
+)
+def test_models_of_every_way_of_holding_weights_have_a_half_variant(tmp_path, kind, head):
+    family = Family({"": kind}, architecture="qwen2", has_biases=True)
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    for directory in (whole, half):
+        directory.mkdir()
+    write_model(parse_gguf(family.gguf), whole, head=head)
+    write_half_model(whole, half)
+    expected = family.reference.logits(TEXT)
+    logits = LlamaRuntime(half, threads=1, context=CONTEXT).score(TEXT)
+    assert np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()
+
+
+def test_a_gguf_file_converts_to_half_precision_whole_or_not_at_all(tmp_path, tiny_model):
+    (tmp_path / "tiny.gguf").write_bytes(tiny_model.gguf)
+    said: list[str] = []
+    options = {"head": "int8", "context": None, "chat_template": None, "progress": said.append}
+    digests = [
+        convert_file(tmp_path / "tiny.gguf", tmp_path / name, half=half, **options)
+        for name, half in (("half", True), ("whole", False))
+    ]
+    assert digest_model(tmp_path / "half") == digests[0] != digests[1]
+    assert LlamaRuntime(tmp_path / "half", threads=1, context=CONTEXT).is_half
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "tiny.gguf", "whole"]
+    assert "halving the precision" in said
 
 
 def test_weights_that_half_precision_cannot_hold_are_refused(tiny_directory, tmp_path):

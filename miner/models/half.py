@@ -1,7 +1,7 @@
 """A converted model in half precision, for GPUs: there GroupQueryAttention takes nothing else.
 
 Weights that are quantised stay as they are. Scales, norms, rotary tables and all values between
-nodes become float16, rounded once. The two-part input of 8-bit products, which makes integer
+nodes become float16, rounded once. The input of 8-bit products in parts, which makes integer
 arithmetic exact enough on a CPU, is undone: a GPU unpacks the weights and multiplies in floats.
 
 The same model gives the same bytes on every machine; rounding to float16 is fixed by IEEE 754.
@@ -10,6 +10,7 @@ The same model gives the same bytes on every machine; rounding to float16 is fix
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -22,8 +23,6 @@ from miner.errors import ModelFormatError, UnsupportedModelError
 from miner.models.graph import ALIGNMENT, DATA_FILE, INLINE_BYTES
 
 _MODEL: Final = "model.onnx"
-_WAY_TO_INPUT: Final = (("Concat", 1), ("Reshape", 0), ("Sub", 0), ("Reshape", 0))
-"""From both parts of an input, joined, back to it: kinds of nodes, and which of their inputs."""
 
 
 def write_half_model(source: Path, target: Path) -> None:
@@ -51,25 +50,34 @@ def write_half_model(source: Path, target: Path) -> None:
 
 
 def _undo_splits(model: ModelProto) -> None:
-    """Give 8-bit products their plain input, and let them give the sum of both parts at once."""
+    """Give 8-bit products their input in one piece, and let them give their sum at once."""
     makers = {name: node for node in model.graph.node for name in node.output}
     users = {name: node for node in model.graph.node for name in node.input}
     for node in model.graph.node:
         level = next((a for a in node.attribute if a.name == "accuracy_level"), None)
         if node.op_type != "MatMulNBits" or level is None or not level.i:
             continue
-        value = node.input[0]
-        for kind, at in _WAY_TO_INPUT:
-            value = _expect(makers.get(value), kind, node).input[at]
-        split = _expect(users.get(node.output[0]), "Split", node)
-        added = _expect(users.get(split.output[0]), "Add", node)
-        node.input[0], node.output[0], level.i = value, added.output[0], 0
-        added.output[0] = ""
+        split = _expect(users.get(node.output[0]), {"Split"}, node)
+        total = _expect(users.get(split.output[0]), {"Add", "Sum"}, node)
+        node.input[0], level.i = _whole_input(node, makers), 0
+        node.output[0], total.output[0] = total.output[0], ""
 
 
-def _expect(found: NodeProto | None, kind: str, of: NodeProto) -> NodeProto:
-    if found is None or found.op_type != kind:
-        raise ModelFormatError(f"{of.name}: {kind} expected about it: not of this converter")
+def _whole_input(node: NodeProto, makers: Mapping[str, NodeProto]) -> str:
+    """What a product's parts add up to: the last is what the others left of it."""
+    joined = _expect(makers.get(node.input[0]), {"Concat"}, node)
+    last = _expect(makers.get(joined.input[-1]), {"Reshape"}, node)
+    maker = _expect(makers.get(last.input[0]), {"Sub"}, node)
+    while maker.op_type == "Sub":  # what is subtracted is another part
+        maker = _expect(makers.get(maker.input[0]), {"Sub", "Reshape"}, node)
+    value: str = maker.input[0]
+    return value
+
+
+def _expect(found: NodeProto | None, kinds: set[str], of: NodeProto) -> NodeProto:
+    if found is None or found.op_type not in kinds:
+        expected = " or ".join(sorted(kinds))
+        raise ModelFormatError(f"{of.name}: {expected} expected about it: not of this converter")
     return found
 
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import click
 import msgspec
 
-from miner.conversion import MAX_TEMPLATE_BYTES, Precision, convert_file
+from miner.conversion import MAX_TEMPLATE_BYTES, convert_file
 from miner.modelinfo import KnownModel, ModelInfo, describe_model, find_digest, list_models
 from miner.models.convert import Head
 from miner.models.embedded import default_cache
@@ -39,17 +39,10 @@ def model() -> None:
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option(
     "--head",
-    type=click.Choice(get_args(Head)),
+    type=click.Choice(["int8", "fp32"]),
     default="int8",
     show_default=True,
     help="How logits are computed: on packed weights, or on weights unpacked to fp32.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(get_args(Precision)),
-    default="fp32",
-    show_default=True,
-    help="fp16: for GPUs, whose attention takes nothing else; quantised weights stay as they are.",
 )
 @click.option(
     "--context",
@@ -59,15 +52,18 @@ def model() -> None:
 @click.option(
     "--chat-template", type=file_type, help="A jinja2 template in place of the file's own."
 )
+@click.option(
+    "--half", is_flag=True, help="In half precision, for GPUs: a model of another digest."
+)
 @json_option
 def convert(
     gguf: Path,
     directory: Path,
     head: Head,
-    precision: Precision,
     context: int | None,
     chat_template: Path | None,
     *,
+    half: bool,
     as_json: bool,
 ) -> None:
     """Convert a GGUF file to a model directory for ./aitbc miner.
@@ -79,10 +75,10 @@ def convert(
             gguf,
             directory,
             head=head,
-            precision=precision,
             context=context,
             chat_template=None if chat_template is None else _read_template(chat_template),
             progress=progress,
+            half=half,
         )
     if as_json:
         _print({"path": str(directory), "digest": digest})
