@@ -57,4 +57,5 @@ def render_audit_totals(totals: AuditTotals) -> Json:
     if totals.audits:
         shown["exact_rate"] = format_micros(totals.exact_tokens * MICROS // totals.tokens)
         shown["mean_gap"] = format_micros(totals.mean_gap_micros)
+        shown["suspect"] = totals.is_suspect
     return shown

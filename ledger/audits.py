@@ -40,6 +40,8 @@ class AuditTotals:
     """Of these, how many the auditors would have chosen."""
     gap_micros: int = 0
     """Sum of their mean distances."""
+    is_suspect: bool = False
+    """Whether all mean distances together speak against the provider; see `replay.py`."""
 
     @property
     def audits(self) -> int:

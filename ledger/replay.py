@@ -13,7 +13,7 @@ loses: `weigh_gaps`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -41,7 +41,10 @@ STAKES: Final = (1 / 2, 1 / 8, 1 / 32)
 """Shares of the largest possible stake, bet side by side: large ones see great deviations in few
 audits, small ones see small deviations in many."""
 FALSE_ALARM: Final = 1e-4
-"""Chance that an honest account is ever suspected, however long it is audited."""
+"""Chance at most that an honest account is ever suspected for the audits of one window."""
+WINDOW: Final = 1_000
+"""Audits of an account that are weighed together: the first so many, the next, and so on. In a bet
+without an end, what an honest time has lost would hide what comes after it."""
 
 
 NOT_SHOWN: Final = (
@@ -153,8 +156,8 @@ def weigh_gaps(mean_gaps_micros: Iterable[int]) -> Iterator[float]:
         yield (largest + math.log(mean)) / math.log(10)
 
 
-def is_suspect(mean_gaps_micros: Iterable[int]) -> bool:
-    """Tell whether audits, in the order they were drawn, speak against their account.
+def is_suspect(mean_gaps_micros: Sequence[int]) -> bool:
+    """Tell whether the audits of one window, in their order, speak against their account.
 
     What the weight has reached once counts, whatever came later.
     """

@@ -150,6 +150,7 @@ def test_what_audits_come_to_is_shown_with_miner_and_account(audited):
             "exact_tokens": 3,
             "exact_rate": 0.75,
             "mean_gap": 0.003,
+            "suspect": False,
         }
         assert client.get("/v1/miners/m1").json()["audited"] == sums
         account = client.get("/v1/accounts/m1/audits")

@@ -1,3 +1,4 @@
+import contextlib
 import math
 
 import msgspec
@@ -14,6 +15,10 @@ from ledger.replay import (
     judge_measures,
     weigh_gaps,
 )
+from ledger.views import audits as audit_views
+from ledger.views.audits import load_audit_totals
+from tests.builders import build_audit, build_chain, build_key
+from tests.test_chain_store import fill
 
 GOOD = Measures(
     prompt_tokens=9,
@@ -90,3 +95,46 @@ def test_what_was_suspected_once_is_not_forgiven():
 def test_weights_are_numbers_for_any_audits():
     for gaps in ([], [0] * 5_000, [1_000_000] * 5_000):
         assert all(math.isfinite(weight) for weight in weigh_gaps(gaps))
+
+
+def suspicion(path, *, mean_gap_micros, count=12, **changes):
+    chain = build_chain(blocks=[count])
+    chain.append(
+        *(
+            build_audit(chain.genesis, number, mean_gap_micros=mean_gap_micros, **changes)
+            for number in range(1, count + 1)
+        )
+    )
+    with contextlib.closing(fill(path, chain)) as store:
+        return load_audit_totals(store.database.reader, build_key("miner").account).is_suspect
+
+
+def test_audits_on_the_chain_are_weighed_together(tmp_path):
+    bad = 5 * HONEST_MEAN_MICROS
+    assert suspicion(tmp_path / "bad.db", mean_gap_micros=bad)
+    assert not suspicion(tmp_path / "good.db", mean_gap_micros=HONEST_MEAN_MICROS)
+    assert not suspicion(tmp_path / "few.db", mean_gap_micros=bad, count=2)
+
+
+def test_audits_of_another_method_or_with_another_model_are_not_weighed(tmp_path):
+    bad = 5 * HONEST_MEAN_MICROS
+    assert not suspicion(tmp_path / "a.db", mean_gap_micros=bad, method="dice-v1")
+    assert not suspicion(tmp_path / "b.db", mean_gap_micros=bad, model_digest="00" * 32)
+
+
+def test_a_suspicion_lasts_for_the_window_after_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit_views, "WINDOW", 12)
+    chain = build_chain(blocks=[26])
+    path = tmp_path / "ledger.db"
+    seen = []
+    with contextlib.closing(fill(path, chain)) as store:
+        for number in range(1, 27):
+            gap = 5 * HONEST_MEAN_MICROS if number <= 12 else 0
+            block = chain.append(build_audit(chain.genesis, number, mean_gap_micros=gap))
+            store.append(block, chain.certificates[-1]).result()
+            totals = load_audit_totals(store.database.reader, build_key("miner").account)
+            seen.append(totals.is_suspect)
+    begins = seen.index(True)
+    assert begins < 12
+    assert seen[begins:24] == [True] * (24 - begins)
+    assert seen[24:] == [False, False]

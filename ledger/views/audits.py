@@ -1,10 +1,20 @@
-"""Audits as the faces show them: of a receipt, of a provider, and what they come to."""
+"""Audits as the faces show them: what those of a provider come to."""
 
 from __future__ import annotations
 
 import sqlite3
 
 from ledger.audits import AuditTotals
+from ledger.replay import METHOD, WINDOW, is_suspect
+
+_COMPARABLE = (
+    "SELECT a.mean_gap_micros, json_extract(t.envelope, '$.payload.method') = ?"
+    " AND json_extract(t.envelope, '$.payload.model_digest')"
+    " = json_extract(s.envelope, '$.payload.model_digest')"
+    " FROM audits a JOIN transactions t USING (leaf) JOIN receipts r USING (receipt_id)"
+    " JOIN transactions s ON s.leaf = r.leaf WHERE a.provider = ? ORDER BY a.leaf DESC LIMIT ?"
+)
+"""Mean gaps, newest first, and whether they are of the method and the model that are weighed."""
 
 
 def load_audit_totals(ledger: sqlite3.Connection, provider: str) -> AuditTotals:
@@ -17,5 +27,19 @@ def load_audit_totals(ledger: sqlite3.Connection, provider: str) -> AuditTotals:
     if row is None:
         return AuditTotals()
     return AuditTotals(
-        passed=row[0], failed=row[1], tokens=row[2], exact_tokens=row[3], gap_micros=row[4]
+        passed=row[0],
+        failed=row[1],
+        tokens=row[2],
+        exact_tokens=row[3],
+        gap_micros=row[4],
+        is_suspect=_is_suspect(ledger, provider, audits=row[0] + row[1]),
     )
+
+
+def _is_suspect(ledger: sqlite3.Connection, provider: str, *, audits: int) -> bool:
+    """Weigh the window that is open, and the one before it: a new one does not forgive at once."""
+    begun = audits % WINDOW or WINDOW
+    rows = ledger.execute(_COMPARABLE, (METHOD, provider, begun + WINDOW)).fetchall()
+    gaps = [gap if is_comparable else None for gap, is_comparable in reversed(rows)]
+    windows = gaps[:-begun], gaps[-begun:]
+    return any(is_suspect([gap for gap in window if gap is not None]) for window in windows)
