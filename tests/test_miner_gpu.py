@@ -3,20 +3,25 @@
 import contextlib
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from miner import service
 from miner.errors import MemoryShortError, NoCudaError
+from miner.models.embedded import MODEL_NAME, ModelDirectory
 from miner.models.half import write_half_model
 from miner.runtime import CPU, CUDA, LlamaRuntime, device, llama
 from miner.runtime.device import Device, choose_device, open_identity
 from miner.runtime.gpu import load_nvml, read_gpu
 from miner.runtime.memory import MIB, MemoryPlan, plan_memory, read_free_ram
+from node.cli import run
+from node.cli.group import cli
 from scripts import gpu_check
 from tests.tiny_model import CONTEXT
 
@@ -343,6 +348,65 @@ def test_free_memory_is_what_the_kernel_and_the_control_groups_leave(tmp_path, f
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     assert read_free_ram(tmp_path) == free
+
+
+# The command
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The settings that the command makes of its options, on a machine with such a device."""
+    kept: list[service.MinerSettings] = []
+    monkeypatch.setattr(run, "configure_logging", lambda path, log_format: None)
+    monkeypatch.setattr(run, "run_miner", lambda settings: kept.append(settings) or 0)
+    monkeypatch.setattr(
+        run,
+        "prepare_embedded_model",
+        lambda cache, progress, *, half: ModelDirectory(
+            name=MODEL_NAME, path=Path("half" if half else "whole"), digest=""
+        ),
+    )
+
+    def call(chosen: Device, *options: str) -> service.MinerSettings:
+        def choose(provider, gpu):
+            if provider == "cuda" and chosen.provider != CUDA:
+                raise NoCudaError("there is none")
+            return chosen
+
+        monkeypatch.setattr(run, "choose_device", choose)
+        arguments = ["miner", "--keyfile", str(tmp_path / "key.json"), *options]
+        result = CliRunner().invoke(cli, arguments)
+        assert result.exit_code == 0, result.output
+        return kept[-1]
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("options", "on_cpu", "on_gpu"),
+    [
+        ([], {MODEL_NAME: Path("whole")}, {MODEL_NAME: Path("half")}),
+        (["--model", MODEL_NAME], {MODEL_NAME: Path("whole")}, {MODEL_NAME: Path("half")}),
+        (["--model", "a=/m"], {"a": Path("/m")}, {"a": Path("/m")}),
+        (
+            ["--model", "a=/m", "--model", MODEL_NAME],
+            {"a": Path("/m"), MODEL_NAME: Path("whole")},
+            {"a": Path("/m"), MODEL_NAME: Path("half")},
+        ),
+    ],
+)
+def test_the_embedded_model_is_the_variant_for_the_device(mine, options, on_cpu, on_gpu):
+    assert mine(Device(provider=CPU), *options).models == on_cpu
+    assert mine(Device(provider=CUDA), *options).models == on_gpu
+
+
+def test_slots_that_nobody_asked_for_are_as_many_as_fit(mine):
+    cpu, gpu = Device(provider=CPU), Device(provider=CUDA)
+    free = mine(cpu)
+    assert (free.slots, free.least_slots) == (service.CPU_SLOTS, 1)
+    asked = mine(gpu, "--slots", "20", "--provider", "cuda", "--gpu", "3")
+    assert (asked.slots, asked.least_slots, asked.provider, asked.gpu) == (20, 20, "cuda", 3)
+    assert mine(gpu).slots == service.GPU_SLOTS
 
 
 # The check for owners of GPUs

@@ -23,7 +23,12 @@ from ledger.transaction import ReceiptPayload, parse_transaction
 from miner.audit.alone import Finding, audit_alone
 from miner.audit.case import Case, parse_case
 from miner.errors import MinerError
-from miner.models.embedded import DIGEST, default_cache, prepare_embedded_model
+from miner.models.embedded import (
+    DIGEST,
+    HALF_DIGEST,
+    default_cache,
+    prepare_embedded_model,
+)
 from node.cli.options import data_option, file_type, option, read_connection, url_option
 from node.cli.verify import MAX_FILE_BYTES
 from node.files import load_document, read_bounded
@@ -135,13 +140,14 @@ def _prove(bundle: bytes, genesis: Path | None) -> tuple[Claim, ...]:
 
 def _find_model(case: Case) -> Path:
     """The embedded model, if the receipt names it."""
-    if case.receipt.model_digest != DIGEST:
+    half = case.receipt.model_digest == HALF_DIGEST
+    if case.receipt.model_digest != DIGEST and not half:
         raise StoreError(
             f"give --model DIR with your own copy of {case.receipt.model!a}, "
             f"digest {case.receipt.model_digest or 'unknown'}"
         )
     cache = default_cache(os.environ)
-    return prepare_embedded_model(cache, lambda line: click.echo(line, err=True)).path
+    return prepare_embedded_model(cache, lambda line: click.echo(line, err=True), half=half).path
 
 
 def _render(case: Case, proved: tuple[Claim, ...], finding: Finding, *, passed: bool) -> bytes:

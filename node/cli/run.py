@@ -13,7 +13,7 @@ import click
 
 from ledger.checkpoint import witness_key
 from ledger.errors import StoreError
-from miner.models.embedded import default_cache, prepare_embedded_model
+from miner.models.embedded import MODEL_NAME, default_cache, prepare_embedded_model
 from miner.runtime.device import CUDA, ProviderChoice, choose_device
 from miner.service import (
     CPU_SLOTS,
@@ -249,7 +249,8 @@ witness = click.Command(
     "models",
     multiple=True,
     help="NAME=PATH of a model to serve: its directory, or one of several ONNX files in it. "
-    "Repeatable. Without one the embedded model is served, on a GPU in half precision.",
+    f"Repeatable. {MODEL_NAME} alone is the embedded model, on a GPU in half precision, which is "
+    "served if no model is named.",
 )
 @option("--threads", type=click.IntRange(0, 256), default=0, help="0: as many as there are cores.")
 @option(
@@ -317,13 +318,10 @@ def miner(
     follow_parent(enabled=until_stdin_closes)
     signing_key = load_key(keyfile)[0] if keyfile.exists() else create_key(keyfile)
     cache = default_cache(os.environ)
-    served = dict(_parse_model(model) for model in models)
+    asked = dict(_parse_model(model) for model in models or (MODEL_NAME,))
     device = choose_device(provider, gpu)
-    if not served:
-        embedded = prepare_embedded_model(
-            cache, lambda line: click.echo(line, err=True), half=device.provider == CUDA
-        )
-        served = {embedded.name: embedded.path}
+    half = device.provider == CUDA
+    served = {name: path or _prepare_embedded(cache, half=half) for name, path in asked.items()}
     settings = MinerSettings(
         url=url,
         api_key=key,
@@ -359,8 +357,15 @@ def _prepare_witness(data: DataDirectory, *, sources: Sequence[str]) -> None:
     click.echo(f"its key for other tools: {witness_key(key.account)}", err=True)
 
 
-def _parse_model(text: str) -> tuple[str, Path]:
+def _prepare_embedded(cache: Path, *, half: bool) -> Path:
+    return prepare_embedded_model(cache, lambda line: click.echo(line, err=True), half=half).path
+
+
+def _parse_model(text: str) -> tuple[str, Path | None]:
+    """A name and where its model is; None for the embedded one, of which there are variants."""
     name, separator, path = text.partition("=")
+    if text == MODEL_NAME:
+        return text, None
     if not (name and separator and path):
         raise click.BadParameter(f"expected NAME=PATH, got {text}", param_hint="--model")
     return name, Path(path)

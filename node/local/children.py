@@ -63,16 +63,14 @@ def read_address(node: subprocess.Popen[str]) -> str:
     return line.rsplit(" ", 1)[-1]
 
 
-def miner_command(
-    *, url: str, keyfile: Path, miner_id: str, model: Path, threads: int, log: Path
-) -> list[str]:
+def miner_command(*, url: str, keyfile: Path, miner_id: str, threads: int, log: Path) -> list[str]:
     """Return the command of a miner that serves the embedded model."""
     return [
         "miner",
         *("--url", url),
         *("--keyfile", str(keyfile)),
         *("--miner-id", miner_id),
-        *("--model", f"{EMBEDDED_MODEL}={model}"),
+        *("--model", EMBEDDED_MODEL),  # the variant for what the miner runs on
         *("--threads", str(threads)),
         *("--log-file", str(log)),
     ]

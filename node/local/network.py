@@ -96,7 +96,8 @@ def run_local_network(settings: LocalNetworkSettings) -> int:
 def _run(settings: LocalNetworkSettings) -> int:
     if settings.once and not settings.miners:
         raise StoreError("--once runs a job, which needs a miner: give --miners 1 or more")
-    model = _prepare_model() if settings.miners else None
+    if settings.miners:
+        _prepare_model()
     known = _read_network_file(settings.data)
     directories = prepare_directories(settings)
     keys = {d.root.name: prepare_keys(d, known.get(d.root.name, {})) for d in directories}
@@ -112,8 +113,7 @@ def _run(settings: LocalNetworkSettings) -> int:
             click.echo(f"{node.name:<14} {node.url}  pid {node.pid}  data in {node.data}")
         hosts = _choose_hosts(nodes, settings.miners)
         for number, host in enumerate(hosts, start=1):
-            assert model is not None, "there are miners"
-            command = _miner_command(settings.data / f"miner-{number}", host, number, model)
+            command = _miner_command(settings.data / f"miner-{number}", host, number)
             miner = stack.enter_context(child(command, {"AITBC_KEY": host.miner_key}))
             running[f"miner-{number}"] = miner
             click.echo(f"miner-{number:<8} of {host.name}  pid {miner.pid}")
@@ -130,9 +130,9 @@ def _node_command(directory: DataDirectory) -> list[str]:
     return ["run", "--data", str(directory.root), "--log-file", str(directory.log("node"))]
 
 
-def _prepare_model() -> Path:
-    model = prepare_embedded_model(default_cache(os.environ), lambda line: click.echo(f"  {line}"))
-    return model.path
+def _prepare_model() -> None:
+    """Fetch the embedded model once, before all miners want it."""
+    prepare_embedded_model(default_cache(os.environ), lambda line: click.echo(f"  {line}"))
 
 
 # --- data directories ---------------------------------------------------------------------------
@@ -253,12 +253,11 @@ def _choose_hosts(nodes: tuple[NodeEntry, ...], miners: int) -> list[NodeEntry]:
     return [authorities[(first + i) % len(authorities)] for i in range(miners)]
 
 
-def _miner_command(root: Path, host: NodeEntry, number: int, model: Path) -> list[str]:
+def _miner_command(root: Path, host: NodeEntry, number: int) -> list[str]:
     return miner_command(
         url=host.url,
         keyfile=root / "miner.json",
         miner_id=f"miner-{number}",
-        model=model,
         threads=1,
         log=root / "miner.log",
     )

@@ -74,7 +74,7 @@ def _run(settings: UpSettings) -> int:
     with child(_node_command(settings, data), environment) as node:
         url = read_address(node)
         environment["AITBC_KEY"] = keys["miner_key"]
-        with child(_miner_command(settings, data, url, model.path), environment) as miner:
+        with child(_miner_command(settings, data, url), environment) as miner:
             _write_connection(data, url, keys, {"node": node.pid, "miner": miner.pid})
             click.echo(f"Node     {url}  data in {data.root}")
 
@@ -196,12 +196,11 @@ def _node_command(settings: UpSettings, data: DataDirectory) -> list[str]:
     ]
 
 
-def _miner_command(settings: UpSettings, data: DataDirectory, url: str, model: Path) -> list[str]:
+def _miner_command(settings: UpSettings, data: DataDirectory, url: str) -> list[str]:
     return miner_command(
         url=url,
         keyfile=data.miner_key,
         miner_id=settings.miner_id,
-        model=model,
         threads=settings.threads,
         log=data.log("miner"),
     )
