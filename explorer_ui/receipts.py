@@ -38,6 +38,8 @@ class ReceiptPage:
     audits: list[AuditFacts]
     """The newest ones."""
     facts: list[tuple[str, list[Fact]]]
+    job_here: bool
+    """Whether this node coordinated its job, and so has a page of it."""
     not_proved: tuple[str, ...]
     origin: str
     """Scheme, host and prefix of this node, for commands to copy."""
@@ -83,6 +85,7 @@ class Receipts:
             unit_price=unit_price(payload.price_micros, payload.units_micros),
             audits=describe_audits(audits),
             facts=list_facts(payload),
+            job_here=self._views.job(payload.job_id) is not None,
             not_proved=NOT_PROVED,
             origin=str(request.base_url).rstrip("/"),
         )

@@ -31,6 +31,8 @@ class SearchPage:
     """None for an empty query."""
     lists: list[str]
     """Receipt filters (`model`, `miner`, `client`) under which the query has receipts."""
+    is_account: bool
+    """Whether those receipts are earned or spent under exactly this name."""
 
 
 class Search:
@@ -60,7 +62,13 @@ class Search:
                 return Response(status_code=303, headers=SECURITY_HEADERS | {"Location": location})
             lists = self._find_lists(query)
             explanation = None if lists else explain(query, head)
-        page = SearchPage(query=query, explanation=explanation, lists=lists)
+        page = SearchPage(
+            query=query,
+            explanation=explanation,
+            lists=lists,
+            # The totals of an account need the whole chain, which is still being fetched.
+            is_account=bool(lists) and not head.missing and self._views.account(query) is not None,
+        )
         frame = Frame(title="Search", query=query[:MAX_QUERY])
         return self._site.page("search.html", request, frame=frame, page=page, head=head, tag=tag)
 

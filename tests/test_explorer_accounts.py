@@ -139,6 +139,14 @@ def test_an_account_of_a_node_without_its_history_says_so(client, views, monkeyp
     assert "This node still fetches blocks 1 to 9." in text_of(response)
 
 
+def test_a_name_is_searched_and_listed_with_its_account(client):
+    assert 'href="/accounts/demo">What' in client.get("/search?q=demo").text
+    assert "/accounts/" not in client.get("/search?q=smollm2:135m").text
+    rows = client.get("/receipts").text
+    assert f'href="/accounts/{MINER.account}"' in rows
+    assert 'href="/accounts/demo"' in rows
+
+
 # --- keyset pages -------------------------------------------------------------------------------
 
 

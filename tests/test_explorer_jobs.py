@@ -123,6 +123,13 @@ def test_a_job_says_how_far_it_is(client, views, state, changes, words):
     assert words in text_of(client.get(f"/jobs/{key}"))
 
 
+def test_a_receipt_leads_to_its_job_where_the_job_is_known(client, views):
+    link = 'href="/jobs/job_01K1'
+    assert link in client.get(f"/receipts/{receipt_id(2)}").text
+    views.all_jobs = []
+    assert link not in client.get(f"/receipts/{receipt_id(2)}").text
+
+
 def test_what_is_pending_is_told_as_data(client):
     data = client.get("/pending.json").json()
     assert (data["pending"], data["running"], data["waiting_transactions"]) == (12, 12, 1)

@@ -33,13 +33,19 @@ _ADD = (
 
 def add_to_accounts(connection: sqlite3.Connection, receipts: Iterable[Figures]) -> None:
     """Add receipts to the totals of those who took part."""
-    totals: dict[str, list[int]] = {}
+    # Few deal with each other in one block, so what they did together is added up first.
+    deals: dict[tuple[str, str, str], list[int]] = {}
     for receipt in receipts:
-        for account, place in ((receipt.provider, 0), (receipt.client, 2)):
+        deal = deals.setdefault((receipt.provider, receipt.client, receipt.coordinator), [0, 0])
+        deal[0] += 1
+        deal[1] += receipt.price_micros
+    totals: dict[str, list[int]] = {}
+    for (provider, client, coordinator), (count, price_micros) in deals.items():
+        for account, place in ((provider, 0), (client, 2)):
             sums = totals.setdefault(account, [0, 0, 0, 0, 0])
-            sums[place] += 1
-            sums[place + 1] = min(sums[place + 1] + receipt.price_micros, MAX_TOTAL)
-        totals.setdefault(receipt.coordinator, [0, 0, 0, 0, 0])[4] += 1
+            sums[place] += count
+            sums[place + 1] = min(sums[place + 1] + price_micros, MAX_TOTAL)
+        totals.setdefault(coordinator, [0, 0, 0, 0, 0])[4] += count
     connection.executemany(_ADD, [(account, *sums) for account, sums in totals.items()])
 
 
