@@ -12,16 +12,21 @@ class Signal:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event = asyncio.Event()
+        self._is_due = False
+        """Whether the loop has been asked to wake all, and has not done so yet."""
         self.waiting = 0
         """How many wait now."""
 
     def bind(self) -> None:
         """Let `fire` reach waiters of the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._is_due = False
 
     def fire(self) -> None:
         """Wake all waiters, from any thread. Without a running loop nobody waits."""
-        if self._loop is not None:
+        # Whoever is woken reads later than this, so one wake-up stands for all that came before it.
+        if self._loop is not None and not self._is_due:
+            self._is_due = True
             with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
                 self._loop.call_soon_threadsafe(self._wake)
 
@@ -42,6 +47,7 @@ class Signal:
             self.waiting -= 1
 
     def _wake(self) -> None:
+        self._is_due = False
         event, self._event = self._event, asyncio.Event()
         event.set()
 

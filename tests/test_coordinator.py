@@ -357,9 +357,9 @@ def test_the_sealer_is_woken_though_nobody_waits_for_the_answer_any_more(node):
         released[1].set()
         await asyncio.gather(call, return_exceptions=True)
         assert call.cancelled()
+        await asyncio.wrap_future(node.store.write(lambda _: None))
 
     node.do(hang_up())
-    node.store.write(lambda _: None).result()
     assert node.read(job).state == "completed"
     assert node.kicks == 1
 

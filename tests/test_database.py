@@ -9,6 +9,7 @@ from sqlite_utils.migrations import Migrations
 
 from ledger.errors import MarketError, StoreError
 from ledger.store import database as module
+from ledger.store import writing
 from ledger.store.database import Database, DatabaseBusyError, open_reader
 
 TIMEOUT_S = 30
@@ -108,7 +109,7 @@ def test_writes_that_wait_share_one_commit(database):
 
 
 def test_a_batch_has_a_bound(database, monkeypatch):
-    monkeypatch.setattr(module, "MAX_BATCH", 4)
+    monkeypatch.setattr(writing, "MAX_BATCH", 4)
     assert count_commits(database, 10) == 3
 
 
@@ -292,14 +293,18 @@ def test_a_write_that_meets_the_end_half_way_is_still_answered(path, monkeypatch
     """One that got into the queue behind the end would wait for its answer for ever."""
     database = Database(path, migrations)
     closing = threading.Thread(target=database.close)
-    put = database._waiting.put_nowait
+    waiting = database._waiting
 
-    def put_while_closing(item):
-        closing.start()
-        closing.join(0.1)  # it cannot end before us, unless nothing holds it back
-        put(item)
+    class SlowQueue:
+        qsize = waiting.qsize
 
-    monkeypatch.setattr(database._waiting, "put_nowait", put_while_closing)
+        def put(self, item):
+            if item is not None:
+                closing.start()
+                closing.join(0.1)  # it cannot end before us, unless nothing holds it back
+            waiting.put(item)
+
+    monkeypatch.setattr(database, "_waiting", SlowQueue())
     database.write(insert("a")).result(TIMEOUT_S)
     closing.join(TIMEOUT_S)
     assert names(path) == ["a"]

@@ -1,9 +1,9 @@
 """One SQLite file: one writing connection in one thread, readers that cannot write.
 
 Every write is a function that gets the connection. The writer runs all functions that wait in one
-transaction (group commit), each in a savepoint of its own, and answers them after the commit:
-what is answered is durable, and rests on nothing that is not. One that raises is rolled back alone;
-if the file fails, all of them fail.
+transaction (group commit, `writing.py`) and answers them after the commit: what is answered is
+durable, and rests on nothing that is not. One that raises is rolled back alone; if the file fails,
+all of them fail.
 
 What is deleted or replaced is overwritten in the file (`secure_delete`); older versions of a page
 are in the WAL until `empty_wal`.
@@ -19,8 +19,7 @@ import os
 import queue
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,37 +28,18 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
+from ledger.store.writing import Item, Post, Reply, Work, Writer
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 PAGE_SIZE_BYTES = 8192
 BUSY_TIMEOUT_MS = 5_000
 EMPTYING_TIMEOUT_MS = 100
 """How long whoever empties the WAL holds up others to wait for readers of it."""
 MAX_WAITING_WRITES = 10_000
-MAX_BATCH = 512
-GATHER_S = 0.001
-"""How long a batch waits for company, if the one before had some. Fewer commits, and no delay for
-one who writes alone."""
 _JOIN_TIMEOUT_S = 60
 _SYNCHRONOUS_FULL = 2
 _PRIVATE_FILE = 0o600
-
-# What SQLite refuses because of what was asked. Everything else (full, unreadable, damaged) is the
-# file's fault, and then nothing of the batch can be relied on.
-_FAULTS_OF_THE_WORK = frozenset(
-    {
-        sqlite3.SQLITE_ERROR,
-        sqlite3.SQLITE_CONSTRAINT,
-        sqlite3.SQLITE_MISMATCH,
-        sqlite3.SQLITE_RANGE,
-        sqlite3.SQLITE_TOOBIG,
-    }
-)
-_PRIMARY_CODE = 0xFF
-
-_Item = tuple[Work[Any], "Future[Any]"]
 
 
 class DatabaseBusyError(StoreError):
@@ -147,34 +127,51 @@ class Database:
 
     def __init__(self, path: Path, migrations: Migrations) -> None:
         self.path = path
-        self.commits = 0
-        """Grows with each commit of this writer, before anybody is told of it."""
-        self._writer = open_writer(path, migrations)
-        self._waiting: queue.Queue[_Item | None] = queue.Queue(MAX_WAITING_WRITES)
+        self._connection = open_writer(path, migrations)
+        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._writer = Writer(path.name, self._connection, self._waiting)
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = False
         self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name=f"writer {path.name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._writer.run, name=f"writer {path.name}", daemon=True
+        )
         self._thread.start()
 
     def write(self, work: Work[T]) -> Future[T]:
         """Queue one write. The future resolves after the commit, with what `work` returned.
+
+        `work` may run twice (see `writing.py`).
 
         Raises:
             DatabaseBusyError: too many writes wait already.
             StoreError: the database is closed.
         """
         future: Future[T] = Future()
+        self._put(Item(work, future))
+        return future
+
+    def send(self, work: Work[Any], reply: Reply, post: Post) -> None:
+        """Queue one write as `write` does; `post(function, argument)` brings the reply.
+
+        Replies of one batch come by one call of `post`, which costs an event loop a wake-up.
+        """
+        self._put(Item(work, None, reply, post))
+
+    def _put(self, item: Item) -> None:
         # Under the lock nothing can queue up behind the end, where nobody would answer it.
         with self._closing:
             if self._closed:
                 raise StoreError(f"{self.path}: is closed")
-            try:
-                self._waiting.put_nowait((work, future))
-            except queue.Full:
-                raise DatabaseBusyError(f"{self.path.name}: too many writes wait") from None
-        return future
+            if self._waiting.qsize() >= MAX_WAITING_WRITES:
+                raise DatabaseBusyError(f"{self.path.name}: too many writes wait")
+            self._waiting.put(item)
+
+    @property
+    def commits(self) -> int:
+        """Grows with each commit of this writer, before anybody is told of it."""
+        return self._writer.commits
 
     @property
     def waiting_writes(self) -> int:
@@ -224,71 +221,7 @@ class Database:
         self._thread.join(_JOIN_TIMEOUT_S)
         for connection in self._open_readers:
             connection.close()
-        self._writer.close()
-
-    def _run(self) -> None:
-        has_company = False
-        while (first := self._waiting.get()) is not None:
-            if has_company:
-                time.sleep(GATHER_S)
-            batch, last = [first], False
-            with contextlib.suppress(queue.Empty):
-                while len(batch) < MAX_BATCH and not last:
-                    item = self._waiting.get_nowait()
-                    if item is None:
-                        last = True
-                    else:
-                        batch.append(item)
-            self._commit(batch)
-            has_company = len(batch) > 1
-            if last:
-                return
-
-    def _commit(self, batch: list[_Item]) -> None:
-        # From here on none of them can be cancelled, so each has to be answered.
-        batch = [item for item in batch if item[1].set_running_or_notify_cancel()]
-        try:
-            self._writer.execute("BEGIN IMMEDIATE")
-            answers = [self._run_one(work) for work, _ in batch]
-            self._writer.execute("COMMIT")
-            self.commits += 1
-        except sqlite3.Error as error:
-            self._roll_back()
-            failure = StoreError(f"{self.path.name}: write failed, nothing was stored: {error}")
-            failure.__cause__ = error
-            for _, future in batch:
-                future.set_exception(failure)
-            return
-        for (_, future), (result, refusal) in zip(batch, answers, strict=True):
-            if refusal is None:
-                future.set_result(result)
-            else:
-                future.set_exception(refusal)
-
-    def _roll_back(self) -> None:
-        # SQLite has done it by itself after some errors; if it cannot now, the next BEGIN tells.
-        with contextlib.suppress(sqlite3.Error):
-            self._writer.execute("ROLLBACK")
-
-    def _run_one(self, work: Work[Any]) -> tuple[Any, Exception | None]:
-        """Return what `work` returned, or what it raised. Raises what the file is to blame for."""
-        answer: tuple[Any, Exception | None]
-        self._writer.execute("SAVEPOINT work")
-        try:
-            answer = work(self._writer), None
-        except Exception as error:
-            if _is_fault_of_file(error):
-                raise
-            self._writer.execute("ROLLBACK TO work")
-            answer = None, error
-        self._writer.execute("RELEASE work")
-        return answer
-
-
-def _is_fault_of_file(error: Exception) -> bool:
-    # An error of Python's own module, such as a missing parameter, has no code.
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & _PRIMARY_CODE not in _FAULTS_OF_THE_WORK
+        self._connection.close()
 
 
 def make_private(path: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
@@ -126,23 +125,26 @@ class Desk:
         self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
     ) -> T:
         """Do it durably. `then` follows if it was done, though nobody may wait for the answer."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
         moves: list[tuple[JobEvent, str]] = []
 
         def run(connection: sqlite3.Connection) -> T:
+            moves.clear()  # it may run twice
             self._moves = moves
             return work(connection)
 
-        def follow(done: Future[T]) -> None:
+        def follow(result: T, error: Exception | None) -> None:
+            if not answer.done():
+                _settle(answer, result, error)
             # A refused write changed nothing: who may not end a job must not end its text either.
-            if done.cancelled() or done.exception() is not None:
-                return
-            self._tell_moves(moves)
-            if then is not None:
-                then()
+            if error is None:
+                self._tell_moves(moves)
+                if then is not None:
+                    then()
 
-        future = self._store.write(run)
-        future.add_done_callback(follow)
-        return await asyncio.wrap_future(future)
+        self._store.send(run, follow, loop.call_soon_threadsafe)
+        return await answer
 
     def _move(self, event: JobEvent, reason: str = "") -> None:
         """Note, inside a write, that a job changes; it counts once that is durable."""
@@ -173,3 +175,10 @@ class Desk:
                 "this node's key is not in the authority set, so its receipts would not count; ask "
                 + (others[0] if others else "an authority"),
             )
+
+
+def _settle(answer: asyncio.Future[T], result: T, error: Exception | None) -> None:
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)
