@@ -118,8 +118,7 @@ def test_the_file_of_another_network_is_refused(store, path):
 def test_a_job_is_read_as_it_was_written(submit, store):
     for number in range(1, 7):
         assert submit(number) == build_job(number)
-    (count,) = store.reader.execute("SELECT value FROM counters WHERE name = 'jobs'").fetchone()
-    assert count == 6
+    assert lists.count_jobs(store.reader) == 6
 
 
 def test_an_unknown_job_is_an_error_of_the_caller(store):

@@ -1,8 +1,8 @@
 """Jobs in node.db.
 
 Functions that change something take the writer's connection and run inside its transaction; each
-transition is one UPDATE that also states what it expects, so two of them cannot both win. Rows are
-in order of submission.
+transition is one UPDATE that also states what it expects, so two of them cannot both win. Triggers
+count what it changes (`market.py`). Rows are in order of submission.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from ledger.jobs import (
     FinishReason,
     Job,
     JobOrder,
-    JobState,
     Prices,
     format_job_id,
     normalize_model,
 )
 from ledger.store.events import note_completion, note_job_end
 from ledger.store.mempool import insert_transaction
-from ledger.store.tallies import count_in, count_move
 from ledger.transaction import ReceiptPayload, Transaction
 
 MAX_SWEPT_JOBS = 500
 """Jobs that one sweep ends."""
+_CHANGED = "the job changed meanwhile; read it again"
 
 
 def insert_job(connection: sqlite3.Connection, job: Job) -> int:
@@ -62,8 +61,6 @@ def insert_job(connection: sqlite3.Connection, job: Job) -> int:
             job.created_at_ms,
         ),
     )
-    connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'jobs'")
-    count_in(connection, job, job.state)
     assert cursor.lastrowid is not None, "an insert has a row"
     return cursor.lastrowid
 
@@ -102,31 +99,27 @@ def claim_job(
     now_ms: int,
     lease_expires_at_ms: int,
     heartbeat: bool,
-) -> None:
-    """Make a pending job running. Raises MarketError if it is not pending any more."""
-    _transition(
-        connection,
-        job,
+) -> Job:
+    """Make a pending job running; returns it. Raises MarketError if it is not pending any more."""
+    row = connection.execute(
         "UPDATE jobs SET state = 'running', status_reason = 'running', attempt = attempt + 1,"
         " miner_id = ?, provider = ?, claimed_by = ?, started_at_ms = ?,"
         " lease_expires_at_ms = ?, heartbeat = ?"
-        " WHERE id = ? AND state = 'pending'",
+        " WHERE id = ? AND state = 'pending' RETURNING *",
         (miner_id, provider, claimed_by, now_ms, lease_expires_at_ms, heartbeat, job.id),
-        moves=("pending", "running"),
-        lost="JOB_ALREADY_CLAIMED",
-    )
+    ).fetchone()
+    if row is None:
+        raise MarketError("JOB_ALREADY_CLAIMED", _CHANGED)
+    return read_job(row)
 
 
 def renew_lease(connection: sqlite3.Connection, job: Job, *, lease_expires_at_ms: int) -> None:
     """Move the end of a lease."""
     _transition(
         connection,
-        job,
         "UPDATE jobs SET lease_expires_at_ms = ?"
         " WHERE id = ? AND state = 'running' AND attempt = ?",
         (lease_expires_at_ms, job.id, job.attempt),
-        moves=("running", "running"),
-        lost="JOB_LEASE_LOST",
     )
 
 
@@ -137,13 +130,10 @@ def requeue_job(connection: sqlite3.Connection, job: Job, *, reason: str) -> Non
     """
     _transition(
         connection,
-        job,
         "UPDATE jobs SET state = 'pending', status_reason = ?, excluded_miner = miner_id,"
         " miner_id = NULL, claimed_by = NULL, lease_expires_at_ms = NULL"
         " WHERE id = ? AND state = 'running' AND attempt = ?",
         (reason, job.id, job.attempt),
-        moves=("running", "pending"),
-        lost="JOB_LEASE_LOST",
     )
 
 
@@ -159,12 +149,9 @@ def end_job(
     """Fail or cancel a job that has not ended, and let its owner's webhooks hear it."""
     _transition(
         connection,
-        job,
         "UPDATE jobs SET state = ?, status_reason = ?, completed_at_ms = ?, error = ?,"
         " lease_expires_at_ms = NULL WHERE id = ? AND state = ? AND attempt = ?",
         (state, reason, now_ms, error, job.id, job.state, job.attempt),
-        moves=(job.state, state),
-        lost="JOB_LEASE_LOST",
     )
     note_job_end(connection, job, state=state, reason=reason, now_ms=now_ms)
 
@@ -189,7 +176,6 @@ def complete_job(
     assert isinstance(payload, ReceiptPayload), "a job ends with a receipt"
     _transition(
         connection,
-        job,
         "UPDATE jobs SET state = 'completed', status_reason = 'completed', miner_id = ?,"
         " claimed_by = ?, result = ?, output_token_ids = ?, finish_reason = ?, receipt_id = ?,"
         " completed_at_ms = ?, lease_expires_at_ms = NULL"
@@ -206,8 +192,6 @@ def complete_job(
             job.state,
             job.attempt,
         ),
-        moves=(job.state, "completed"),
-        lost="JOB_LEASE_LOST",
     )
     note_completion(
         connection,
@@ -269,19 +253,12 @@ def _select(connection: sqlite3.Connection, where: str, value: int | str) -> lis
 
 def _transition(
     connection: sqlite3.Connection,
-    job: Job,
     statement: str,
     values: Sequence[object],
-    *,
-    moves: tuple[JobState, JobState],
-    lost: str,
 ) -> None:
-    """Change a job, and what is counted of it, from one state to another."""
+    """Change a job that is still as it was expected to be."""
     if connection.execute(statement, values).rowcount != 1:
-        raise MarketError(lost, "the job changed meanwhile; read it again")
-    before, after = moves
-    if before != after:
-        count_move(connection, job, before, after)
+        raise MarketError("JOB_LEASE_LOST", _CHANGED)
 
 
 def read_job(row: sqlite3.Row) -> Job:

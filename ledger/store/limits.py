@@ -5,17 +5,28 @@ from __future__ import annotations
 import sqlite3
 
 from ledger.quotas import KeyLimits, Usage
-from ledger.store.lists import count_jobs
 
 
 def load_limits(connection: sqlite3.Connection, prefix: str) -> KeyLimits:
     """Return the limits of a key; one that is not stored has none of its own."""
+    return load_standing(connection, prefix, 0)[0]
+
+
+def load_standing(connection: sqlite3.Connection, owner: str, day: int) -> tuple[KeyLimits, Usage]:
+    """Return what a key may do, has pending, and has submitted on a day (since the epoch, UTC).
+
+    A key that is not stored has no limits of its own. A clock that was set back does not give a
+    fresh day.
+    """
     row = connection.execute(
-        "SELECT max_pending, daily_jobs, daily_tokens FROM api_keys WHERE prefix = ?", (prefix,)
+        "SELECT k.max_pending, k.daily_jobs, k.daily_tokens, c.jobs, o.jobs, o.tokens"
+        " FROM (SELECT ? AS owner) AS a LEFT JOIN api_keys AS k ON k.prefix = a.owner"
+        " LEFT JOIN job_counts AS c ON c.owner = a.owner AND c.state = 'pending'"
+        " LEFT JOIN owners AS o ON o.owner = a.owner AND o.day >= ?",
+        (owner, day),
     ).fetchone()
-    if row is None:
-        return KeyLimits()
-    return KeyLimits(max_pending=row[0], daily_jobs=row[1], daily_tokens=row[2])
+    limits = KeyLimits(max_pending=row[0], daily_jobs=row[1], daily_tokens=row[2])
+    return limits, Usage(pending=row[3] or 0, jobs=row[4] or 0, tokens=row[5] or 0)
 
 
 def set_limits(connection: sqlite3.Connection, prefix: str, limits: KeyLimits) -> bool:
@@ -25,19 +36,6 @@ def set_limits(connection: sqlite3.Connection, prefix: str, limits: KeyLimits) -
         (limits.max_pending, limits.daily_jobs, limits.daily_tokens, prefix),
     )
     return cursor.rowcount == 1
-
-
-def load_usage(connection: sqlite3.Connection, owner: str, day: int) -> Usage:
-    """Return what a key has pending, and has submitted on a day (since the epoch, UTC).
-
-    A clock that was set back does not give a fresh day.
-    """
-    pending = count_jobs(connection, owner=owner, state="pending")
-    row = connection.execute(
-        "SELECT jobs, tokens FROM owners WHERE owner = ? AND day >= ?", (owner, day)
-    ).fetchone()
-    jobs, tokens = row or (0, 0)
-    return Usage(pending=pending, jobs=jobs, tokens=tokens)
 
 
 def add_usage(

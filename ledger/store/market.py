@@ -3,7 +3,6 @@
     jobs.py       jobs with their texts
     draws.py      audits of completed jobs, until they are transactions
     queue.py      whose pending job a miner is offered
-    tallies.py    what is counted of jobs whenever one changes its state
     lists.py      pages of jobs, and how many there are
     repeats.py    what an Idempotency-Key was used for
     limits.py     what an API key may submit, and has
@@ -14,7 +13,8 @@
     events.py, deliveries.py
                   what they are to hear; how that gets there
 
-Job ids are 16-byte ULIDs, rows are in order of submission.
+Job ids are 16-byte ULIDs, rows are in order of submission. Jobs are counted, and each key's row in
+the queue is kept, by triggers: whatever changes a job's state, its counts change with it.
 """
 
 from __future__ import annotations
@@ -191,6 +191,51 @@ def m006_audits(db: sqlite_utils.Database) -> None:
         " ('audits_failed', 0), ('audits_expired', 0)",
     ):
         db.execute(statement)
+
+
+@migrations()
+def m007_counting(db: sqlite_utils.Database) -> None:
+    """Let triggers count jobs by owner and state ('*' is everybody), and keep the queue's rows.
+
+    Statements of their own, eleven for the life of a job, cost more than all its other writes.
+    """
+    count = (
+        "INSERT INTO job_counts VALUES {} ON CONFLICT (owner, state)"
+        " DO UPDATE SET jobs = jobs + excluded.jobs"
+    )
+    added = "(new.owner, new.state, 1), ('*', new.state, 1)"
+    removed = "(old.owner, old.state, -1), ('*', old.state, -1)"
+    enter = (
+        "INSERT INTO queues (owner, model_key, turn, pending) VALUES (new.owner, new.model_key,"
+        " coalesce((SELECT turn FROM owners WHERE owner = new.owner), 0), 1)"
+        " ON CONFLICT (owner, model_key) DO UPDATE SET pending = pending + 1"
+    )
+    place = "owner = old.owner AND model_key = old.model_key"
+    leave = (
+        f"UPDATE queues SET pending = pending - 1 WHERE {place};"  # noqa: S608 - own words
+        f" DELETE FROM queues WHERE {place} AND pending = 0"
+    )
+    for name, event, work in (
+        ("jobs_made", "INSERT ON jobs", count.format(added)),
+        ("jobs_queued", "INSERT ON jobs WHEN new.state = 'pending'", enter),
+        (
+            "jobs_moved",
+            "UPDATE OF state ON jobs WHEN new.state <> old.state",
+            count.format(f"{added}, {removed}"),
+        ),
+        (
+            "jobs_taken",
+            "UPDATE OF state ON jobs WHEN old.state = 'pending' AND new.state <> 'pending'",
+            leave,
+        ),
+        (
+            "jobs_returned",
+            "UPDATE OF state ON jobs WHEN new.state = 'pending' AND old.state <> 'pending'",
+            enter,
+        ),
+    ):
+        db.execute(f"CREATE TRIGGER {name} AFTER {event} BEGIN {work}; END")
+    db.execute("DELETE FROM counters WHERE name = 'jobs'")
 
 
 def open_market(path: Path, genesis_hash: bytes) -> Database:

@@ -306,7 +306,6 @@ class LedgerViews:
     def stats(self, now_ms: int) -> StatsView:
         """Return the network's figures."""
         market = self._market.reader
-        (total_jobs,) = market.execute("SELECT value FROM counters WHERE name = 'jobs'").fetchone()
         (jobs_24h,) = market.execute(
             "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE created_at_ms >= ? LIMIT ?)",
             (now_ms - DAY_MS, MAX_COUNTED),
@@ -327,7 +326,7 @@ class LedgerViews:
             height = load_tip(ledger).height
         gaps = [newer - older for newer, older in pairwise(times)]
         return StatsView(
-            total_jobs=total_jobs,
+            total_jobs=count_jobs(market),
             jobs_24h=jobs_24h,
             active_miners=miners,
             total_receipts=receipts,

@@ -110,9 +110,10 @@ class ClientDesk(Desk):
         now_ms: int,
     ) -> None:
         day = find_day(now_ms)
+        own, usage = limits.load_standing(connection, caller.key, day)
         check_quota(
-            limits.load_limits(connection, caller.key),
-            limits.load_usage(connection, caller.key, day),
+            own,
+            usage,
             orders,
             max_pending=self._settings.max_pending_per_key,
             now_ms=now_ms,
@@ -122,13 +123,13 @@ class ClientDesk(Desk):
 
     def key_standing(self, caller: Caller) -> KeyStanding:
         """Return what a key may submit, and what it has submitted."""
-        reader, day = self._store.reader, find_day(self._clock_ms())
-        own = limits.load_limits(reader, caller.key)
+        day = find_day(self._clock_ms())
+        own, usage = limits.load_standing(self._store.reader, caller.key, day)
         if own.max_pending is None:
             own = replace(own, max_pending=self._settings.max_pending_per_key)
         return KeyStanding(
             limits=own,
-            usage=limits.load_usage(reader, caller.key, day),
+            usage=usage,
             resets_at_ms=(day + 1) * DAY_MS,
         )
 

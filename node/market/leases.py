@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,25 +68,26 @@ class LeaseDesk(AuditDesk):
             miner = load_miner(connection, miner_id)
             job = job_store.load_job(connection, parse_job_id(job_id))
             check_claimable(job, miner_id)
-            if job.state == "pending":
-                check_not_draining(miner)
-                take_turn(connection, job, miner)
-                now_ms = self._clock_ms()
-                lasting_ms = (
-                    self._settings.lease_ms if heartbeat else self._settings.execution_timeout_ms
-                )
-                job_store.claim_job(
-                    connection,
-                    job,
-                    miner_id=miner_id,
-                    provider=miner.account or miner.miner_id,
-                    claimed_by=caller.key,
-                    now_ms=now_ms,
-                    lease_expires_at_ms=now_ms + lasting_ms,
-                    heartbeat=heartbeat,
-                )
-                self._move("claimed")
-            return job_store.load_job(connection, job.id)
+            if job.state == "running":
+                return job
+            check_not_draining(miner)
+            take_turn(connection, job, miner)
+            now_ms = self._clock_ms()
+            lasting_ms = (
+                self._settings.lease_ms if heartbeat else self._settings.execution_timeout_ms
+            )
+            job = job_store.claim_job(
+                connection,
+                job,
+                miner_id=miner_id,
+                provider=miner.account or miner.miner_id,
+                claimed_by=caller.key,
+                now_ms=now_ms,
+                lease_expires_at_ms=now_ms + lasting_ms,
+                heartbeat=heartbeat,
+            )
+            self._move("claimed")
+            return job
 
         job = await self._write(claim, then=lambda: self._note(job_id))
         return Claim(job=job, lease=self._lease(job), terms=self._issuer.build_terms(job))
@@ -182,15 +184,10 @@ class LeaseDesk(AuditDesk):
         now_ms = self._clock_ms()
         transaction = self._issuer.issue(job, report, now_ms=now_ms)
 
-        def complete(connection: sqlite3.Connection) -> int | None:
-            now = job_store.load_job(connection, job.id)
-            if now.state == "completed" and now.miner_id == report.miner_id:
-                return None  # the same request was faster
-            check_completable(now, report.miner_id)
-            # The lease may have run out since; only another attempt makes this receipt wrong.
+        def deliver(connection: sqlite3.Connection, known: Job) -> int:
             seq = job_store.complete_job(
                 connection,
-                replace(job, state=now.state),
+                known,
                 miner_id=report.miner_id,
                 claimed_by=caller.key,
                 result=report.result,
@@ -202,6 +199,16 @@ class LeaseDesk(AuditDesk):
             self._draw(connection, job, report, miner=miner, caller=caller, now_ms=now_ms)
             self._move("completed")
             return seq
+
+        def complete(connection: sqlite3.Connection) -> int | None:
+            with contextlib.suppress(MarketError):  # it has changed since it was read, in few cases
+                return deliver(connection, job)
+            now = job_store.load_job(connection, job.id)
+            if now.state == "completed" and now.miner_id == report.miner_id:
+                return None  # the same request was faster
+            check_completable(now, report.miner_id)
+            # The lease may have run out since; only another attempt makes this receipt wrong.
+            return deliver(connection, replace(job, state=now.state))
 
         def follow_up() -> None:
             self._receipt_waiting()
