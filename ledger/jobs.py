@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+import msgspec
+
 from ledger.errors import MarketError
 from ledger.transaction import Signature
 
@@ -61,8 +63,7 @@ class Caller:
         return self.role == "admin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOrder:
+class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     """What a client asks for, validated."""
 
     prompt: str
@@ -75,16 +76,14 @@ class JobOrder:
     stop: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
+class Prices(msgspec.Struct, frozen=True, kw_only=True):
     """Unit prices in micros, frozen into a job when it is submitted."""
 
     tokens: int
     gpu_seconds: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One job with everything its coordinator knows about it. Private."""
 
     id: bytes

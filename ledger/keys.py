@@ -11,6 +11,7 @@ pins it at start-up.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -94,8 +95,13 @@ class KeyPair:
         return cls(account=encode_account(bytes(key.verify_key)), _signing_key=key)
 
     def sign(self, message: bytes) -> str:
-        """Return the signature of `message` as unpadded base64url."""
-        return encode_base64url(self._signing_key.sign(message).signature)
+        """Return the signature of `message` as unpadded base64url.
+
+        It is good, so this process need not verify it when it meets it again.
+        """
+        signature = encode_base64url(self._signing_key.sign(message).signature)
+        _good.add(self.account, message, signature)
+        return signature
 
     def __repr__(self) -> str:
         return f"KeyPair(account={self.account!r})"
@@ -108,10 +114,9 @@ def verify_signature(account: str, message: bytes, signature: str) -> None:
         InvalidKeyError: `account` is not an account.
         InvalidSignatureError: the signature is malformed or does not verify.
     """
-    if len(message) <= _MAX_REMEMBERED_BYTES:
-        _verify_once(account, message, signature)
-    else:
+    if not _good.holds(account, message, signature):
         _verify(account, message, signature)
+        _good.add(account, message, signature)
 
 
 def _verify(account: str, message: bytes, signature: str) -> None:
@@ -124,15 +129,41 @@ def _verify(account: str, message: bytes, signature: str) -> None:
         raise InvalidSignatureError(f"signature of {account} does not verify") from error
 
 
-# What is good stays good, and what is not raises, which is not remembered. A signature is met up to
-# four times: when its receipt is issued or handed over, in a block that is built or proposed, and
-# in one that is fetched.
-_verify_once = lru_cache(maxsize=_CACHED_SIGNATURES)(_verify)
+class _Good:
+    """Signatures that are known to be good, the newest ones. Any thread may ask and add.
+
+    What is good stays good. A signature is met up to four times: when its receipt is issued or
+    handed over, in a block that is built or proposed, and in one that is fetched.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[str, bytes, str], None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def holds(self, account: str, message: bytes, signature: str) -> bool:
+        """Tell whether just this was added lately."""
+        return (account, message, signature) in self._known
+
+    def add(self, account: str, message: bytes, signature: str) -> None:
+        """Remember it, unless its message is long."""
+        if len(message) <= _MAX_REMEMBERED_BYTES:
+            self._known[account, message, signature] = None
+            if len(self._known) > _CACHED_SIGNATURES:
+                self._known.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+
+
+_good = _Good()
 
 
 def forget_signatures() -> None:
     """Verify every signature anew from here on: for whoever measures how long that takes."""
-    _verify_once.cache_clear()
+    _good.clear()
 
 
 @lru_cache(maxsize=_CACHED_KEYS)

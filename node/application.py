@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -32,9 +31,11 @@ from node.logs import log_outcome
 from node.metrics import NodeMetrics, NodeRole
 from node.ownname import OwnNameOnly
 from node.p2p.blocks import build_block_route
+from node.randomness import RandomPool
 from node.sync import Syncer
 
 RELEASE = "0.1.0"
+_REQUEST_ID_BYTES = 8
 CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ def build_application(
     api = ApiSettings(
         mode=choose_mode(settings), version=RELEASE, default_model=settings.default_model
     )
+    random = RandomPool()
     show_error = build_error_handler(views, release=RELEASE)
 
     async def show_failure(request: Request, error: Exception) -> Response:
@@ -91,7 +93,7 @@ def build_application(
                 checkpoint=checkpoint,
                 genesis=encode(chain.genesis),
                 clock_ms=clock_ms,
-                make_request_id=lambda: secrets.token_hex(8),
+                make_request_id=lambda: random.take(_REQUEST_ID_BYTES).hex(),
                 find_obstacle=lambda: CLOSING if head.is_closing else None,
                 find_sync=lambda: syncer.progress,
                 boundary=_build_boundary(settings, metrics),

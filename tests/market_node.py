@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from ledger.block import hash_genesis
 from ledger.jobs import (
     Caller,
@@ -156,7 +158,7 @@ class MarketNode:
     # What tests ask of a market
 
     def submit(self, caller: Caller = CLIENT, **order: Any) -> Job:
-        return self.do(self.coordinator.submit(caller, replace(ORDER, **order)))
+        return self.do(self.coordinator.submit(caller, msgspec.structs.replace(ORDER, **order)))
 
     def register(
         self,

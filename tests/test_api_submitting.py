@@ -1,8 +1,8 @@
 """Submitting more than once, more than one, and more than one may."""
 
 import asyncio
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from ledger.errors import MarketError
@@ -358,7 +358,7 @@ def test_quotas_hold_for_jobs_that_arrive_together(tmp_path):
     try:
         limit(node, daily_tokens=70)
         caller = node.coordinator.authenticate(node.keys["client"])
-        order = replace(ORDER, max_tokens=10)
+        order = msgspec.structs.replace(ORDER, max_tokens=10)
 
         async def race():
             calls = (node.coordinator.submit(caller, order) for _ in range(20))

@@ -18,6 +18,8 @@ MAX_COUNTED_MINERS = 10_000
 
 MAX_CAPABILITY_LISTS = 1_000
 """Miners of one kind have the same list; more kinds are not looked at."""
+MAX_KNOWN_ROWS = 4_096
+"""Of miners, and of API keys, whose meaning is kept."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +126,7 @@ def find_idle_miner(connection: sqlite3.Connection, owner: str, seen_before_ms: 
 def find_miner(connection: sqlite3.Connection, miner_id: str) -> Miner | None:
     """Return a registered miner."""
     row = connection.execute("SELECT * FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
-    return _miner(row) if row else None
+    return _known_miner(tuple(row)) if row else None
 
 
 def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: int) -> int:
@@ -181,6 +183,10 @@ def _miner(row: Sequence[Any]) -> Miner:
     )
 
 
+# The same rows are read with every request, and seldom change: another row is another entry.
+_known_miner = lru_cache(maxsize=MAX_KNOWN_ROWS)(_miner)
+
+
 @lru_cache(maxsize=2 * MAX_CAPABILITY_LISTS)
 def _read_served(capabilities: str) -> frozenset[str] | None:
     # Asked for whenever somebody looks at a job that waits.
@@ -213,7 +219,7 @@ def insert_key(connection: sqlite3.Connection, key: ApiKey) -> None:
 def find_key(connection: sqlite3.Connection, prefix: str) -> ApiKey | None:
     """Return the API key with this prefix, revoked or not."""
     row = connection.execute("SELECT * FROM api_keys WHERE prefix = ?", (prefix,)).fetchone()
-    return _key(row) if row else None
+    return _known_key(tuple(row)) if row else None
 
 
 def list_keys(connection: sqlite3.Connection) -> list[ApiKey]:
@@ -241,3 +247,6 @@ def _key(row: Sequence[Any]) -> ApiKey:
         revoked_at_ms=row[5],
         limits=KeyLimits(max_pending=row[6], daily_jobs=row[7], daily_tokens=row[8]),
     )
+
+
+_known_key = lru_cache(maxsize=MAX_KNOWN_ROWS)(_key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -32,7 +31,8 @@ from node.market.desk import Desk
 from node.market.feed import BLOCKS, JobWatch
 from node.submissions import parse_submission, store_submission, verify_submission
 
-_SEED_BITS = 53
+_ENTROPY_BYTES = 10
+_SEED_BYTES = 7
 
 
 class ClientDesk(Desk):
@@ -86,16 +86,17 @@ class ClientDesk(Desk):
         return await self._write(store, then=self.job_waiting.fire)
 
     def _build_job(self, caller: Caller, order: JobOrder, now_ms: int) -> Job:
+        draw = self._random.take
         job = Job(
-            id=build_job_id(now_ms=now_ms, entropy=secrets.token_bytes(10)),
+            id=build_job_id(now_ms=now_ms, entropy=draw(_ENTROPY_BYTES)),
             state="pending",
             status_reason="queued",
             client=caller.client,
             owner=caller.key,
             order=order,
-            seed=order.seed if order.seed is not None else secrets.randbits(_SEED_BITS),
-            prompt_salt=secrets.token_bytes(SALT_BYTES),
-            result_salt=secrets.token_bytes(SALT_BYTES),
+            seed=order.seed if order.seed is not None else _build_seed(draw(_SEED_BYTES)),
+            prompt_salt=draw(SALT_BYTES),
+            result_salt=draw(SALT_BYTES),
             prices=self._settings.prices,
             created_at_ms=now_ms,
         )
@@ -247,3 +248,7 @@ class ClientDesk(Desk):
         if stored is None:
             raise MarketError("TRANSACTION_INVALID", "another change has made this one void")
         return stored
+
+
+def _build_seed(random: bytes) -> int:
+    return int.from_bytes(random, "big") & MAX_INTEGER

@@ -21,6 +21,7 @@ from ledger.views import LedgerViews
 from node import apikeys
 from node.issuer import ReceiptIssuer
 from node.market.feed import BLOCKS, JobFeed
+from node.randomness import RandomPool
 from node.signal import Latch, Signal
 from node.webhooks.guard import Reach
 
@@ -83,6 +84,7 @@ class Desk:
         """Of the write that the writer's thread does now."""
         self._genesis_hash = chain.tip().genesis_hash
         self._views = LedgerViews(chain, store)
+        self._random = RandomPool()
         self._polls: Counter[str] = Counter()
         self._beats: Counter[bytes] = Counter()
         self.job_waiting = Signal()

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from ledger.errors import MarketError
 from ledger.hashing import encode_tokens, hash_text
