@@ -17,7 +17,7 @@ from api.requests import MAX_BODY_BYTES, Request
 from api.resource import ApiSettings, Operation
 from api.waiting import Places, wait_for_news
 from ledger.errors import MarketError
-from ledger.jobs import ENDED, Job, JobOrder, JobState, Submission, parse_job_id
+from ledger.jobs import ENDED, Job, JobOrder, JobState, Queue, Submission, parse_job_id
 
 DEFAULT_JOBS = 20
 MAX_JOBS = 100
@@ -63,7 +63,9 @@ class JobEndpoints:
         made = await self._submit(request, (order,))
         place = f"{request.base}/v1/jobs/{made.jobs[0].job_id}".encode()
         headers = ((b"location", place), *_tell_replay(made))
-        return self._answers.show(request, made.jobs[0], status=201, headers=headers)
+        return self._answers.show(
+            request, made.jobs[0], status=201, headers=headers, queue=made.queue
+        )
 
     async def submit_batch(self, request: Request) -> Answer:
         """`POST /v1/jobs/batch`: all or none."""
@@ -150,10 +152,17 @@ class JobAnswers:
         return [render_job(job, readable=self.may_read(request, job)) for job in jobs]
 
     def show(
-        self, request: Request, job: Job, *, status: int = 200, headers: tuple[Header, ...] = ()
+        self,
+        request: Request,
+        job: Job,
+        *,
+        status: int = 200,
+        headers: tuple[Header, ...] = (),
+        queue: Queue | None = None,
     ) -> Answer:
-        """Return one Job, with its place in the queue while it waits."""
-        queue = self._market.queue(job) if job.state == "pending" else None
+        """Return one Job, with its place in the queue while it waits, if need be looked up."""
+        if queue is None and job.state == "pending":
+            queue = self._market.queue(job)
         readable = self.may_read(request, job)
         shown = render_job(job, readable=readable, queue=queue, token_ids=True)
         return answer_json(shown, status=status, headers=headers)

@@ -83,7 +83,7 @@ class Request:
     """One HTTP request. `caller` and `body` are filled in before an endpoint sees it."""
 
     __slots__ = (
-        *("_fields", "_headers", "_room", "_room_taken", "answer", "body", "body_done"),
+        *("_fields", "_headers", "_room", "_room_taken", "_secret", "answer", "body", "body_done"),
         *("caller", "id", "method", "receive", "scope"),
     )
     receive: Receive
@@ -100,6 +100,7 @@ class Request:
         self.answer: Answer | Stream | None = None
         """What is sent, once that is known; for metrics and the access log."""
         self._fields: dict[str, list[str]] | None = None
+        self._secret: str | None = None
         headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             if name in _HEADERS:
@@ -169,6 +170,8 @@ class Request:
         Raises:
             RequestError: AUTH_INVALID_KEY, two different keys or not a Bearer key.
         """
+        if self._secret is not None:
+            return self._secret
         given = {value.strip() for value in self._headers.get(b"x-api-key", ())}
         for value in self._headers.get(b"authorization", ()):
             scheme, _, token = value.strip().partition(b" ")
@@ -185,7 +188,8 @@ class Request:
         secret = given.pop()
         if len(secret) > MAX_SECRET_CHARS or not secret.isascii():
             raise RequestError("AUTH_INVALID_KEY", "this is not an API key")
-        return secret.decode()
+        self._secret = secret.decode()
+        return self._secret
 
     def idempotency_key(self) -> str | None:
         """Return the `Idempotency-Key` of the request, None if there is none."""

@@ -168,6 +168,8 @@ class Submission:
     """In the order of the request."""
     is_replay: bool = False
     """Whether an earlier request with the same Idempotency-Key made them."""
+    queue: Queue | None = None
+    """Where the job stands, if it is a new one and the only one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

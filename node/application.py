@@ -21,6 +21,7 @@ from api.metering import Observer, Outcome
 from api.nomarket import NoMarket
 from api.ports import Market
 from api.resource import ApiSettings, Boundary
+from api.shortcuts import Shortcuts
 from explorer_ui import build_error_handler, build_explorer
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
@@ -80,25 +81,27 @@ def build_application(
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         return await show_error(request, error)
 
+    api_routes = build_api(
+        market,
+        views,
+        api,
+        tree=TreeViews(chain),
+        checkpoint=checkpoint,
+        genesis=encode(chain.genesis),
+        clock_ms=clock_ms,
+        make_request_id=lambda: random.take(_REQUEST_ID_BYTES).hex(),
+        find_obstacle=lambda: CLOSING if head.is_closing else None,
+        find_sync=lambda: syncer.progress,
+        boundary=_build_boundary(settings, metrics),
+        metrics=metrics.render,
+    )
+    own_name = [Middleware(OwnNameOnly, host=settings.host)] if api.mode == "dev" else []
     # The API answers first; what it does not claim belongs to the explorer.
     app = Starlette(
         routes=[
             *routes,
             build_block_route(chain, head),
-            *build_api(
-                market,
-                views,
-                api,
-                tree=TreeViews(chain),
-                checkpoint=checkpoint,
-                genesis=encode(chain.genesis),
-                clock_ms=clock_ms,
-                make_request_id=lambda: random.take(_REQUEST_ID_BYTES).hex(),
-                find_obstacle=lambda: CLOSING if head.is_closing else None,
-                find_sync=lambda: syncer.progress,
-                boundary=_build_boundary(settings, metrics),
-                metrics=metrics.render,
-            ),
+            *api_routes,
             *build_explorer(
                 views,
                 market=None if isinstance(market, NoMarket) else market,
@@ -107,7 +110,7 @@ def build_application(
                 release=RELEASE,
             ),
         ],
-        middleware=[Middleware(OwnNameOnly, host=settings.host)] if api.mode == "dev" else [],
+        middleware=[*own_name, Middleware(Shortcuts, routes=api_routes)],
         exception_handlers={HTTPException: show_error, Exception: show_failure},
         lifespan=contextlib.asynccontextmanager(lifespan),
     )

@@ -106,7 +106,8 @@ class Mempool:
         None only if there are none. What can never stand in a block is removed.
         """
         leaving: list[bytes] = []
-        selection = choose_transactions(self._iterate(leaving), tip, limit=limit)
+        found = self._iterate(leaving, min(limit or _PAGE, _PAGE))
+        selection = choose_transactions(found, tip, limit=limit)
         for transaction, error in selection.invalid:
             _log_eviction(bytes(transaction.id), transaction.envelope, error)
             leaving.append(bytes(transaction.id))
@@ -165,13 +166,14 @@ class Mempool:
                 invalid.append(bytes(transaction.id))
         return bool(invalid) and self.remove(invalid)
 
-    def _iterate(self, leaving: list[bytes]) -> Iterator[Transaction]:
+    def _iterate(self, leaving: list[bytes], first_page: int) -> Iterator[Transaction]:
         """Yield what is not final yet: ours from disk, then the others'.
 
         Puts into `leaving` what is final already, what is no transaction at all, and audits that no
-        block may hold. Audits whose receipt is not on the chain yet are passed over.
+        block may hold. Audits whose receipt is not on the chain yet are passed over. The first look
+        at the disk reads `first_page` rows.
         """
-        for transaction_id, receipt_id, found in self._list_rows():
+        for transaction_id, receipt_id, found in self._list_rows(first_page):
             if self._chain.contains(transaction_id, receipt_id):
                 leaving.append(transaction_id)  # a crash between two commits left it behind
                 continue
@@ -186,10 +188,11 @@ class Mempool:
                 if is_due:
                     yield transaction
 
-    def _list_rows(self) -> Iterator[tuple[bytes, str | None, bytes | Transaction]]:
-        """Yield (id, receipt id, envelope or transaction)."""
+    def _list_rows(self, limit: int) -> Iterator[tuple[bytes, str | None, bytes | Transaction]]:
+        """Yield (id, receipt id, envelope or transaction); `limit` is for the first page."""
         seq = 0
-        while page := list_mempool(self._market.reader, limit=_PAGE, after=seq):
+        while page := list_mempool(self._market.reader, limit=limit, after=seq):
+            limit = _PAGE
             for seq, transaction_id, receipt_id, envelope in page:  # noqa: B007
                 yield transaction_id, receipt_id, envelope
         with self._lock:

@@ -17,6 +17,7 @@ from ledger.transaction import (
     build_transaction,
     hash_payload,
     parse_transaction,
+    sign_payload,
 )
 from tests.builders import (
     build_audit,
@@ -220,3 +221,20 @@ def test_a_receipt_id_names_network_coordinator_and_job():
     changes = [{}, {"genesis": "cd" * 32}, {"coordinator": "b"}, {"job_id": "job_2"}]
     ids = {build_receipt_id(**{**base, **change}) for change in changes}
     assert len(ids) == len(changes)
+
+
+def test_short_envelopes_of_equal_bytes_are_parsed_once():
+    short = build_receipt(GENESIS, 1)
+    assert parse_transaction(short.envelope) is parse_transaction(bytes(bytearray(short.envelope)))
+    long = build_envelope_beyond_memory()
+    assert parse_transaction(long) is not parse_transaction(long)
+    assert parse_transaction(long) == parse_transaction(long)
+
+
+def build_envelope_beyond_memory() -> bytes:
+    signatures = [
+        sign_payload(RECEIPT.payload, key, "authority") for key in map(build_key, "abcdefgh")
+    ]
+    envelope = build_transaction(RECEIPT.payload, signatures).envelope
+    assert len(envelope) > 2048
+    return envelope

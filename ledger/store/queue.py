@@ -122,16 +122,15 @@ def count_ahead(connection: sqlite3.Connection, job: Job) -> int:
     one more of those whose turn is first.
     """
     model = normalize_model(job.order.model)
-    (own,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_turns WHERE state = 'pending'"
-        " AND owner = ? AND model_key = ? AND seq < (SELECT seq FROM jobs WHERE id = ?) LIMIT ?)",
-        (job.owner, model, job.id, MAX_QUEUE_POSITION),
+    (ahead,) = connection.execute(
+        "SELECT own.jobs + (SELECT"
+        " coalesce(sum(min(o.pending, own.jobs + ((o.turn, o.id) < (q.turn, q.id)))), 0)"
+        " FROM queues AS q, (SELECT * FROM queues INDEXED BY queues_model WHERE model_key = ?1"
+        " ORDER BY turn, id LIMIT ?2) AS o"
+        " WHERE q.owner = ?3 AND q.model_key = ?1 AND o.id <> q.id)"
+        " FROM (SELECT count(*) AS jobs FROM (SELECT 1 FROM jobs INDEXED BY jobs_turns"
+        " WHERE state = 'pending' AND owner = ?3 AND model_key = ?1"
+        " AND seq < (SELECT seq FROM jobs WHERE id = ?4) LIMIT ?2)) AS own",
+        (model, MAX_QUEUE_POSITION, job.owner, job.id),
     ).fetchone()
-    (others,) = connection.execute(
-        "SELECT coalesce(sum(min(o.pending, ? + ((o.turn, o.id) < (q.turn, q.id)))), 0)"
-        " FROM queues AS q, (SELECT * FROM queues INDEXED BY queues_model WHERE model_key = ?"
-        " ORDER BY turn, id LIMIT ?) AS o"
-        " WHERE q.owner = ? AND q.model_key = ? AND o.id <> q.id",
-        (own, model, MAX_QUEUE_POSITION, job.owner, model),
-    ).fetchone()
-    return min(int(own + others), MAX_QUEUE_POSITION)
+    return min(int(ahead), MAX_QUEUE_POSITION)

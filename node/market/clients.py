@@ -81,7 +81,9 @@ class ClientDesk(Desk):
                 repeats.remember(connection, caller.key, idempotency_key, jobs, first_seq=places[0])
             for _ in jobs:
                 self._move("submitted")
-            return Submission(jobs=jobs)
+            # Read here, where the writer's thread has the pages at hand.
+            place = self._find_place(connection, jobs[0]) if len(jobs) == 1 else None
+            return Submission(jobs=jobs, queue=place)
 
         return await self._write(store, then=self.job_waiting.fire)
 
@@ -200,11 +202,13 @@ class ClientDesk(Desk):
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
-        reader = self._store.reader
+        return self._find_place(self._store.reader, job)
+
+    def _find_place(self, connection: sqlite3.Connection, job: Job) -> Queue:
         eligible = registry.count_eligible_miners(
-            reader, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
+            connection, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
         )
-        return Queue(position=queue.count_ahead(reader, job) + 1, eligible_miners=eligible)
+        return Queue(position=queue.count_ahead(connection, job) + 1, eligible_miners=eligible)
 
     def progress(self, job_id: str) -> Progress:
         """Return a job with the text that its miner has told. Raises MarketError JOB_NOT_FOUND."""

@@ -20,6 +20,7 @@ from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
 from node import apikeys
 from node.issuer import ReceiptIssuer
+from node.market.claims import Claims
 from node.market.feed import BLOCKS, JobFeed
 from node.randomness import RandomPool
 from node.signal import Latch, Signal
@@ -90,6 +91,7 @@ class Desk:
         self.job_waiting = Signal()
         self.audit_waiting = Signal()
         self.feed = JobFeed()
+        self._claims = Claims()
         self.events_waiting = Latch()
         self._has_webhooks = has_webhooks(store.reader)
 
@@ -159,8 +161,12 @@ class Desk:
     def _end(self, job_id: str) -> None:
         """Tell who waits that an attempt is over."""
         if name := parse_job_id(job_id):
-            self.feed.end(name)
+            self._end_attempt(name)
         self.note_events()
+
+    def _end_attempt(self, job_id: bytes) -> None:
+        self._claims.forget(job_id)
+        self.feed.end(job_id)
 
     def note_events(self) -> None:
         """Say, from any thread, that webhooks may have something to hear."""

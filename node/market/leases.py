@@ -57,7 +57,7 @@ class LeaseDesk(AuditDesk):
         while not is_done:  # a draining miner gets no more, so this ends
             held, is_done = await self._write(deregister, then=self.job_waiting.fire)
             for job in held:
-                self.feed.end(job.id)
+                self._end_attempt(job.id)
             self.note_events()
 
     async def claim(self, caller: Caller, job_id: str, miner_id: str, *, heartbeat: bool) -> Claim:
@@ -91,6 +91,7 @@ class LeaseDesk(AuditDesk):
             return job
 
         job = await self._write(claim, then=lambda: self._note(job_id))
+        self._claims.keep(job)
         return Claim(job=job, lease=self._lease(job), terms=self._issuer.build_terms(job))
 
     async def heartbeat(
@@ -177,7 +178,7 @@ class LeaseDesk(AuditDesk):
     async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
         """Store result and receipt in one transaction; the same report again is harmless."""
         miner = self._miner(caller, report.miner_id)
-        job = self.job(job_id)
+        job = self._claims.find(parse_job_id(job_id), report.miner_id) or self.job(job_id)
         if job.state == "completed" and job.miner_id == report.miner_id:
             return self._repeated(job, report)
         check_completable(job, report.miner_id)
@@ -213,7 +214,7 @@ class LeaseDesk(AuditDesk):
 
         def follow_up() -> None:
             self._receipt_waiting()
-            self.feed.end(job.id)
+            self._end_attempt(job.id)
             self.note_events()
 
         seq = await self._write(complete, then=follow_up)

@@ -34,7 +34,7 @@ class UpkeepDesk(LeaseDesk):
             nonlocal is_audit_waiting
             expired = job_store.list_expired_leases(connection, now_ms)
             for job in expired:
-                self._end_attempt(connection, job, now_ms)
+                self._end_lease(connection, job, now_ms)
             stale = job_store.list_stale_jobs(connection, now_ms - self._settings.queue_timeout_ms)
             for job in stale:
                 self._fail_job(connection, job, "queue_timeout")
@@ -46,7 +46,7 @@ class UpkeepDesk(LeaseDesk):
         if is_audit_waiting:
             self.audit_waiting.fire()
         for job in swept:
-            self.feed.end(job.id)
+            self._end_attempt(job.id)
         if swept:
             self.job_waiting.fire()
             self.note_events()
@@ -67,7 +67,7 @@ class UpkeepDesk(LeaseDesk):
         if self._is_wal_old:
             self._is_wal_old = not await asyncio.to_thread(self._store.empty_wal)
 
-    def _end_attempt(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
+    def _end_lease(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
         if job.heartbeat and now_ms >= self._execution_deadline_ms(job):
             self._fail_job(connection, job, "execution_timeout")
         else:
