@@ -17,7 +17,7 @@ _OF_A_JOB = f"{JOBS}/{{job_id}}"
 
 
 class Shortcuts:
-    """ASGI middleware that serves the paths under `/v1/jobs`."""
+    """An ASGI application that serves the paths under `/v1/jobs`, before another."""
 
     def __init__(self, app: ASGIApp, *, routes: Iterable[BaseRoute]) -> None:
         self._app = app

@@ -46,7 +46,8 @@ def hash_text(salt: bytes, text: str) -> bytes:
 
 def encode_tokens(token_ids: Iterable[int]) -> bytes:
     """Return token ids (unsigned 32-bit) as their digest covers them: little-endian."""
-    return b"".join([token.to_bytes(_TOKEN_ID_BYTES, "little") for token in token_ids])
+    ids = tuple(token_ids)
+    return struct.pack(f"<{len(ids)}I", *ids)
 
 
 def decode_tokens(data: bytes) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import contextlib
 import hmac
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 from blake3 import blake3
@@ -22,7 +22,7 @@ from ledger.jobs import Caller, KeyRole
 from ledger.quotas import KeyLimits
 from ledger.store.database import Database
 from ledger.store.market import open_market
-from ledger.store.registry import ApiKey, find_key, insert_key
+from ledger.store.registry import ApiKey, insert_key
 from ledger.transaction import Identifier
 from node.datadir import DataDirectory
 
@@ -30,6 +30,9 @@ _PREFIX_BYTES = 5
 _SECRET_BYTES = 32
 _MAX_KEY_LENGTH = 100
 NO_LIMITS = KeyLimits()
+
+FindKey = Callable[[str], ApiKey | None]
+"""Returns the key with a prefix, revoked or not."""
 
 
 @contextlib.contextmanager
@@ -101,12 +104,12 @@ def create_key(
     return f"aik_{prefix}_{secret}"
 
 
-def authenticate(connection: sqlite3.Connection, key: str, *, genesis_hash: bytes) -> Caller | None:
+def authenticate(find: FindKey, key: str, *, genesis_hash: bytes) -> Caller | None:
     """Return whose key this is, or None. Takes as long for a wrong secret as for a right one."""
     parts = key.split("_", 2)
     if len(parts) != 3 or parts[0] != "aik" or len(key) > _MAX_KEY_LENGTH or not key.isascii():
         return None
-    stored = find_key(connection, parts[1])
+    stored = find(parts[1])
     given = _digest(genesis_hash, parts[2])
     if stored is None or not hmac.compare_digest(stored.digest, given):
         return None

@@ -6,13 +6,14 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import build_api
 from api.errors import RequestError
@@ -95,9 +96,14 @@ def build_application(
         boundary=_build_boundary(settings, metrics),
         metrics=metrics.render,
     )
-    own_name = [Middleware(OwnNameOnly, host=settings.host)] if api.mode == "dev" else []
+
+    def front(inner: ASGIApp) -> ASGIApp:
+        served = Shortcuts(inner, routes=api_routes)
+        return OwnNameOnly(served, host=settings.host) if api.mode == "dev" else served
+
     # The API answers first; what it does not claim belongs to the explorer.
-    app = Starlette(
+    app = _Application(
+        front,
         routes=[
             *routes,
             build_block_route(chain, head),
@@ -110,7 +116,6 @@ def build_application(
                 release=RELEASE,
             ),
         ],
-        middleware=[*own_name, Middleware(Shortcuts, routes=api_routes)],
         exception_handlers={HTTPException: show_error, Exception: show_failure},
         lifespan=contextlib.asynccontextmanager(lifespan),
     )
@@ -118,6 +123,17 @@ def build_application(
     # unknown instead.
     app.router.redirect_slashes = False
     return app
+
+
+class _Application(Starlette):
+    """Starlette behind a front that may answer before anything of it runs."""
+
+    def __init__(self, front: Callable[[ASGIApp], ASGIApp], **options: Any) -> None:
+        super().__init__(**options)
+        self._front = front(super().__call__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._front(scope, receive, send)
 
 
 def build_metrics(settings: NodeSettings, role: NodeRole) -> NodeMetrics:

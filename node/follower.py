@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -26,6 +27,7 @@ from ledger.keys import self_test
 from ledger.pin import MAX_PIN_BYTES, parse_pin
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
+from ledger.store.registry import find_key
 from ledger.views import LedgerViews, SyncProgress
 from node.apikeys import authenticate
 from node.application import RELEASE, build_application, build_metrics
@@ -177,7 +179,7 @@ def open_follower(
             market=NoMarket(
                 _refuse(chain, settings.follow),
                 find_own_key=lambda secret: authenticate(
-                    market.reader, secret, genesis_hash=hash_genesis(genesis)
+                    partial(find_key, market.reader), secret, genesis_hash=hash_genesis(genesis)
                 ),
             ),
             views=views,

@@ -15,7 +15,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -24,11 +23,9 @@ from prometheus_client import (
 from api.errors import STATUSES
 from api.metering import Outcome
 from node.market.desk import FAILURES, JOB_EVENTS, JobEvent
+from node.tally import RequestTally
 
 NodeRole = Literal["authority", "follower", "witness"]
-
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)
-"""Bounds of the histogram. Above a second are long polls and streams, which wait on purpose."""
 
 
 class NodeMetrics:
@@ -38,26 +35,15 @@ class NodeMetrics:
         # Each counter would have a second one beside it that only tells when it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # its module has no annotations
         self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "aitbc_http_requests",
-            "Requests of the API that were answered.",
-            ("method", "route", "status"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "aitbc_http_request_duration_seconds",
-            "From the head of a request to the end of its answer.",
-            ("method", "route"),
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self._requests = RequestTally()
+        registry.register(self._requests)
         self._refusals = Counter(
             "aitbc_http_refusals",
             "Requests of the API that were refused.",
             ("error_code",),
             registry=registry,
         )
-        self._jobs = Counter(
+        jobs = Counter(
             "aitbc_job_transitions",
             "Durable transitions of jobs; reason says why a job failed.",
             ("event", "reason"),
@@ -66,9 +52,12 @@ class NodeMetrics:
         # A counter that begins at its first event hides that event from every rate.
         for code in STATUSES:
             self._refusals.labels(code)
-        for event in JOB_EVENTS:
-            for reason in FAILURES if event == "failed" else ("",):
-                self._jobs.labels(event, reason)
+        self._moves = {
+            (event, reason): jobs.labels(event, reason)
+            for event in JOB_EVENTS
+            for reason in (FAILURES if event == "failed" else ("",))
+        }
+        """By event and reason, which the library would look up under a lock."""
         build = Gauge(
             "aitbc_build_info",
             "Always 1; the labels say what this node is.",
@@ -77,30 +66,17 @@ class NodeMetrics:
         )
         build.labels(release, mode, role).set(1)
         ProcessCollector(registry=registry)
-        self._seen: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        """Metrics by labels, which the library would look up under a lock."""
 
     def note_request(self, outcome: Outcome) -> None:
         """Count an answered request."""
-        labels = outcome.method, outcome.route, outcome.status // 100
-        requests, seconds = self._seen.get(labels) or self._meet(*labels)
-        requests.inc()
-        seconds.observe(outcome.seconds)
+        self._requests.note(outcome)
         if outcome.error_code:
             self._refusals.labels(outcome.error_code).inc()
 
     def note_job(self, event: JobEvent, reason: str) -> None:
         """Count a durable transition of a job."""
-        self._jobs.labels(event, reason).inc()
+        self._moves[event, reason].inc()
 
     def render(self) -> bytes:
         """Return everything in the text format, version 0.0.4."""
         return generate_latest(self.registry)
-
-    def _meet(self, method: str, route: str, hundreds: int) -> tuple[Counter, Histogram]:
-        metrics = (
-            self._requests.labels(method, route, f"{hundreds}xx"),
-            self._seconds.labels(method, route),
-        )
-        self._seen[method, route, hundreds] = metrics
-        return metrics

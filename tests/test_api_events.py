@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from api import events as events_module

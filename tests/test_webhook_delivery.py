@@ -4,9 +4,9 @@ import asyncio
 import json
 import re
 import ssl
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ledger.encoding import encode
@@ -612,7 +612,7 @@ def fill(node, count: int, owner: str = CLIENT.key) -> None:
 
     def end(connection):
         for number in range(count):
-            ended = replace(job, id=number.to_bytes(16, "big"), owner=owner)
+            ended = msgspec.structs.replace(job, id=number.to_bytes(16, "big"), owner=owner)
             event_store.note_job_end(
                 connection, ended, state="cancelled", reason="r", now_ms=node.now_ms
             )

@@ -28,6 +28,7 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
+from ledger.store.sharedstate import SharedState
 from ledger.store.writing import Item, Post, Reply, Work, Writer
 
 T = TypeVar("T")
@@ -129,6 +130,7 @@ class Database:
     def __init__(self, path: Path, migrations: Migrations) -> None:
         self.path = path
         self._connection = open_writer(path, migrations)
+        self._shared = SharedState(path)
         self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._writer = Writer(path.name, self._connection, self._waiting)
         self._readers = threading.local()
@@ -173,6 +175,11 @@ class Database:
     def commits(self) -> int:
         """Grows with each commit of this writer, before anybody is told of it."""
         return self._writer.commits
+
+    @property
+    def state(self) -> bytes:
+        """Stands for the state of the file: another one after each commit of whatever process."""
+        return self._shared.read()
 
     @property
     def waiting_writes(self) -> int:
@@ -223,6 +230,7 @@ class Database:
         for connection in self._open_readers:
             connection.close()
         self._connection.close()
+        self._shared.close()
 
 
 def make_private(path: Path) -> None:

@@ -8,6 +8,7 @@
     limits.py     what an API key may submit, and has
     texts.py      removes the texts of jobs that ended long ago
     registry.py   miners and API keys
+    known.py      those of them that are asked for with every request
     mempool.py    transactions on their way into a block
     webhooks.py   whom clients want told of their jobs
     events.py, deliveries.py
@@ -236,6 +237,24 @@ def m007_counting(db: sqlite_utils.Database) -> None:
     ):
         db.execute(f"CREATE TRIGGER {name} AFTER {event} BEGIN {work}; END")
     db.execute("DELETE FROM counters WHERE name = 'jobs'")
+
+
+@migrations()
+def m008_changes(db: sqlite_utils.Database) -> None:
+    """Let triggers count changes of API keys and miners, for who remembers them (`known.py`).
+
+    That a miner was seen is none: it happens all the time.
+    """
+    miner = "account, capabilities, gpu_name, gpu_memory, owner, registered_at_ms, draining, audits"
+    for table, counter, updates in (
+        ("api_keys", "changed_keys", "UPDATE"),
+        ("miners", "changed_miners", f"UPDATE OF {miner}"),
+    ):
+        db.execute("INSERT INTO counters VALUES (?, 0)", (counter,))
+        for event in ("INSERT", updates, "DELETE"):
+            name = f"{counter}_by_{event.split()[0].lower()}"
+            count = f"UPDATE counters SET value = value + 1 WHERE name = '{counter}'"  # noqa: S608
+            db.execute(f"CREATE TRIGGER {name} AFTER {event} ON {table} BEGIN {count}; END")
 
 
 def open_market(path: Path, genesis_hash: bytes) -> Database:

@@ -19,7 +19,7 @@ MAX_COUNTED_MINERS = 10_000
 MAX_CAPABILITY_LISTS = 1_000
 """Miners of one kind have the same list; more kinds are not looked at."""
 MAX_KNOWN_ROWS = 4_096
-"""Of miners, and of API keys, whose meaning is kept."""
+"""Of miners, whose meaning is kept."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +183,7 @@ def _miner(row: Sequence[Any]) -> Miner:
     )
 
 
-# The same rows are read with every request, and seldom change: another row is another entry.
+# The same rows are read with every claim, and seldom change: another row is another entry.
 _known_miner = lru_cache(maxsize=MAX_KNOWN_ROWS)(_miner)
 
 
@@ -219,7 +219,7 @@ def insert_key(connection: sqlite3.Connection, key: ApiKey) -> None:
 def find_key(connection: sqlite3.Connection, prefix: str) -> ApiKey | None:
     """Return the API key with this prefix, revoked or not."""
     row = connection.execute("SELECT * FROM api_keys WHERE prefix = ?", (prefix,)).fetchone()
-    return _known_key(tuple(row)) if row else None
+    return _key(row) if row else None
 
 
 def list_keys(connection: sqlite3.Connection) -> list[ApiKey]:
@@ -247,6 +247,3 @@ def _key(row: Sequence[Any]) -> ApiKey:
         revoked_at_ms=row[5],
         limits=KeyLimits(max_pending=row[6], daily_jobs=row[7], daily_tokens=row[8]),
     )
-
-
-_known_key = lru_cache(maxsize=MAX_KNOWN_ROWS)(_key)

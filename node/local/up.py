@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ledger.errors import LedgerError, StoreError
 from ledger.jobs import KeyRole
 from ledger.proof import Disclosure, verify_bundle
 from ledger.store.database import Database
+from ledger.store.registry import find_key
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key, open_keys
 from node.clock import read_clock_ms
@@ -118,7 +120,7 @@ def prepare_keys(data: DataDirectory, kept: Mapping[str, Any]) -> dict[str, str]
 
 
 def _prepare_key(store: Database, kept: str, role: KeyRole, genesis_hash: bytes) -> str:
-    caller = authenticate(store.reader, kept, genesis_hash=genesis_hash)
+    caller = authenticate(partial(find_key, store.reader), kept, genesis_hash=genesis_hash)
     if caller is not None and caller.role == role:
         return kept
 

@@ -16,6 +16,7 @@ from ledger.keys import KeyPair
 from ledger.store import jobs as job_store
 from ledger.store.chain import ChainStore
 from ledger.store.database import Database
+from ledger.store.known import KnownRows
 from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
 from node import apikeys
@@ -85,6 +86,7 @@ class Desk:
         """Of the write that the writer's thread does now."""
         self._genesis_hash = chain.tip().genesis_hash
         self._views = LedgerViews(chain, store)
+        self._known = KnownRows(store)
         self._random = RandomPool()
         self._polls: Counter[str] = Counter()
         self._beats: Counter[bytes] = Counter()
@@ -113,7 +115,7 @@ class Desk:
 
     def authenticate(self, secret: str) -> Caller | None:
         """Return whose API key this is, or None for an unknown or revoked one."""
-        return apikeys.authenticate(self._store.reader, secret, genesis_hash=self._genesis_hash)
+        return apikeys.authenticate(self._known.find_key, secret, genesis_hash=self._genesis_hash)
 
     def job(self, job_id: str) -> Job:
         """Return a job. Raises MarketError JOB_NOT_FOUND."""

@@ -87,6 +87,7 @@ class MinerDesk(Desk):
         miner = self._miner(caller, miner_id)
         now_ms = self._clock_ms()
         await self._write(lambda c: registry.touch_miner(c, miner_id, now_ms))
+        self._known.note_seen(miner_id, now_ms)
         return replace(miner, last_seen_at_ms=now_ms)
 
     async def available(
@@ -130,7 +131,7 @@ class MinerDesk(Desk):
 
     def miner(self, miner_id: str) -> MinerStanding:
         """Return what everybody may see of a miner. Raises MarketError MINER_NOT_FOUND."""
-        known = self._known_miner(miner_id)
+        known = load_miner(self._store.reader, miner_id)
         return registry.view_miner(self._store.reader, known, self._active_since_ms())
 
     def miners(self, *, after: str, limit: int) -> Sequence[MinerStanding]:
@@ -147,7 +148,7 @@ class MinerDesk(Desk):
         return self._clock_ms() - ACTIVE_MINER_MS
 
     def _known_miner(self, miner_id: str) -> Miner:
-        return load_miner(self._store.reader, miner_id)
+        return check_registered(self._known.find_miner(miner_id), miner_id)
 
     def _miner(self, caller: Caller, miner_id: str) -> Miner:
         miner = self._known_miner(miner_id)
@@ -159,6 +160,7 @@ class MinerDesk(Desk):
         now_ms = self._clock_ms()
         if now_ms - miner.last_seen_at_ms >= TOUCH_INTERVAL_MS:
             await self._write(lambda c: registry.touch_miner(c, miner.miner_id, now_ms))
+            self._known.note_seen(miner.miner_id, now_ms)
         return miner
 
     def _check_registration(self, registration: Registration) -> None:
@@ -181,7 +183,11 @@ class MinerDesk(Desk):
 
 def load_miner(connection: sqlite3.Connection, miner_id: str) -> Miner:
     """Return a registered miner. Raises MarketError MINER_NOT_FOUND."""
-    miner = registry.find_miner(connection, miner_id)
+    return check_registered(registry.find_miner(connection, miner_id), miner_id)
+
+
+def check_registered(miner: Miner | None, miner_id: str) -> Miner:
+    """Return a miner that was found. Raises MarketError MINER_NOT_FOUND."""
     if miner is None:
         raise MarketError("MINER_NOT_FOUND", f"miner {miner_id} is not registered on this node")
     return miner

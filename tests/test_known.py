@@ -1,0 +1,197 @@
+"""What is remembered of keys and miners is never older than the file, whoever wrote into it."""
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+
+from ledger.block import hash_genesis
+from ledger.store import known as module
+from ledger.store import registry
+from ledger.store.known import KnownRows
+from ledger.store.market import open_market
+from ledger.store.registry import ApiKey
+from ledger.store.sharedstate import SharedState
+from tests.builders import CREATED_MS, build_genesis
+from tests.test_market_store import build_miner
+
+GENESIS_HASH = hash_genesis(build_genesis())
+KEY = ApiKey(
+    prefix="a", digest=b"d", role="client", client="c", created_at_ms=CREATED_MS, revoked_at_ms=None
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "node.db"
+
+
+@pytest.fixture
+def store(path):
+    store = open_market(path, GENESIS_HASH)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def known(store):
+    write(store, registry.insert_key, KEY)
+    write(store, registry.upsert_miner, build_miner("m"))
+    return KnownRows(store)
+
+
+def write(store, function, *args):
+    store.write(lambda c: function(c, *args)).result()
+
+
+@contextlib.contextmanager
+def counted(store):
+    """How many statements the calling thread's reader runs in the context."""
+    statements = []
+    store.reader.set_trace_callback(statements.append)
+    yield statements
+    store.reader.set_trace_callback(None)
+
+
+def elsewhere(path, statement) -> None:
+    """Change the file in another process."""
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(sys.argv[2]); c.commit()"
+    )
+    subprocess.run([sys.executable, "-c", script, path, statement], check=True)
+
+
+def test_what_has_not_changed_is_not_read_again(store, known):
+    first = known.find_key("a"), known.find_miner("m")
+    with counted(store) as statements:
+        assert (known.find_key("a"), known.find_miner("m")) == first
+    assert statements == []
+
+
+def test_another_commit_costs_one_look_at_the_counts(store, known):
+    known.find_key("a")
+    known.find_miner("m")
+    write(store, registry.touch_miner, "m", 7)
+    with counted(store) as statements:
+        assert known.find_key("a") == KEY
+        assert known.find_miner("m") is not None
+    (statement,) = statements
+    assert "counters" in statement
+
+
+CHANGES = {
+    "revoked": ("UPDATE api_keys SET revoked_at_ms = 5", 0),
+    "limited": ("UPDATE api_keys SET daily_jobs = 5", 0),
+    "deleted": ("DELETE FROM api_keys", 0),
+    "drained": ("UPDATE miners SET draining = 1", 1),
+    "described": ("UPDATE miners SET capabilities = '[]'", 1),
+    "handed over": ("UPDATE miners SET owner = 'x'", 1),
+    "forgotten": ("DELETE FROM miners", 1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("by", ["us", "another process"])
+def test_a_change_is_seen_at_once_whoever_made_it(store, known, path, change, by):
+    statement, place = CHANGES[change]
+
+    def look():
+        return known.find_key("a"), known.find_miner("m")
+
+    before = look()
+    if by == "us":
+        write(store, lambda c: c.execute(statement))
+    else:
+        elsewhere(path, statement)
+    stored = registry.find_key(store.reader, "a"), registry.find_miner(store.reader, "m")
+    assert look() == stored
+    assert stored[place] != before[place]
+    assert stored[1 - place] == before[1 - place]
+
+
+def test_what_is_made_later_is_found(store, known, path):
+    assert known.find_key("b") is None
+    assert known.find_miner("n") is None
+    write(store, registry.insert_key, ApiKey(**{**_fields(KEY), "prefix": "b"}))
+    write(store, registry.upsert_miner, build_miner("n"))
+    assert known.find_key("b").prefix == "b"
+    assert known.find_miner("n").miner_id == "n"
+
+
+def _fields(key):
+    return {name: getattr(key, name) for name in key.__struct_fields__}
+
+
+def test_a_miner_that_was_heard_is_no_reason_to_read_it(store, known):
+    miner = known.find_miner("m")
+    known.note_seen("m", 99)
+    known.note_seen("unknown", 99)
+    assert known.find_miner("m") == replace(miner, last_seen_at_ms=99)
+
+
+def test_what_is_remembered_is_bounded(store, known, monkeypatch):
+    monkeypatch.setattr(module, "MAX_KNOWN", 2)
+    for name in ("m1", "m2", "m3"):
+        write(store, registry.upsert_miner, build_miner(name))
+    for name in ("m1", "m2", "m3"):
+        known.find_miner(name)
+    with counted(store) as statements:
+        known.find_miner("m3")
+        assert statements == []
+        known.find_miner("m1")
+    assert len(statements) == 1
+
+
+# --- the shared state ---------------------------------------------------------------------------
+
+
+def test_every_commit_gives_another_state_and_no_read_does(store):
+    seen = {store.state}
+    for number in range(50):
+        write(store, registry.upsert_miner, build_miner(f"m{number}"))
+        store.reader.execute("SELECT count(*) FROM miners").fetchone()
+        assert store.state == store.state
+        seen.add(store.state)
+    assert store.empty_wal()
+    write(store, registry.upsert_miner, build_miner("last"))
+    seen.add(store.state)
+    assert len(seen) == 52
+
+
+def test_a_file_that_is_open_twice_keeps_its_locks_when_one_of_them_closes(store, path):
+    """Else another process would take the WAL's index for abandoned, and begin it anew."""
+    other = open_market(path, GENESIS_HASH)
+    SharedState(path).close()
+    other.close()
+    state = store.state
+    script = (
+        "import fcntl, sys; f = open(sys.argv[1] + '-shm', 'r+b');"
+        # The byte that SQLite locks for as long as it has the file open (unixShmSystemLock).
+        "fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 128)"
+    )
+    refused = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False)
+    assert b"BlockingIOError" in refused.stderr
+    elsewhere(path, "UPDATE miners SET owner = owner")
+    write(store, registry.upsert_miner, build_miner("m"))
+    assert store.state != state
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_threads_that_open_and_close_one_file_leave_it_whole(store, path):
+    def open_and_close():
+        for _ in range(5):
+            open_market(path, GENESIS_HASH).close()
+
+    threads = [threading.Thread(target=open_and_close) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    state = store.state
+    write(store, registry.upsert_miner, build_miner("m"))
+    assert store.state != state
