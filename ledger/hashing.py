@@ -45,9 +45,16 @@ def hash_text(salt: bytes, text: str) -> bytes:
 
 
 def encode_tokens(token_ids: Iterable[int]) -> bytes:
-    """Return token ids (unsigned 32-bit) as their digest covers them: little-endian."""
+    """Return token ids (unsigned 32-bit) as their digest covers them: little-endian.
+
+    Raises:
+        OverflowError: one of them is not unsigned, or longer.
+    """
     ids = tuple(token_ids)
-    return struct.pack(f"<{len(ids)}I", *ids)
+    try:
+        return struct.pack(f"<{len(ids)}I", *ids)
+    except struct.error as error:
+        raise OverflowError(f"token ids: {error}") from None
 
 
 def decode_tokens(data: bytes) -> tuple[int, ...]:
