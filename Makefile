@@ -18,8 +18,8 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench bench-miner rehearse simulate \
-    conformance vectors lock gpu browser clean
+.PHONY: help run setup dev test lint types check format bench bench-miner soak rehearse \
+    simulate conformance vectors lock gpu browser clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 
 bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
 	@$(PY) -m scripts.bench_miner $(ARGS)
+
+soak: setup  ## keep a miner busy and watch its memory; ARGS go to scripts/soak_miner.py
+	@$(PY) -m scripts.soak_miner $(ARGS)
 
 rehearse: setup  ## kill and stop nodes of a real local network; ARGS go to scripts/rehearse.py
 	@$(PY) -m scripts.rehearse $(ARGS)
