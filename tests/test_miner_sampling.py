@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from miner.sampling import (
     SAMPLER,
     SamplingParams,
+    _quick_nucleus,
     build_key,
     choose_token,
     gumbel_noise,
@@ -63,6 +64,35 @@ def test_the_sampler_agrees_with_the_plain_one(logits, temperature_micros, top_p
     row = np.array(logits, np.float32)
     how = params(temperature_micros, top_p_micros)
     assert choose_token(row, params=how, key=KEY, step=step) == expected
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.sampled_from([0.0, 0.1, 1.0, 5.0, 30.0]),
+    temperature_micros=st.sampled_from([1, 300_000, 700_000, 2_000_000]),
+    top_p_micros=st.sampled_from([1, 500_000, 900_000, 999_999, 1_000_000]),
+)
+def test_shortcuts_over_a_large_vocabulary_change_no_choice(
+    seed, spread, temperature_micros, top_p_micros
+):
+    row = (np.random.default_rng(seed).normal(size=5_000) * spread).astype(np.float32)
+    scaled = row.astype(np.float64) / (temperature_micros / 10**6)
+    ids = np.sort(nucleus(scaled, top_p_micros))
+    scores = scaled[ids] + gumbel_noise(KEY, seed, np.arange(row.size))[ids]
+    how = params(temperature_micros, top_p_micros)
+    assert choose_token(row, params=how, key=KEY, step=seed) == ids[scores.argmax()]
+
+
+def test_where_a_nucleus_ends_is_not_decided_in_single_precision_if_it_is_close():
+    edge = np.zeros(10, np.float32)
+    assert _quick_nucleus(edge, 1.0, 500_000) is None
+    assert _quick_nucleus(edge, 1.0, 500_001) is None
+    assert _quick_nucleus(edge, 1.0, 550_000).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_noise_of_few_ids_is_that_of_all():
+    ids = np.array([0, 1, 15, 16, 17, 4_998, 4_999])
+    assert np.array_equal(gumbel_noise(KEY, 7, ids), gumbel_noise(KEY, 7, np.arange(5_000))[ids])
 
 
 def test_a_wide_nucleus_is_found_whole():
