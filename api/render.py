@@ -105,6 +105,7 @@ def render_lease(lease: Lease) -> Json:
         "attempt": lease.attempt,
         "expires_at": format_time(lease.expires_at_ms),
         "expires_in_ms": lease.expires_in_ms,
+        "run_ends_in_ms": lease.run_ends_in_ms,
         "heartbeat_interval_ms": lease.heartbeat_interval_ms,
     }
 

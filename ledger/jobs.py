@@ -190,6 +190,8 @@ class Lease:
     attempt: int
     expires_at_ms: int
     expires_in_ms: int
+    run_ends_in_ms: int
+    """Until the attempt is over, however many heartbeats come."""
     heartbeat_interval_ms: int
     """0 where the lease is as long as the job may run, and no heartbeats are expected."""
 

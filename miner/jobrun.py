@@ -24,9 +24,11 @@ from miner.engine import Completion, Engine, Generation, GenerationRequest
 from miner.errors import (
     BadAnswerError,
     CoordinatorError,
+    EngineError,
     JobError,
     LeaseLostError,
     MinerError,
+    ModelError,
     RefusedError,
     UnreachableError,
 )
@@ -91,6 +93,8 @@ class JobRun:
         self.job = job
         self.completion: Completion | None = None
         """The answer, once it is whole."""
+        self.is_models_fault = False
+        """Whether the job failed because the model did."""
         self._station = station
         self._order = order
         self._engine = engine
@@ -139,10 +143,11 @@ class JobRun:
         except Exception as error:
             # Whatever broke in the model or its runtime, another miner may do better.
             heartbeats.cancel()
+            self.is_models_fault = isinstance(error, ModelError)
             log.error("%s failed: %s", self.job.job_id, describe(error))  # noqa: TRY400 - see there
-            name = type(error).__name__
+            what = str(error) if isinstance(error, EngineError) else type(error).__name__
             await self._station.give_up(
-                self.job, reason=f"the miner failed: {name}", retryable=True
+                self.job, reason=f"the miner failed: {what}", retryable=True
             )
             return "failed"
         if self._is_lost:
@@ -171,6 +176,7 @@ class JobRun:
             self._on_answered()
 
     def _submit(self, on_text: Callable[[str], None]) -> Generation:
+        left_ms = self.job.lease.run_ends_in_ms
         request = GenerationRequest(
             job_id=self.job.job_id,
             messages=tuple(
@@ -180,6 +186,7 @@ class JobRun:
             params=self._order.params,
             stop=self.job.params.stop_sequences,
             owner=self._order.client,
+            time_left_s=None if left_ms is None else left_ms / 1000,
         )
         return self._engine.submit(request, on_text=on_text)
 

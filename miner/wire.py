@@ -48,6 +48,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """For how long the job is ours."""
 
     heartbeat_interval_ms: Milliseconds
+    run_ends_in_ms: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Until the attempt is over, however many heartbeats come; None if the node does not say."""
 
 
 class TextAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from miner.errors import (
     BadAnswerError,
     CoordinatorError,
     LeaseLostError,
+    ModelError,
     RefusedError,
     SettingsError,
 )
@@ -91,6 +92,8 @@ class Worker:
         self._obstacle: str | None = None
         self._runs: dict[JobRun, asyncio.Task[None]] = {}
         self._lost_races = 0
+        self._model_failures = 0
+        """Jobs in a row that failed because a model did."""
         self._genesis = ""
 
     def stop(self) -> None:
@@ -109,6 +112,7 @@ class Worker:
 
         Raises:
             SettingsError: the node refuses this miner or its key.
+            ModelError: a model fails again and again.
         """
         # One thread: prompts are read in the order in which the jobs were claimed.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader") as readers:
@@ -129,6 +133,13 @@ class Worker:
                 raise
             finally:
                 await self._finish()
+        if self._is_broken:
+            raise ModelError(f"{self._model_failures} jobs in a row failed by the model's fault")
+
+    @property
+    def _is_broken(self) -> bool:
+        """Whether other miners would do better with every job that this one claims."""
+        return self._model_failures >= self._room.most_runs
 
     async def _work(self, station: Station) -> None:
         backoff = Backoff(self._pace)
@@ -267,7 +278,12 @@ class Worker:
         finally:
             del self._runs[run]
         self.outcomes[outcome] += 1
+        if run.is_models_fault:
+            self._model_failures += 1
+            if self._is_broken:
+                self.stop()
         if outcome == "completed" and run.completion is not None:
+            self._model_failures = 0
             self.prompt_tokens += run.completion.prompt_tokens
             self.completion_tokens += run.completion.completion_tokens
 

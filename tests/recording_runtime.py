@@ -17,6 +17,7 @@ from tests.tiny_model import CONTEXT, EOS, TOKENS
 class RecordingRuntime:
     provider = CPU
     vocabulary = len(TOKENS)
+    promised_bytes = 0
     context = CONTEXT
     config = SimpleNamespace(eos_token_ids=frozenset({EOS}))
 

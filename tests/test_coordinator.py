@@ -53,7 +53,7 @@ def sweep_at(node, later_ms: int) -> int:
 def test_a_lease_without_heartbeats_runs_out_and_the_job_is_queued_again(node):
     job = node.submit()
     claim = node.claim(job)
-    assert claim.lease.expires_in_ms == LEASE_MS
+    assert (claim.lease.expires_in_ms, claim.lease.run_ends_in_ms) == (LEASE_MS, RUN_MS)
     assert claim.lease.heartbeat_interval_ms == SETTINGS.heartbeat_interval_ms
     assert sweep_at(node, LEASE_MS - 1) == 0
     assert node.read(job).state == "running"

@@ -357,7 +357,9 @@ def test_the_terms_change_with_everything_they_stand_for():
 
 
 def test_a_work_order_holds_what_the_miner_needs_and_the_salts():
-    lease = Lease(attempt=1, expires_at_ms=1, expires_in_ms=1, heartbeat_interval_ms=0)
+    lease = Lease(
+        attempt=1, expires_at_ms=1, expires_in_ms=1, run_ends_in_ms=1, heartbeat_interval_ms=0
+    )
     order = build_work_order(Claim(job=JOB, lease=lease, terms=TERMS))
     assert order["receipt"] == TERMS
     assert order["unit_prices_micros"] == {"tokens": 3, "gpu_seconds": 500}

@@ -25,7 +25,7 @@ PROMPTS = ("a", "hello", "the cat", "the cat sat on", "the cat sat on the mat. a
 
 def request(number: int = 0, *, prompt: str = "hello", owner: str = "", **changes):
     stop = changes.pop("stop", ())
-    deadline_s = changes.pop("deadline_s", None)
+    time_left_s = changes.pop("time_left_s", None)
     params = {"max_tokens": 8, "temperature_micros": 10**6, "top_p_micros": 10**6, "seed": number}
     return GenerationRequest(
         job_id=f"job_{number}",
@@ -33,7 +33,7 @@ def request(number: int = 0, *, prompt: str = "hello", owner: str = "", **change
         params=SamplingParams(**params | changes),
         stop=stop,
         owner=owner,
-        deadline_s=deadline_s,
+        time_left_s=time_left_s,
     )
 
 
@@ -297,7 +297,7 @@ def test_after_the_model_failed_others_are_answered(stage, monkeypatch, part):
 
 
 def test_an_answer_that_is_overdue_is_given_up_and_the_others_go_on(stage):
-    late = stage.submit(request(1, max_tokens=40, deadline_s=10.0, temperature_micros=0))
+    late = stage.submit(request(1, max_tokens=40, time_left_s=10.0, temperature_micros=0))
     other = stage.submit(request(2, max_tokens=40, temperature_micros=0))
     for _ in range(3):
         stage.hand.turn()

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from ledger.keys import KeyPair
 from miner.engine import GenerationRequest, InferenceThread
 from miner.errors import ModelFormatError, NoCudaError, SettingsError, UnsupportedModelError
+from miner.loading import load_engine
 from miner.models.digest import cached_digest, digest_model
 from miner.models.onnx_file import read_onnx
 from miner.runtime import CPU, CUDA, LlamaRuntime
 from miner.runtime.graph import FIRST_ROW, cut_before_head
 from miner.sampling import SamplingParams
-from miner.service import MinerSettings, load_engine
+from miner.settings import MinerSettings
 from miner.tokenizer import Message
 from tests.miner_fixtures import answer
 from tests.tiny_exports import Export, write_genai, write_onnx, write_transformers_js

@@ -10,11 +10,11 @@ import pytest
 from ledger.jobs import KeyRole
 from miner.client import CoordinatorClient
 from miner.engine import Completion
-from miner.errors import JobError
+from miner.errors import JobError, ModelError
 from miner.worker import Worker
 from tests.builders import build_key
 from tests.live import LiveNode
-from tests.scripted_engine import ANSWER, Script, ScriptedEngine, until_stopped
+from tests.scripted_engine import ANSWER, Script, ScriptedEngine, raising, until_stopped
 
 MODEL = "tiny:1b"
 PATIENCE_S = 60
@@ -147,6 +147,24 @@ def test_one_job_that_fails_takes_no_other_with_it(shared):
     crew.run(lambda: sum(crew.worker.outcomes.values()) == 3)
     assert sorted(crew.states(jobs)) == ["completed", "completed", "failed"]
     assert (crew.worker.prompt_tokens, crew.worker.completion_tokens) == (8, 6)
+
+
+def test_a_miner_whose_model_fails_every_job_ends_and_leaves_them_to_others(shared):
+    jobs = submit_many(shared, 5, "broken")
+    crew = Crew(shared, {"broken": ScriptedEngine(raising(ModelError("out of memory")), slots=1)})
+    with pytest.raises(ModelError, match="jobs in a row"):
+        crew.run(lambda: crew.worker.outcomes["failed"] >= 2)
+    assert crew.states(jobs) == ["pending"] * 5
+
+
+def test_the_node_says_how_long_an_attempt_may_run(shared):
+    submit_many(shared, 1, "timed")
+    engine = ScriptedEngine()
+    crew = Crew(shared, {"timed": engine})
+    crew.run(lambda: crew.worker.outcomes["completed"] == 1)
+    (asked,) = engine.requests
+    assert asked.time_left_s is not None
+    assert 500 < asked.time_left_s <= 600
 
 
 def test_jobs_that_end_within_the_grace_are_handed_in_and_the_others_given_back(shared):

@@ -14,7 +14,8 @@ from miner.engine import Completion
 from miner.errors import JobError, ModelError, SettingsError
 from miner.retry import Pace
 from miner.sampling import SAMPLER
-from miner.service import MinerSettings, run_miner
+from miner.service import run_miner
+from miner.settings import MinerSettings
 from miner.worker import Worker
 from tests.builders import build_key, build_salt
 from tests.fake_coordinator import (
@@ -395,7 +396,7 @@ def test_sigterm_releases_the_running_job_and_ends_with_zero(tmp_path, monkeypat
         return until_stopped(should_stop)
 
     engine = ScriptedEngine(interrupted)
-    monkeypatch.setattr(service, "load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(service, "load_engines", lambda *_: {MODEL: engine})
     with ServedElsewhere(FakeCoordinator()) as node:
         assert run_miner(settings(node.url, tmp_path)) == 0
     assert node.bodies["release"] == [{"miner_id": MINER_ID}]
@@ -450,7 +451,11 @@ def test_a_miner_process_runs_a_real_model_to_a_receipt(tmp_path, tiny_directory
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"models": {}}, "no model to serve"), ({}, "no model files"), ({"models": {"m": "x"}}, "x")],
+    [
+        ({"models": {}}, "no model to serve"),
+        ({}, "neither genai_config.json"),
+        ({"models": {"m": "x"}}, "x"),
+    ],
 )
 def test_a_miner_that_cannot_start_says_why_in_one_line(tmp_path, caplog, changes, said):
     (tmp_path / "model").mkdir()

@@ -25,8 +25,8 @@ class GenerationRequest:
     owner: str = ""
     """Whose request it is. Cached prefixes are shared within one owner's requests only: how soon an
     answer begins must tell nobody what others have asked."""
-    deadline_s: float | None = None
-    """On the engine's clock: an answer that is not done by then is given up."""
+    time_left_s: float | None = None
+    """From now: an answer that is not done by then is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,11 @@ class Figures:
     draw_s: float = 0.0
     """Choosing tokens and making text of them."""
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Time by what it was for."""
+        return {"prefill": self.prefill_s, "decode": self.decode_s, "draw": self.draw_s}
+
 
 class Batch:
     """The answers of one model. Things are added from any thread; one thread takes the turns."""
@@ -142,7 +147,7 @@ class Batch:
             self._is_dropped(sequence)
 
     def _is_dropped(self, sequence: Sequence) -> bool:
-        deadline_s = sequence.request.deadline_s
+        deadline_s = sequence.deadline_s
         if sequence.generation.is_cancelled:
             self._complete(sequence, "cancelled")
         elif deadline_s is not None and self._clock() >= deadline_s:

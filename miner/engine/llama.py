@@ -37,14 +37,16 @@ class LlamaEngine:
             tokenizer: of the same model.
             model_digest: its name in receipts.
             inference: takes the turns.
-            clock: seconds, monotonic; deadlines are on it.
+            clock: seconds, monotonic.
         """
         self._context = runtime.context
         self._end_tokens = runtime.config.eos_token_ids
         self._provider = runtime.provider
+        self._promised_bytes = runtime.promised_bytes
         self._tokenizer = tokenizer
         self._model_digest = model_digest
         self._inference = inference
+        self._clock = clock
         self._batch = Batch(runtime, clock=clock)
         inference.add(self._batch)
 
@@ -62,6 +64,11 @@ class LlamaEngine:
     def provider(self) -> str:
         """What the model runs on, by ONNX Runtime's name."""
         return self._provider
+
+    @property
+    def promised_bytes(self) -> int:
+        """What its cache may still take of main memory."""
+        return self._promised_bytes
 
     @property
     def slots(self) -> int:
@@ -97,6 +104,7 @@ class LlamaEngine:
         Raises:
             BusyError: too many wait already.
         """
+        began_s, left_s = self._clock(), request.time_left_s
         prompt = self._tokenizer.encode_chat(request.messages)
         if not 1 <= len(prompt) < self._context:
             raise PromptTooLongError(
@@ -111,6 +119,7 @@ class LlamaEngine:
             context=self._context,
             end_tokens=self._end_tokens,
             on_text=on_text,
+            deadline_s=None if left_s is None else began_s + left_s,
         )
         self._batch.add(sequence)
         self._inference.wake()

@@ -26,11 +26,13 @@ class Sequence:
         context: int,
         end_tokens: frozenset[int],
         on_text: Callable[[str], None],
+        deadline_s: float | None,
     ) -> None:
-        """`prompt` is shorter than `context`, and not empty."""
+        """`prompt` is shorter than `context`, and not empty; the deadline is on its clock."""
         self.request = request
         self.prompt = prompt
         self.generation = Generation()
+        self.deadline_s = deadline_s
         self.slot = -1
         """Set while it holds one."""
         self.finish: FinishReason | None = None

@@ -42,6 +42,7 @@ class LlamaRuntime:
         least_slots: int | None = None,
         provider: ProviderChoice = "auto",
         gpu: int = 0,
+        promised_bytes: int = 0,
     ) -> None:
         """Load a model, allocate its cache and see that it computes the same in every way.
 
@@ -53,6 +54,7 @@ class LlamaRuntime:
             least_slots: so few will do if there is no memory for `slots`; None: only `slots`.
             provider: see `choose_device`.
             gpu: see `choose_device`.
+            promised_bytes: of main memory that is free now, what other models' caches may take.
 
         Raises:
             ModelError: the model cannot be loaded, or is none that this runtime runs.
@@ -62,7 +64,8 @@ class LlamaRuntime:
         self.context = min(context, self.config.context)
         source = read_source(self.config)
         self.device = choose_device(provider, gpu, unfit=source.unfit_for_cuda)
-        self.slots = self._plan_slots(source, slots, least_slots or slots)
+        self._token_bytes = source.facts.token_bytes
+        self.slots = self._plan_slots(source, slots, least_slots or slots, promised_bytes)
         self._load(source, threads)
         deviation = find_deviation(self)
         if deviation and source.cuts_head:
@@ -77,11 +80,20 @@ class LlamaRuntime:
         """What runs the model, by ONNX Runtime's name."""
         return self.device.provider
 
-    def _plan_slots(self, source: ModelSource, wanted: int, least: int) -> int:
+    @property
+    def promised_bytes(self) -> int:
+        """What its cache may still take of main memory: pages are taken as tokens reach them."""
+        if self.provider == CUDA:
+            return 0
+        return self.slots * self.context * self._token_bytes
+
+    def _plan_slots(self, source: ModelSource, wanted: int, least: int, promised_bytes: int) -> int:
         free = read_free_memory(self.device)
         if free is None:
             log.warning("how much memory is free cannot be read here, so nothing is planned")
             return wanted
+        if self.provider != CUDA:
+            free = max(free - promised_bytes, 0)
         plan = plan_memory(
             free_bytes=free,
             weights_bytes=source.weights_bytes,

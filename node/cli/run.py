@@ -15,13 +15,13 @@ from ledger.checkpoint import witness_key
 from ledger.errors import StoreError
 from miner.models.embedded import MODEL_NAME, default_cache, prepare_embedded_model
 from miner.runtime.device import CUDA, ProviderChoice, choose_device
-from miner.service import (
+from miner.service import run_miner
+from miner.settings import (
     CPU_SLOTS,
     DEFAULT_CONTEXT,
     GPU_SLOTS,
     MAX_SLOTS,
     MinerSettings,
-    run_miner,
     suggest_slots,
 )
 from node.application import RELEASE
@@ -281,6 +281,14 @@ witness = click.Command(
     help="Most tokens of a job's prompt and answer together, if the model allows as many.",
 )
 @option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    show_default=False,
+    help="Serve figures for Prometheus there, at /metrics; 0 lets the system choose.",
+)
+@option("--metrics-host", default="127.0.0.1", help="Address of --metrics-port.")
+@option(
     "--grace",
     "grace_s",
     type=click.FloatRange(0, 86_400),
@@ -307,6 +315,8 @@ def miner(
     gpu: int,
     slots: int,
     context: int,
+    metrics_port: int | None,
+    metrics_host: str,
     grace_s: float,
     audits: bool,
     log_file: Path | None,
@@ -335,6 +345,8 @@ def miner(
         provider=provider,
         gpu=gpu,
         context=context,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
         grace_s=grace_s,
         audits=audits,
     )

@@ -238,10 +238,12 @@ class AuditDesk(MinerDesk):
 
     def _audit_lease(self, audit: DrawnAudit) -> Lease:
         assert audit.lease_expires_at_ms is not None, "only a running audit has a lease"
+        left_ms = max(audit.lease_expires_at_ms - self._clock_ms(), 0)
         return Lease(
             attempt=audit.tries,
             expires_at_ms=audit.lease_expires_at_ms,
-            expires_in_ms=max(audit.lease_expires_at_ms - self._clock_ms(), 0),
+            expires_in_ms=left_ms,
+            run_ends_in_ms=left_ms,
             heartbeat_interval_ms=0,
         )
 

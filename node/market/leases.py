@@ -232,6 +232,7 @@ class LeaseDesk(AuditDesk):
             attempt=job.attempt,
             expires_at_ms=job.lease_expires_at_ms,
             expires_in_ms=max(job.lease_expires_at_ms - self._clock_ms(), 0),
+            run_ends_in_ms=max(self._execution_deadline_ms(job) - self._clock_ms(), 0),
             heartbeat_interval_ms=interval_ms,
         )
 
