@@ -28,6 +28,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 ANSWER_TIMEOUT_S: Final = 30.0
 BEAT_TIMEOUT_S: Final = 10.0
 """Beyond what a heartbeat waits: it must be tried again before the lease is over."""
+KEPT_CONNECTIONS: Final = 64
 MAX_SHOWN: Final = 300
 """Characters of a node's refusal that are shown."""
 
@@ -40,6 +41,8 @@ class CoordinatorClient:
             base_url=url.rstrip("/"),
             headers={"X-Api-Key": api_key, "Accept": "application/json"},
             timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            # Every job has a heartbeat that waits and text on its way; the worker bounds the jobs.
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS),
             # A proxy that the environment names must not see what is meant for this machine.
             trust_env=not is_loopback(url),
         )

@@ -453,7 +453,7 @@ def test_a_miner_process_runs_a_real_model_to_a_receipt(tmp_path, tiny_directory
     ("changes", "said"),
     [
         ({"models": {}}, "no model to serve"),
-        ({}, "neither genai_config.json"),
+        ({}, "no model files"),
         ({"models": {"m": "x"}}, "x"),
     ],
 )
