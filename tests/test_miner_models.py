@@ -79,6 +79,7 @@ def test_a_hostile_gguf_file_is_refused_without_believing_its_numbers(data, said
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
         (b"GGUF" + struct.pack("<III", 1, 0, 0), "version 1 .* only 2 and 3"),
         (write_gguf({"split.count": 3}, {}), "one of 3 parts .* --merge"),
+        (write_gguf({"split.count": [1]}, {}), "parts"),
         (write_gguf({}, {"t": (16, (256,), bytes(66))}), "IQ2_XXS.* Q4_K"),
     ],
 )

@@ -136,9 +136,10 @@ def parse_gguf(data: bytes | memoryview) -> GgufFile:
         if key in metadata:
             raise ModelFormatError(f"GGUF metadata {key!r} occurs twice")
         metadata[key] = cursor.value(int(cursor.scalar(4)))
-    if metadata.get("split.count", 1) not in {0, 1}:
+    parts = metadata.get("split.count", 1)
+    if parts not in (0, 1):  # not a set: what is there may be a list
         raise UnsupportedModelError(
-            f"this is one of {metadata['split.count']!r:.20} parts of a model: join them into one "
+            f"this is one of {parts!r:.20} parts of a model: join them into one "
             "file first (llama-gguf-split --merge FIRST-PART OUTPUT)"
         )
     described = [_describe(cursor) for _ in range(tensor_count)]
