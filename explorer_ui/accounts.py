@@ -87,7 +87,7 @@ class Accounts:
         """Answer `/accounts/{account}.csv`: all its final receipts of one side."""
         account = self._find(request, self._views.head())
         wanted = _build_filter(account.account, _parse_side(request, account))
-        return await self._exports.answer(wanted, name="receipts.csv")
+        return await self._exports.answer(request, wanted, name="receipts.csv")
 
     async def statement(self, request: Request) -> Response:
         """Answer `/accounts/{account}/statement`: 303 to the API's document of a period.

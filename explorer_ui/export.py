@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from explorer_ui.lines import COLUMNS, build_line, write_csv, write_lines
 from explorer_ui.site import SECURITY_HEADERS
 from explorer_ui.sources import Views
-from explorer_ui.streaming import HeldStream
+from explorer_ui.streaming import HeldStream, Places
 from ledger.views import MAX_PAGE, ReceiptFilter, ReceiptView
 
-MAX_EXPORTS = 4
+MAX_EXPORTS = 8
 """At the same time; the next one is asked to come back."""
+MAX_EXPORTS_PER_CLIENT = 2
 CSV_TYPE = "text/csv; charset=utf-8; header=present"
 
 
@@ -27,30 +29,27 @@ class Exports:
 
     def __init__(self, views: Views) -> None:
         self._views = views
-        self._running = 0
+        self._places = Places(total=MAX_EXPORTS, per_client=MAX_EXPORTS_PER_CLIENT)
 
-    async def answer(self, wanted: ReceiptFilter, *, name: str) -> Response:
+    async def answer(self, request: Request, wanted: ReceiptFilter, *, name: str) -> Response:
         """Answer with all final receipts that a filter lets through, newest first.
 
         Raises:
             HistoryMissingError: the filter has a period, and blocks are missing.
         """
         headers = SECURITY_HEADERS | {"Cache-Control": "no-store"}
-        if self._running >= MAX_EXPORTS:
+        give_back = self._places.take(request)
+        if give_back is None:
             headers["Retry-After"] = "10"
             return Response("too many lists are being written; try again\n", 503, headers)
-        self._running += 1
         try:
             first = await asyncio.to_thread(self._read, wanted, None)
         except BaseException:
-            self._release()
+            give_back()
             raise
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
         pieces = self._pieces(wanted, first)
-        return HeldStream(pieces, headers=headers, media_type=CSV_TYPE, release=self._release)
-
-    def _release(self) -> None:
-        self._running -= 1
+        return HeldStream(pieces, headers=headers, media_type=CSV_TYPE, give_back=give_back)
 
     async def _pieces(self, wanted: ReceiptFilter, rows: list[ReceiptView]) -> AsyncIterator[bytes]:
         yield write_csv([COLUMNS])

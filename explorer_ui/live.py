@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -22,7 +21,7 @@ from starlette.responses import Response
 
 from explorer_ui.site import SECURITY_HEADERS, Site
 from explorer_ui.sources import ClosingError, HeadWatch
-from explorer_ui.streaming import HeldStream
+from explorer_ui.streaming import HeldStream, Places
 from ledger.views import HeadView
 
 MAX_STREAMS = 256
@@ -73,7 +72,7 @@ class Live:
         self._head_changed = head_changed
         self._heartbeat_s = heartbeat_s
         self._min_gap_s = min_gap_s
-        self._streams: Counter[str] = Counter()
+        self._places = Places(total=MAX_STREAMS, per_client=MAX_STREAMS_PER_CLIENT)
         self._rendered: tuple[tuple[str, str], str] = (("", ""), "")
 
     def fragment(self, request: Request, look: Look) -> Response:
@@ -96,24 +95,18 @@ class Live:
             take_look: called for each look; no thread, so it has to be short.
             tick_s: how often to look if no block comes; by default with each heartbeat.
         """
-        client = request.client.host if request.client else ""
-        if self._streams[client] >= MAX_STREAMS_PER_CLIENT or self._streams.total() >= MAX_STREAMS:
+        give_back = self._places.take(request)
+        if give_back is None:
             if "last-event-id" in request.headers:
                 # A page whose stream broke asks again and again: an error makes it slow down.
                 return Response(status_code=503, headers=SECURITY_HEADERS | {"Retry-After": "10"})
             return Response(status_code=204, headers=SECURITY_HEADERS | POLL)
-        self._streams[client] += 1
         return HeldStream(
             self._messages(request, take_look, tick_s or self._heartbeat_s),
             headers=SECURITY_HEADERS | {"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             media_type="text/event-stream",
-            release=lambda: self._release(client),
+            give_back=give_back,
         )
-
-    def _release(self, client: str) -> None:
-        self._streams[client] -= 1
-        if not self._streams[client]:
-            del self._streams[client]
 
     async def _messages(
         self, request: Request, take_look: Callable[[], Look], tick_s: float

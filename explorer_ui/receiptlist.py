@@ -115,7 +115,7 @@ class ReceiptList:
     async def table(self, request: Request) -> Response:
         """Answer `/receipts.csv`: the whole list, as far as it is final."""
         wanted = _parse_choice(request).build_filter()
-        return await self._exports.answer(wanted, name="receipts.csv")
+        return await self._exports.answer(request, wanted, name="receipts.csv")
 
 
 def describe_slice(page: Slice) -> dict[str, object]:

@@ -7,9 +7,11 @@ import re
 from datetime import UTC, datetime
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from explorer_ui.export import MAX_EXPORTS, Exports
+from explorer_ui import streaming
+from explorer_ui.export import MAX_EXPORTS, MAX_EXPORTS_PER_CLIENT, Exports
 from explorer_ui.format import money
 from ledger.errors import HistoryMissingError
 from ledger.views import MAX_PAGE, ReceiptFilter
@@ -271,14 +273,43 @@ def test_a_place_for_a_table_is_given_back_and_there_are_only_a_few(client, view
     assert len(read_csv(client.get("/receipts.csv"))) == 60
 
 
-def test_one_more_table_than_there_are_places_is_asked_to_come_back(views):
-    async def ask() -> list:
-        exports = Exports(views)
-        return [await exports.answer(ReceiptFilter(), name="a") for _ in range(MAX_EXPORTS + 1)]
+def ask_for(client: str) -> Request:
+    return Request({"type": "http", "client": (client, 50_000), "headers": []})
 
-    *opened, refused = asyncio.run(ask())
-    assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
-    assert {answer.status_code for answer in opened} == {200}
+
+def test_one_client_takes_few_of_the_places_for_tables(views):
+    async def ask() -> list[int]:
+        exports = Exports(views)
+        clients = ["a", "a", "a", "b", "b", "c", "c", "d", "d", "e"]
+        answers = [
+            await exports.answer(ask_for(name), ReceiptFilter(), name="a.csv") for name in clients
+        ]
+        assert {a.headers.get("retry-after") for a in answers if a.status_code == 503} == {"10"}
+        return [answer.status_code for answer in answers]
+
+    assert MAX_EXPORTS_PER_CLIENT == 2
+    assert asyncio.run(ask()) == [200, 200, 503, *[200] * 6, 503]
+
+
+def test_a_reader_that_takes_nothing_loses_its_place(views, monkeypatch):
+    monkeypatch.setattr(streaming, "READER_TIMEOUT_S", 0.01)
+
+    async def stall() -> None:
+        exports = Exports(views)
+
+        async def send(_message) -> None:
+            await asyncio.Event().wait()
+
+        async def receive() -> dict:
+            await asyncio.Event().wait()
+
+        for version in ["2.3", "2.4"] * MAX_EXPORTS_PER_CLIENT:
+            answer = await exports.answer(ask_for("a"), ReceiptFilter(), name="a.csv")
+            assert answer.status_code == 200
+            scope = {"type": "http", "asgi": {"spec_version": version}}
+            await answer(scope, receive, send)
+
+    asyncio.run(stall())
 
 
 # --- miners -------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The explorer in Chromium: only our own origin, nothing in the console, nothing too wide."""
 
 import re
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
@@ -53,13 +54,15 @@ class Node(Server):
         self.call(self.views.close())
         super().__exit__(*exception)
 
-    def seal(self, number: int) -> None:
-        async def change():
-            self.views.add_receipt(number)
-            self.views.seal()
+    def change(self, change: Callable[[FakeViews], object]) -> None:
+        async def announce():
+            change(self.views)
             await self.views.announce()
 
-        self.call(change())
+        self.call(announce())
+
+    def seal(self, number: int) -> None:
+        self.change(lambda views: (views.add_receipt(number), views.seal()))
 
 
 def build_views() -> FakeViews:
@@ -152,6 +155,33 @@ def test_a_new_block_appears_by_itself_and_moves_nothing(browser, node):
         expect(page.locator("#find")).to_have_value("half a que")
         expect(page.locator("#find")).to_be_focused()
         assert page.evaluate("window.shift") < 0.001
+
+
+def test_a_job_that_comes_and_ends_moves_nothing_on_the_page_of_what_is_pending(browser):
+    with Node(build_chain(2)) as node, open_page(browser, node, "/pending") as page:
+        page.evaluate(SHIFTS)
+        node.change(lambda views: views.add_job(7))
+        expect(page.locator("#lede")).to_contain_text("1 job waits for a miner")
+        expect(page.locator("#pending-jobs th").first).to_contain_text("job_01K1")
+        node.change(lambda views: (views.add_job(7, "completed"), views.add_receipt(7)))
+        expect(page.locator("#pending-receipts th").first).to_have_text(receipt_id(7)[:12] + "…")
+        expect(page.locator("#pending-jobs th").first).to_be_empty()
+        assert page.evaluate("window.shift") < 0.001
+
+
+def test_the_page_of_a_job_is_live_until_its_receipt_is_final(browser):
+    views = build_chain(2)
+    key = views.add_job(7, "running")
+    closed = """document.addEventListener("htmx:sse:close", (event) => {
+      document.documentElement.dataset.closed = event.detail.reason; })"""
+    with Node(views) as node, open_page(browser, node, f"/jobs/{key}") as page:
+        page.evaluate(closed)
+        expect(page.locator("#lede")).to_contain_text("This job runs on the miner miner-a.")
+        node.change(lambda views: (views.add_job(7, "completed"), views.add_receipt(7)))
+        expect(page.locator("#lede")).to_contain_text("waits for the next block")
+        node.change(lambda views: views.seal())
+        expect(page.locator("#lede")).to_contain_text("is final in block #3")
+        expect(page.locator("html")).to_have_attribute("data-closed", "message")
 
 
 def test_a_first_receipt_replaces_the_invitation(browser):

@@ -9,6 +9,8 @@ from ledger.store.reading import require_history
 from ledger.views.models import AccountView
 
 MAX_MINERS = 20
+MAX_WAITING = 10_000
+"""Transactions without a block, newest first, that are looked through for an account's first."""
 
 
 def load_account(
@@ -76,7 +78,8 @@ def _load_miners(market: sqlite3.Connection, account: str) -> tuple[str, ...]:
 
 def _waits(market: sqlite3.Connection, account: str) -> bool:
     row = market.execute(
-        "SELECT EXISTS (SELECT 1 FROM mempool WHERE client = ? OR provider = ?)",
-        (account, account),
+        "SELECT EXISTS (SELECT 1 FROM (SELECT client, provider FROM mempool ORDER BY seq DESC"
+        " LIMIT ?) WHERE client = ? OR provider = ?)",
+        (MAX_WAITING, account, account),
     ).fetchone()
     return bool(row[0])
