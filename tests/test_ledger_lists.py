@@ -155,8 +155,10 @@ def test_a_list_reads_ranges_of_indexes_whatever_is_asked_for(ledger):
         assert "count(" not in statement
         plan = [row[3] for row in reader.execute(f"EXPLAIN QUERY PLAN {statement}")]
         assert [step for step in plan if step.startswith(("SCAN", "USE TEMP"))] == [], statement
-        if "INDEXED BY" in statement:
-            columns = statement.partition("INDEXED BY receipts_")[2].partition(" ")[0].split("_")
+        columns = [c for c in ("client", "provider", "model") if f" AND {c} = " in statement]
+        if columns and "FROM receipts" in statement:
+            # The planner may choose the same today, and another one for other figures.
+            assert f"INDEXED BY receipts_{'_'.join(columns)} " in statement
             used = " AND ".join(f"{column}=?" for column in columns)
             assert any(f"({used} AND rowid>? AND rowid<?)" in step for step in plan), plan
 
