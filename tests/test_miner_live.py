@@ -10,7 +10,7 @@ import pytest
 from ledger.jobs import KeyRole
 from miner.client import CoordinatorClient
 from miner.engine import Completion
-from miner.errors import JobError, ModelError
+from miner.errors import JobError, ModelError, UnreachableError
 from miner.worker import Worker
 from tests.builders import build_key
 from tests.live import LiveNode
@@ -75,9 +75,11 @@ class Crew:
     def __init__(self, node: StrictNode, engines: dict[str, ScriptedEngine]) -> None:
         self.node, self.engines = node, engines
         self.worker: Worker
+        self.loop: asyncio.AbstractEventLoop
 
     def run(self, until: Callable[[], bool], *, grace_s: float = 0.0) -> None:
         async def story() -> None:
+            self.loop = asyncio.get_running_loop()
             client = CoordinatorClient(url=self.node.url, api_key=self.node.miner_key)
             self.worker = Worker(
                 client=client,
@@ -155,6 +157,38 @@ def test_a_miner_whose_model_fails_every_job_ends_and_leaves_them_to_others(shar
     with pytest.raises(ModelError, match="jobs in a row"):
         crew.run(lambda: crew.worker.outcomes["failed"] >= 2)
     assert crew.states(jobs) == ["pending"] * 5
+
+
+def test_asked_twice_to_stop_a_miner_gives_back_its_jobs_without_grace(shared):
+    jobs = submit_many(shared, 2, "hurried")
+    engine = ScriptedEngine(until_stopped, slots=2)
+    crew = Crew(shared, {"hurried": engine})
+
+    def stop_once_both_run() -> bool:
+        if engine.running < 2:
+            return False
+        crew.loop.call_soon_threadsafe(crew.worker.stop)
+        return True
+
+    crew.run(stop_once_both_run, grace_s=3600)
+    assert crew.states(jobs) == ["pending"] * 2
+
+
+def test_answers_that_the_node_does_not_take_are_not_heaped_up(shared, monkeypatch):
+    jobs = submit_many(shared, 5, "unsent")
+    tried: list[str] = []
+
+    async def refuse(_self, job_id, _body) -> None:
+        tried.append(job_id)
+        raise UnreachableError("503")
+
+    monkeypatch.setattr(CoordinatorClient, "complete", refuse)
+    engine = ScriptedEngine(slots=1)
+    crew = Crew(shared, {"unsent": engine})
+    crew.run(lambda: len(tried) >= 4)
+    assert len(engine.requests) == 2, "as many again as have a slot"
+    assert crew.worker.outcomes == {"unsent": 2}
+    assert crew.states(jobs)[2:] == ["pending"] * 3
 
 
 def test_the_node_says_how_long_an_attempt_may_run(shared):
