@@ -12,6 +12,7 @@ MinerError
 │   └── PromptTooLongError
 ├── EngineError               this miner's, just now: another one may do the job
 │   ├── OverdueError          the answer's time is over
+│   ├── RoomError             the answer may need more tokens than this miner holds
 │   └── BusyError             more requests than may wait
 └── CoordinatorError          the node's answer, or that there was none
     ├── UnreachableError      no answer, or one that asks to come back later: try again
@@ -67,6 +68,10 @@ class EngineError(MinerError):
 
 class OverdueError(EngineError):
     """The answer was not done by its deadline."""
+
+
+class RoomError(EngineError):
+    """The model allows a longer answer than this miner has room for."""
 
 
 class BusyError(EngineError):

@@ -13,6 +13,7 @@ from miner.errors import (
     ModelError,
     ModelFormatError,
     PromptTooLongError,
+    RoomError,
     UnsupportedModelError,
 )
 from miner.runtime import CPU, LlamaRuntime
@@ -187,6 +188,15 @@ def test_an_answer_ends_with_the_context(engine):
 def test_a_prompt_that_leaves_no_room_fails_the_job_and_is_never_cut(engine, size):
     with pytest.raises(PromptTooLongError, match=f"context of {CONTEXT}"):
         run(engine, request(prompt="x" * size))
+
+
+def test_an_answer_that_may_outgrow_the_miners_room_is_left_to_others(tiny_directory):
+    with open_engine(tiny_directory, context=32) as engine:
+        with pytest.raises(RoomError, match="64 tokens of prompt and answer, room for 32"):
+            run(engine, request(max_tokens=10_000))
+        with pytest.raises(RoomError):
+            run(engine, request(prompt="x" * 30, max_tokens=1))
+        assert run(engine, request(max_tokens=3)).completion_tokens <= 3
 
 
 def test_an_answer_ends_before_a_stop_sequence(engine):

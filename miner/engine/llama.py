@@ -13,7 +13,7 @@ from miner.engine.batch import Batch, Figures
 from miner.engine.inference import InferenceThread
 from miner.engine.sequence import Sequence
 from miner.engine.work import Errand, T, Work
-from miner.errors import ModelError, PromptTooLongError
+from miner.errors import ModelError, PromptTooLongError, RoomError
 from miner.runtime import LlamaRuntime
 from miner.tokenizer import ChatTokenizer
 
@@ -40,6 +40,7 @@ class LlamaEngine:
             clock: seconds, monotonic.
         """
         self._context = runtime.context
+        self._model_context = runtime.config.context
         self._end_tokens = runtime.config.eos_token_ids
         self._provider = runtime.provider
         self._promised_bytes = runtime.promised_bytes
@@ -103,14 +104,19 @@ class LlamaEngine:
 
         Raises:
             BusyError: too many wait already.
+            RoomError: a slot holds fewer tokens than the model's answer may need.
         """
         began_s, left_s = self._clock(), request.time_left_s
         prompt = self._tokenizer.encode_chat(request.messages)
-        if not 1 <= len(prompt) < self._context:
+        if not 1 <= len(prompt) < self._model_context:
             raise PromptTooLongError(
                 f"prompt: {len(prompt)} tokens, the model's context of "
-                f"{self._context} must hold at least 1 and leave 1 for the answer"
+                f"{self._model_context} must hold at least 1 and leave 1 for the answer"
             )
+        needed = min(len(prompt) + request.params.max_tokens, self._model_context)
+        if needed > self._context:
+            # The model's context may end an answer; this miner's room would cut it short.
+            raise RoomError(f"{needed} tokens of prompt and answer, room for {self._context}")
         sequence = Sequence(
             request,
             prompt,
