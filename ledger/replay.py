@@ -26,16 +26,16 @@ METHOD: Final = "aitbc-replay-v1"
 
 NUCLEUS_MARGIN_MICROS: Final = 30_000
 """How much narrower and wider than the receipt's top-p an auditor's two nuclei are."""
-GAP_LIMIT_MICROS: Final = 1 * MICROS
+GAP_LIMIT_MICROS: Final = 250_000
 """Largest gap of one token that passes, in logits."""
-MEAN_GAP_LIMIT_MICROS: Final = 20_000
+MEAN_GAP_LIMIT_MICROS: Final = 5_000
 """Largest mean of clipped gaps of one answer that passes, in logits."""
 GAP_CLIP_MICROS: Final = 1 * MICROS
 """A gap counts in the mean at most so much."""
 LARGEST_GAP_MICROS: Final = 100 * MICROS
 """Larger gaps are stated as this."""
 
-HONEST_MEAN_MICROS: Final = 2_000
+HONEST_MEAN_MICROS: Final = 500
 """The mean clipped gap of an honest provider is expected to be at most this."""
 STAKES: Final = (1 / 2, 1 / 8, 1 / 32)
 """Shares of the largest possible stake, bet side by side: large ones see great deviations in few

@@ -14,6 +14,7 @@ import argparse
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from scripts.calibration.auditing import (
     ALTERATIONS,
@@ -29,15 +30,34 @@ from scripts.calibration.providers import CHEATS, HONEST, Provider
 from scripts.calibration.tables import print_cheats, print_costs, print_honest
 
 PARTS = ("draw", "audit", "tables")
-PAIRS = [
-    *((provider, "base") for provider in HONEST),
-    (HONEST[0], "fp32-head"),
-    (HONEST[0], "half"),
-    (HONEST[0], "float16"),
+TUNED = 40
+"""Answers of the tuning set that each auditor looks at."""
+
+
+class Pair(NamedTuple):
+    """Who answers, and which model audits."""
+
+    provider: Provider
+    model: str = "base"
+    most: int = 1_000
+    """Answers that are looked at."""
+
+    @property
+    def name(self) -> str:
+        """As a row is called."""
+        auditor = "" if self.model == "base" else f", audited by {self.model}"
+        return f"{self.provider.name}{auditor}"
+
+
+HONEST_PAIRS = [
+    *(Pair(provider) for provider in HONEST),
+    Pair(HONEST[0], "fp32-head", 40),
+    Pair(HONEST[0], "half", 40),
+    Pair(HONEST[0], "float16", 20),
 ]
-"""Honest providers, and who audits them."""
-OTHERS = 40
-"""Answers at most that an auditor with another model looks at, and of the tuning set."""
+CHEAT_PAIRS = [Pair(cheat) for cheat in CHEATS]
+INTEGER_PAIRS = [Pair(cheat, cheat.model, 20) for cheat in CHEATS if cheat.model == "int8-layers"]
+"""Honest among themselves: what an export with accuracy level 4 makes of its own answers."""
 
 
 class Calibration:
@@ -49,44 +69,48 @@ class Calibration:
         self._auditors: dict[str, Auditor] = {}
 
     def draw(self) -> None:
-        """Let everybody answer."""
-        for providers in (HONEST, CHEATS):
-            for name, provider in itertools.product(SETS, providers):
-                drawn = draw_all(name, provider, self._shop, self._answers(name, provider))
-                print(f"{name}, {provider.name}: {len(drawn)} answers", flush=True)
+        """Let everybody answer; no cheat has a part in the choice of thresholds."""
+        for name, provider in [*itertools.product(SETS, HONEST), *(("report", c) for c in CHEATS)]:
+            drawn = draw_all(name, provider, self._shop, self._answers(name, provider))
+            print(f"{name}, {provider.name}: {len(drawn)} answers", flush=True)
 
     def audit(self) -> None:
         """Audit what there is."""
-        for name in SETS:
-            for provider, model in [*PAIRS, *((cheat, "base") for cheat in CHEATS)]:
-                drawn = read_lines(self._answers(name, provider), Drawn)
-                drawn = drawn if name == "report" and model == "base" else drawn[:OTHERS]
-                path = self._measures(name, provider.name, model)
-                audited = audit_all(name, provider, self._auditor(model), drawn, path)
-                print(f"{name}, {provider.name} by {model}: {len(audited)} audits", flush=True)
+        for pair in HONEST_PAIRS:
+            self._audit("tuning", pair, TUNED)
+        for pair in [*HONEST_PAIRS, *CHEAT_PAIRS, *INTEGER_PAIRS]:
+            self._audit("report", pair, pair.most)
         drawn = read_lines(self._answers("report", HONEST[0]), Drawn)
         for alteration in ALTERATIONS:
             path = self._measures("report", alteration, "base")
             audit_altered("report", alteration, self._auditor("base"), drawn, path)
 
+    def _audit(self, name: str, pair: Pair, most: int) -> None:
+        drawn = read_lines(self._answers(name, pair.provider), Drawn)[: min(most, pair.most)]
+        path = self._measures(name, pair.provider.name, pair.model)
+        audited = audit_all(name, self._auditor(pair.model), drawn, path)
+        print(f"{name}, {pair.name}: {len(audited)} audits", flush=True)
+
     def print_tables(self) -> None:
         """Print what was found."""
         for name in SETS:
             print(f"\n{name}, honest\n")
-            print_honest(self._rows(name, [(one.name, model) for one, model in PAIRS]))
-            print(f"\n{name}, cheats\n")
-            cheats = [*(cheat.name for cheat in CHEATS), *ALTERATIONS]
-            print_cheats(self._rows(name, [(cheat, "base") for cheat in cheats]))
+            print_honest(self._rows(name, HONEST_PAIRS), sums_up=True)
+        print("\nreport, integer products on both sides\n")
+        print_honest(self._rows("report", INTEGER_PAIRS), sums_up=False)
+        print("\nreport, cheats\n")
+        altered = [Pair(Provider(name=alteration)) for alteration in ALTERATIONS]
+        print_cheats(self._rows("report", [*CHEAT_PAIRS, *altered]))
 
     def print_costs(self) -> None:
         """Measure and print costs."""
         print_costs(measure_costs(self._shop))
 
-    def _rows(self, name: str, pairs: list[tuple[str, str]]) -> Iterator[tuple[str, list[Audited]]]:
-        for provider, model in pairs:
-            audited = read_lines(self._measures(name, provider, model), Audited)
-            if audited:
-                yield (provider if model == "base" else f"{provider}, by {model}"), audited
+    def _rows(self, name: str, pairs: list[Pair]) -> Iterator[tuple[str, list[Audited]]]:
+        for pair in pairs:
+            path = self._measures(name, pair.provider.name, pair.model)
+            if audited := read_lines(path, Audited):
+                yield pair.name, audited
 
     def _auditor(self, model: str) -> Auditor:
         if model not in self._auditors:

@@ -27,7 +27,7 @@ from scripts.calibration.drawing import (
     read_lines,
 )
 from scripts.calibration.models import Workshop
-from scripts.calibration.providers import HONEST, Provider
+from scripts.calibration.providers import HONEST
 
 ALTERED: Final = 40
 """Answers that are altered in each way."""
@@ -108,10 +108,8 @@ ALTERATIONS: Final[Mapping[str, Callable[[Auditor, Answer, Answer], Answer]]] = 
 }
 
 
-def audit_all(
-    name: str, provider: Provider, auditor: Auditor, drawn: Sequence[Drawn], path: Path
-) -> list[Audited]:
-    """Audit all answers of a provider; what the file holds already is not audited again."""
+def audit_all(name: str, auditor: Auditor, drawn: Sequence[Drawn], path: Path) -> list[Audited]:
+    """Audit answers to a set; what the file holds already is not audited again."""
     tasks = {task.number: task for task in list_tasks(name)}
     wanted = {one.number for one in drawn}
     known = [one for one in read_lines(path, Audited) if one.number in wanted]

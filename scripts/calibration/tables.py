@@ -13,7 +13,7 @@ from ledger.replay import Measures, is_suspect, judge_measures
 from scripts.calibration.auditing import Audited, Costs
 
 CONFIDENCE: Final = 0.95
-AUDITS: Final = 10
+AUDITS: Final = (10, 30)
 """Audits of one account that are looked at together."""
 DRAWS: Final = 2_000
 """Accounts that are put together of a provider's answers."""
@@ -50,12 +50,14 @@ def describe(audited: Sequence[Audited]) -> Mapping[str, float]:
     means = np.array([one.measures.mean_gap_micros for one in audited])
     gaps = np.array([one.measures.max_gap_micros for one in audited])
     random = np.random.default_rng(1)
-    found = suspected = 0
+    few, many = AUDITS
+    found = suspected = suspected_later = 0
     for _ in range(DRAWS):
-        picked = random.choice(len(audited), AUDITS)
-        account = is_suspect(means[picked].tolist())
-        suspected += account
-        found += account or bool(failed[picked].any())
+        picked = random.choice(len(audited), many)
+        early = is_suspect(means[picked[:few]].tolist())
+        suspected += early
+        found += early or bool(failed[picked[:few]].any())
+        suspected_later += early or is_suspect(means[picked].tolist())
     return {
         "answers": len(audited),
         "tokens": sum(one.measures.tokens for one in audited),
@@ -66,22 +68,24 @@ def describe(audited: Sequence[Audited]) -> Mapping[str, float]:
         "largest mean": means.max() / MICROS,
         "mean": means.mean() / MICROS,
         "suspected": suspected / DRAWS,
+        "suspected later": suspected_later / DRAWS,
         "found": found / DRAWS,
     }
 
 
-def print_honest(rows: Iterable[tuple[str, Sequence[Audited]]]) -> None:
-    """False alarms."""
+def print_honest(rows: Iterable[tuple[str, Sequence[Audited]]], *, sums_up: bool) -> None:
+    """False alarms; `sums_up` adds a row of all together."""
     print(
         "| provider, auditor | answers | tokens | exact | failed | bound | largest gap | "
-        "largest mean | mean | suspect after 10 |"
+        "largest mean | mean | suspect after 30 |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
     everything: list[Audited] = []
     for name, audited in rows:
         everything += audited
         _print_honest_row(name, audited)
-    _print_honest_row("all", everything)
+    if sums_up and everything:
+        _print_honest_row("all", everything)
 
 
 def _print_honest_row(name: str, audited: Sequence[Audited]) -> None:
@@ -89,23 +93,24 @@ def _print_honest_row(name: str, audited: Sequence[Audited]) -> None:
     print(
         f"| {name} | {row['answers']} | {row['tokens']} | {row['exact'] / row['tokens']:.2%} | "
         f"{row['failed']} | {row['bound']:.2%} | {row['largest gap']:.4f} | "
-        f"{row['largest mean']:.5f} | {row['mean']:.6f} | {row['suspected']:.1%} |"
+        f"{row['largest mean']:.5f} | {row['mean']:.6f} | {row['suspected later']:.1%} |"
     )
 
 
 def print_cheats(rows: Iterable[tuple[str, Sequence[Audited]]]) -> None:
     """What is found."""
     print(
-        "| cheat | answers | exact | fail | largest gap | mean gap | suspect after 10 | "
-        "fail or suspect after 10 |"
+        "| cheat | answers | exact | largest gap | mean gap | fail | fail or suspect after 10 | "
+        "suspect after 10 | suspect after 30 |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, audited in rows:
         row = describe(audited)
         print(
             f"| {name} | {row['answers']} | {row['exact'] / row['tokens']:.1%} | "
-            f"{row['failed'] / row['answers']:.0%} | {row['largest gap']:.2f} | "
-            f"{row['mean']:.4f} | {row['suspected']:.0%} | {row['found']:.0%} |"
+            f"{row['largest gap']:.2f} | {row['mean']:.4f} | "
+            f"{row['failed'] / row['answers']:.0%} | {row['found']:.0%} | "
+            f"{row['suspected']:.0%} | {row['suspected later']:.0%} |"
         )
 
 
