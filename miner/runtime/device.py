@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,11 @@ log = logging.getLogger(__name__)
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
 ERRORS_ONLY: Final = 3
-INSTALL_CUDA: Final = '"make setup GPU=1" installs the CUDA libraries'
+INSTALL_CUDA: Final = (
+    '"make setup GPU=1" installs the CUDA libraries; the driver, for CUDA 13, is the system\'s'
+)
+CUDA_FAILURE: Final = re.compile(r"CUDA failure \d+: [^;]*")
+"""The part for people in what ONNX Runtime says."""
 ProviderChoice = Literal["auto", "cpu", "cuda"]
 Float: TypeAlias = np.float16 | np.float32
 """What caches and logits are made of."""
@@ -108,8 +113,9 @@ def _try_cuda(device: Device) -> None:
     try:
         session = open_identity(device, np.float32, 1)
     except Exception as error:  # the runtime raises bare Exceptions of its own
-        said = str(error).strip().splitlines()[-1][:500]
-        raise NoCudaError(f"GPU {device.index} cannot be used: {said}; {INSTALL_CUDA}") from error
+        found = CUDA_FAILURE.search(str(error))
+        said = found.group().strip() if found else str(error).strip()[-300:]
+        raise NoCudaError(f"GPU {device.index} cannot be used: {said}") from error
     if session.get_providers()[0] != CUDA:
         raise NoCudaError(f"ONNX Runtime could not start CUDA; {INSTALL_CUDA}")
 
