@@ -49,6 +49,7 @@ from ledger.keys import KeyPair
 from ledger.rules import CLOCK_DRIFT_MS, build_block, validate_time
 from ledger.store.chain import ChainStore
 from ledger.store.database import DatabaseBusyError
+from ledger.store.threadname import show_name
 from ledger.store.votes import VoteStore
 from ledger.vote import build_evidence
 from node.mempool import Mempool
@@ -174,6 +175,7 @@ class Sealer:
     # --- the thread -----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        show_name()
         try:
             self._open_height()
             while not self._stopping.is_set():

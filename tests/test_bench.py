@@ -22,6 +22,11 @@ FIGURES = {
             for figure in ("job life cycles", "life cycle", "complete")
         ),
         "job life cycles per server core",
+        "CPU of a life cycle, 32 at a time",
+        *(
+            f"  of it {thread}"
+            for thread in ("event loop", "writer of node.db", "sealer", "writer of ledger.db")
+        ),
     ],
     "finality": [
         "completed until final, 1 authority",

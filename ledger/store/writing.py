@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from ledger.errors import StoreError
+from ledger.store.threadname import show_name
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -77,6 +78,7 @@ class Writer:
 
     def run(self) -> None:
         """Do what waits until None comes."""
+        show_name()
         has_company = False
         while (first := self._waiting.get()) is not None:
             if has_company:

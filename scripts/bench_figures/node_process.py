@@ -12,7 +12,7 @@ from node.apikeys import issue_key
 from node.clock import read_clock_ms
 from node.datadir import DataDirectory, create_data_directory
 from node.local.children import child, read_address
-from scripts.bench_figures.measure import read_cpu_s
+from scripts.bench_figures.measure import read_cpu_s, read_threads_s
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,6 +28,11 @@ class RunningNode:
     def cpu_s(self) -> float:
         """Processor time that it has used."""
         return read_cpu_s(self.pid)
+
+    @property
+    def threads_s(self) -> dict[str, float]:
+        """The same for each of its threads, by name."""
+        return read_threads_s(self.pid)
 
 
 def make_data_directory(root: Path, *, created_ms: int) -> DataDirectory:
