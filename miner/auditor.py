@@ -1,9 +1,9 @@
 """A miner's other work: audits of answers that other miners gave.
 
 Rules: one audit at a time, in the gaps that answers leave; nothing is audited with another model
-than the receipt names, and no texts but those that it commits to. An audit that cannot be done here
-is given back with the reason, never answered with a guess. Asked to stop, what is not done is given
-back.
+than the receipt names, no texts but those that it commits to, and nothing with a model whose logits
+depend on how it is run. An audit that cannot be done here is given back with the reason, never
+answered with a guess. Asked to stop, what is not done is given back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ledger.jobs import normalize_model
 from ledger.keys import KeyPair
@@ -21,6 +21,7 @@ from ledger.replay import Measures
 from miner.audit.case import Case, build_answer, check_case
 from miner.audit.order import AuditOffer, AuditOrder, build_audit, build_case, build_report
 from miner.audit.replay import find_end, read_limits, replay
+from miner.audit.steady import MOST_UNSTEADY, describe_unsteadiness, find_unsteadiness
 from miner.client import CoordinatorClient
 from miner.errors import (
     BadAnswerError,
@@ -34,6 +35,8 @@ from miner.runtime import LlamaRuntime
 from miner.tokenizer import ChatTokenizer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 NOT_FOUND = 404
 MAX_REASON = 500
@@ -51,9 +54,7 @@ class AuditEngine(Protocol):
     def tokenizer(self) -> ChatTokenizer:
         """The model's tokenizer."""
 
-    def run(
-        self, work: Callable[[LlamaRuntime, int], Generator[None, None, Measures]]
-    ) -> Future[Measures]:
+    def run(self, work: Callable[[LlamaRuntime, int], Generator[None, None, T]]) -> Future[T]:
         """Do other work on the runtime between the turns of its answers, piece by piece."""
 
 
@@ -91,6 +92,8 @@ class Auditor:
         self._pace = pace or Pace()
         self._patience = Patience(self._pace)
         self._genesis = ""
+        self._unsteadiness: dict[str, float] = {}
+        """By model digest."""
 
     def stop(self) -> None:
         """Give back what is not done, then let `run` return."""
@@ -144,7 +147,7 @@ class Auditor:
         account = self._key.account
         try:
             case = build_case(order, genesis=self._genesis, account=account)
-            if obstacle := _find_obstacle(case, engine):
+            if obstacle := _find_obstacle(case, engine) or await self._find_unfitness(engine):
                 await self._release(order, obstacle)
                 return
             measures = await self._replay(case, engine)
@@ -183,6 +186,28 @@ class Auditor:
             return (yield from replay(answer, end, runtime, slot))
 
         answer = await asyncio.to_thread(build_answer, case, engine.tokenizer)
+        return await self._run(engine, work)
+
+    async def _find_unfitness(self, engine: AuditEngine) -> str | None:
+        """Why a model does not audit at all; found out once."""
+
+        def work(runtime: LlamaRuntime, slot: int) -> Generator[None, None, float]:
+            return find_unsteadiness(runtime, slot, vocabulary=runtime.vocabulary)
+
+        if engine.model_digest not in self._unsteadiness:
+            found = await self._run(engine, work)
+            if found is None:
+                return "this miner is asked to stop"
+            self._unsteadiness[engine.model_digest] = found
+        unsteadiness = self._unsteadiness[engine.model_digest]
+        return describe_unsteadiness(unsteadiness) if unsteadiness > MOST_UNSTEADY else None
+
+    async def _run(
+        self,
+        engine: AuditEngine,
+        work: Callable[[LlamaRuntime, int], Generator[None, None, T]],
+    ) -> T | None:
+        """Run work between answers; None if asked to stop meanwhile."""
         future = engine.run(work)
         try:
             return await self._patience.unless_stopping(asyncio.wrap_future(future))

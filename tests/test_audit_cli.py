@@ -4,6 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from ledger.encoding import encode
+from miner.audit import alone
 from node.cli.group import cli
 from tests.audit_stage import PARAMS, Stage
 from tests.builders import build_genesis
@@ -136,6 +137,13 @@ def test_what_is_no_model_or_no_bundle_is_refused_in_one_line(kept, tmp_path):
     result = kept.audit()
     assert result.exit_code == 2
     assert "bundle" in result.stderr
+
+
+def test_a_model_whose_logits_depend_on_how_it_is_run_is_no_auditor(kept, monkeypatch):
+    monkeypatch.setattr(alone, "MOST_UNSTEADY", 0.0)
+    result = kept.audit()
+    assert result.exit_code == 2
+    assert "depend on how a text is cut into runs" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from ledger.replay import judge_measures
 from miner.audit import replay as replay_module
 from miner.audit.replay import End, find_end
+from miner.audit.steady import MOST_UNSTEADY, find_unsteadiness
 from miner.errors import ModelError, PromptTooLongError
 from tests.audit_stage import PARAMS, Stage, drain
 
@@ -189,3 +190,31 @@ def test_logits_that_are_no_numbers_are_the_auditors_fault(stage):
                 answer, find_end(answer, stage.tokenizer, stage.limits), Broken(), 0
             )
         )
+
+
+class CutScorer:
+    """Logits that differ by as much as told where a token runs alone."""
+
+    context = 64
+
+    def __init__(self, error):
+        self._error = np.random.default_rng(1).normal(0, error, 300)
+
+    def prefill(self, token_ids, *, slot, start):
+        raise AssertionError("every logit is looked at")
+
+    def score(self, token_ids, *, slot=0, start=0):
+        logits = np.array([[float(token)] * 300 for token in token_ids], np.float32)
+        return logits + (7 + self._error if len(token_ids) == 1 else 0)
+
+
+@pytest.mark.parametrize("error", [0.0, 0.02, 0.2])
+def test_a_models_unsteadiness_is_what_runs_of_different_length_differ_by(error):
+    found = drain(find_unsteadiness(CutScorer(error), 0, vocabulary=300))
+    assert found == pytest.approx(error, rel=0.1, abs=1e-6), "what all have in common is left out"
+    assert (found > MOST_UNSTEADY) == (error == 0.2)
+
+
+def test_a_model_of_exact_products_is_steady(stage):
+    found = drain(find_unsteadiness(stage.runtime, 1, vocabulary=stage.limits.vocabulary))
+    assert found < MOST_UNSTEADY / 50

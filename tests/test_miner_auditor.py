@@ -4,6 +4,7 @@ from concurrent.futures import Future
 
 import pytest
 
+from miner import auditor as auditor_module
 from miner.auditor import Auditor
 from miner.client import CoordinatorClient
 from miner.errors import ModelError
@@ -171,6 +172,14 @@ def test_a_model_that_fails_gives_the_audit_back(stage):
     node = FakeAudits(stage.files(stage.answer()))
     audit(node, BrokenEngine(stage), "released", "idle")
     assert "failed" in node.bodies["release"][0]["reason"]
+
+
+def test_a_model_that_is_no_auditor_gives_every_audit_back(stage, monkeypatch):
+    monkeypatch.setattr(auditor_module, "MOST_UNSTEADY", 0.0)
+    node = FakeAudits(stage.files(stage.answer()))
+    audit(node, StageEngine(stage), "released", "idle")
+    assert "cut into runs" in node.bodies["release"][0]["reason"]
+    assert not node.bodies["complete"]
 
 
 def test_an_audit_that_is_not_done_at_the_end_is_given_back(stage):

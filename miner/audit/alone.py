@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from ledger.proof import Claim
 from ledger.replay import Measures, judge_measures
 from miner.audit.case import Case, build_answer, check_case
 from miner.audit.replay import find_end, read_limits, replay
-from miner.errors import ModelError
+from miner.audit.steady import MOST_UNSTEADY, TEXT_TOKENS, describe_unsteadiness, find_unsteadiness
+from miner.errors import ModelError, UnsupportedModelError
 from miner.models.digest import digest_model
 from miner.models.layout import find_model
 from miner.runtime import LlamaRuntime
 from miner.tokenizer import ChatTokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +53,11 @@ def audit_alone(case: Case, model: Path, *, threads: int) -> Finding:
         return Finding(model_digest=digest, measures=None, claims=checks)
     tokenizer = ChatTokenizer(find_model(model).root)
     answer = build_answer(case, tokenizer)
-    needed = len(answer.prompt_token_ids) + len(answer.token_ids)
+    needed = max(len(answer.prompt_token_ids) + len(answer.token_ids), TEXT_TOKENS)
     runtime = LlamaRuntime(model, threads=threads, context=needed)
+    unsteadiness = _run(find_unsteadiness(runtime, 0, vocabulary=runtime.vocabulary))
+    if unsteadiness > MOST_UNSTEADY:
+        raise UnsupportedModelError(f"model {model}: {describe_unsteadiness(unsteadiness)}")
     measures = _run(replay(answer, find_end(answer, tokenizer, read_limits(runtime)), runtime, 0))
     judged = judge_measures(
         measures,
@@ -60,10 +67,10 @@ def audit_alone(case: Case, model: Path, *, threads: int) -> Finding:
     return Finding(model_digest=digest, measures=measures, claims=(*checks, *judged))
 
 
-def _run(pieces: Generator[None, None, Measures]) -> Measures:
+def _run(pieces: Generator[None, None, T]) -> T:
     while True:
         try:
             next(pieces)
         except StopIteration as ended:
-            result: Measures = ended.value
+            result: T = ended.value
             return result
