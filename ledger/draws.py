@@ -35,8 +35,11 @@ from ledger.transaction import Signature
 AuditState = Literal["done", "expired", "pending", "running"]
 ExpiryReason = Literal["no_auditor", "max_tries", "texts_purged"]
 
-MAX_OPEN_AUDITS = 1_000
-"""Audits that are pending or running at once; while there are so many, no others are drawn."""
+MAX_OPEN_AUDITS = 200
+"""Audits that are pending or running at once; while there are so many, no others are drawn. Whoever
+looks for one looks at them all."""
+MAX_OPEN_PER_MODEL = 50
+"""So that a model that nobody else serves does not keep all others from being audited."""
 MAX_AUDIT_AGE_MS = 3_600_000
 """From the draw to the end: an audit that nobody does by then expires."""
 AUDIT_LEASE_MS = 600_000

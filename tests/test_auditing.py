@@ -193,8 +193,9 @@ def test_a_job_without_token_ids_is_not_drawn(node):
     assert node.events()["drawn"] == 0
 
 
-def test_while_too_many_audits_are_open_none_is_drawn(node, monkeypatch):
-    monkeypatch.setattr(draw_store, "MAX_OPEN_AUDITS", 2)
+@pytest.mark.parametrize("bound", ["MAX_OPEN_AUDITS", "MAX_OPEN_PER_MODEL"])
+def test_while_too_many_audits_are_open_none_is_drawn(node, monkeypatch, bound):
+    monkeypatch.setattr(draw_store, bound, 2)
     for _ in range(4):
         node.finish_signed()
     assert node.open_audits() == {"pending": 2, "running": 0}

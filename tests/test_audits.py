@@ -9,6 +9,7 @@ import pytest
 from ledger.block import VerifiedBlock, build_genesis_tip
 from ledger.encoding import MAX_INTEGER, encode
 from ledger.errors import (
+    HistoryMissingError,
     InvalidBlockError,
     InvalidSignatureError,
     InvalidTransactionError,
@@ -23,6 +24,7 @@ from ledger.store.fsck import verify_chain
 from ledger.store.mempool import count_submissions
 from ledger.store.reading import build_pin
 from ledger.transaction import build_transaction, sign_payload
+from ledger.views.audits import load_audit_totals
 from ledger.views.bundles import load_bundle
 from ledger.views.statements import load_statement_bundle
 from scripts import verify_receipt as script
@@ -298,6 +300,8 @@ def test_audits_of_receipts_that_are_still_fetched_count_once_history_is_whole(t
     chain.append(build_audit(chain.genesis, 4))
     with contextlib.closing(begin_at_two(tmp_path, chain)) as store:
         store.append_verified(verified(chain, 3, 4, 5)).result()
+        with pytest.raises(HistoryMissingError):
+            load_audit_totals(store.database.reader, MINER.account)
         assert read_totals(store) == {MINER.account: (1, 0, 10, 9, 3_140)}
         store.append_history(verified(chain, 1)).result()
         with pytest.raises(StoreError, match="everything else verifies"):

@@ -88,6 +88,7 @@ def test_an_account_tells_what_audits_of_its_answers_come_to(views, client):
         "tokens": 2010,
         "exact_tokens": 2008,
         "gap_micros": 903_140,
+        "is_suspect": False,
     }
 
 

@@ -15,6 +15,7 @@ import msgspec
 from ledger.draws import (
     MAX_AUDIT_AGE_MS,
     MAX_OPEN_AUDITS,
+    MAX_OPEN_PER_MODEL,
     MAX_TRIES,
     DrawnAudit,
     ExpiryReason,
@@ -34,11 +35,11 @@ _OPEN = "state IN ('pending', 'running')"
 
 def draw_audit(connection: sqlite3.Connection, audit: DrawnAudit) -> bool:
     """Store a drawn audit, unless too many are open; tells whether it did."""
-    (is_open,) = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM audits WHERE {_OPEN} LIMIT ?)",  # noqa: S608 - ours
-        (MAX_OPEN_AUDITS,),
+    is_open, of_model = connection.execute(
+        f"SELECT count(*), coalesce(sum(model = ?), 0) FROM audits WHERE {_OPEN}",  # noqa: S608
+        (audit.model,),
     ).fetchone()
-    if is_open >= MAX_OPEN_AUDITS:
+    if is_open >= MAX_OPEN_AUDITS or of_model >= MAX_OPEN_PER_MODEL:
         return False
     connection.execute(
         "INSERT INTO audits (id, job, receipt_id, model, state, round, excluded, is_offered,"
@@ -70,8 +71,12 @@ def find_open_audit(
     connection: sqlite3.Connection, miner: Miner, names: set[str]
 ) -> DrawnAudit | None:
     """Return the oldest audit that waits and that a miner may do."""
+    # Those that are not for it are passed over by SQLite: it reads a row in a fraction of the time.
     rows = connection.execute(
-        "SELECT * FROM audits WHERE state = 'pending' AND is_offered = 1 ORDER BY seq"
+        "SELECT * FROM audits WHERE state = 'pending' AND is_offered = 1 AND NOT EXISTS"
+        " (SELECT 1 FROM json_each(excluded) AS e JOIN json_each(?) AS n ON n.value = e.value)"
+        " ORDER BY seq",
+        (_write_names(names),),
     )
     return next((audit for row in rows if is_open_to(audit := _read(row), miner, names)), None)
 
@@ -139,11 +144,12 @@ def sweep_audits(
     `is_final(receipt_id)` asks the chain.
     """
     is_news = False
-    open_audits = [
-        _read(row)
-        for row in connection.execute(f"SELECT * FROM audits WHERE {_OPEN} ORDER BY seq")  # noqa: S608
-    ]
-    for audit in open_audits:
+    rows = connection.execute(
+        f"SELECT * FROM audits WHERE {_OPEN} AND (created_at_ms <= ? OR is_offered = 0"  # noqa: S608
+        " OR lease_expires_at_ms <= ?) ORDER BY seq",
+        (now_ms - MAX_AUDIT_AGE_MS, now_ms),
+    ).fetchall()
+    for audit in map(_read, rows):
         if audit.created_at_ms + MAX_AUDIT_AGE_MS <= now_ms:
             _expire(connection, audit, "no_auditor", now_ms)
         elif audit.state == "running" and (audit.lease_expires_at_ms or 0) <= now_ms:

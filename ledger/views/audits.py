@@ -6,6 +6,7 @@ import sqlite3
 
 from ledger.audits import AuditTotals
 from ledger.replay import METHOD, WINDOW, is_suspect
+from ledger.store.reading import require_history
 
 _COMPARABLE = (
     "SELECT a.mean_gap_micros, json_extract(t.envelope, '$.payload.method') = ?"
@@ -18,7 +19,12 @@ _COMPARABLE = (
 
 
 def load_audit_totals(ledger: sqlite3.Connection, provider: str) -> AuditTotals:
-    """Return what the audits of a provider come to."""
+    """Return what the audits of a provider come to.
+
+    Raises:
+        HistoryMissingError: blocks are missing, and audits with them.
+    """
+    require_history(ledger)
     row = ledger.execute(
         "SELECT passed, failed, tokens, exact_tokens, mean_gap_micros FROM audit_totals"
         " WHERE provider = ?",

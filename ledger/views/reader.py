@@ -250,7 +250,11 @@ class LedgerViews:
         return list_provider_audits(self._ledger, provider, Page(limit=limit, before=before))
 
     def audit_totals(self, provider: str) -> AuditTotals:
-        """Return what the audits of a provider come to."""
+        """Return what the audits of a provider come to.
+
+        Raises:
+            HistoryMissingError: blocks are missing.
+        """
         return load_audit_totals(self._ledger, provider)
 
     # --- authorities ----------------------------------------------------------------------------

@@ -83,16 +83,16 @@ class AuditDesk(MinerDesk):
     async def find_audit(self, caller: Caller, miner_id: str, wait_ms: int) -> DrawnAudit | None:
         """Return the audit that waits longest and that this miner may do, waiting for one."""
         miner = await self._seen(self._miner(caller, miner_id))
-        place = f"audits of {miner_id}"
-        if self._polls.total() >= MAX_POLLS or self._polls[place] >= MAX_POLLS_PER_MINER:
+        polls = self._audit_polls
+        if polls.total() >= MAX_POLLS or polls[miner_id] >= MAX_POLLS_PER_MINER:
             wait_ms = 0
-        self._polls[place] += 1
+        polls[miner_id] += 1
         try:
             return await self._wait_for_audit(caller, miner, wait_ms)
         finally:
-            self._polls[place] -= 1
-            if not self._polls[place]:
-                del self._polls[place]
+            polls[miner_id] -= 1
+            if not polls[miner_id]:
+                del polls[miner_id]
 
     async def _wait_for_audit(
         self, caller: Caller, miner: Miner, wait_ms: int

@@ -89,6 +89,7 @@ class Desk:
         self._known = KnownRows(store)
         self._random = RandomPool()
         self._polls: Counter[str] = Counter()
+        self._audit_polls: Counter[str] = Counter()
         self._beats: Counter[bytes] = Counter()
         self.job_waiting = Signal()
         self.audit_waiting = Signal()
