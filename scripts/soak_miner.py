@@ -35,6 +35,8 @@ MODEL: Final = "smollm2:135m"
 CONTEXT: Final = 640
 MAX_WORDS: Final = 200
 """Of a prompt: at most some 450 tokens, so that prompt and answer fit the context."""
+LONGEST_WORDS: Final = 360
+"""Of the prompt that every slot gets first, so that later ones need no more memory."""
 MAX_TOKENS: Final = 96
 CANCELLED: Final = 0.1
 """Share of the jobs."""
@@ -74,19 +76,23 @@ class Client:
         self._random = random.Random(seed)  # noqa: S311 - no secret
 
     async def run(self, ends_at: float) -> None:
-        """One job after another."""
+        """One job after another until then."""
         while time.monotonic() < ends_at:
+            order = build_order(self._random)
+            cancelled = self._random.random() < CANCELLED
+            cancel_after_s = self._random.uniform(0, 2 * WAIT_S) if cancelled else None
             try:
-                await self._run_job()
+                await self.run_job(order, cancel_after_s=cancel_after_s)
             except httpx2.HTTPError as error:
                 self._tally.ends[type(error).__name__] += 1
                 await asyncio.sleep(1)
 
-    async def _run_job(self) -> None:
-        job = await self._call("POST", "/v1/jobs", json=build_order(self._random))
+    async def run_job(self, order: dict[str, Any], *, cancel_after_s: float | None = None) -> None:
+        """Submit it and wait for its end."""
+        job = await self._call("POST", "/v1/jobs", json=order)
         path = f"/v1/jobs/{job['job_id']}"
-        if self._random.random() < CANCELLED:
-            await asyncio.sleep(self._random.uniform(0, 2 * WAIT_S))
+        if cancel_after_s is not None:
+            await asyncio.sleep(cancel_after_s)
             await self._http.post(f"{path}/cancel")  # refused if it has ended before
         while job["status"] not in ENDED:
             job = await self._call("GET", path, params={"wait": WAIT_S})
@@ -107,6 +113,12 @@ def build_order(source: random.Random) -> dict[str, Any]:
         "temperature": source.choice([0, 0.7, 1]),
     }
     return {"model": MODEL, "prompt": " ".join(WORDS[start : start + length]), "params": params}
+
+
+def build_longest_order() -> dict[str, Any]:
+    """A job that fills more of a slot than any other."""
+    params = {"max_tokens": MAX_TOKENS, "temperature": 0}
+    return {"model": MODEL, "prompt": " ".join(WORDS[:LONGEST_WORDS]), "params": params}
 
 
 def read_bytes(pid: int) -> int:
@@ -132,25 +144,25 @@ def describe_memory(name: str, samples: Sequence[int]) -> str:
     return f"{name}: {shown} MB in the quarters of the run, at most {max(samples) / 1e6:,.1f} MB"
 
 
-async def load(url: str, key: str, tally: Tally, jobs: int, seconds: float) -> None:
-    """Keep so many jobs at the node until the time is over."""
-    limits = httpx2.Limits(max_connections=2 * jobs)
+async def soak(url: str, key: str, tally: Tally, pids: tuple[int, int], options: Any) -> None:
+    """Fill every slot once, then load and watch together until the time is over."""
     async with httpx2.AsyncClient(
         base_url=url,
         headers={"X-Api-Key": key},
-        limits=limits,
+        limits=httpx2.Limits(max_connections=2 * options.jobs),
         timeout=4 * WAIT_S,
         trust_env=False,
     ) as http:
+        clients = [Client(http, tally, seed) for seed in range(options.jobs)]
+        longest = build_longest_order()
+        # What the first has computed is copied for all others, who thus begin at the same time.
+        await clients[0].run_job(longest)
+        await asyncio.gather(*(client.run_job(longest) for client in clients))
+        seconds = options.minutes * 60
         ends_at = time.monotonic() + seconds
-        clients = (Client(http, tally, seed).run(ends_at) for seed in range(jobs))
-        await asyncio.gather(*clients)
-
-
-async def soak(url: str, key: str, tally: Tally, pids: tuple[int, int], options: Any) -> None:
-    """Load and watch together."""
-    seconds = options.minutes * 60
-    await asyncio.gather(load(url, key, tally, options.jobs, seconds), watch(tally, *pids, seconds))
+        await asyncio.gather(
+            watch(tally, *pids, seconds), *(client.run(ends_at) for client in clients)
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,10 +7,14 @@ import os
 import random
 from pathlib import Path
 
+import pytest
+
+from miner.tokenizer import ChatTokenizer, Message
 from scripts.soak_miner import (
     CONTEXT,
     MAX_TOKENS,
     MAX_WORDS,
+    build_longest_order,
     build_miner_command,
     build_order,
     count_tokens,
@@ -18,6 +22,12 @@ from scripts.soak_miner import (
     describe_memory,
     read_bytes,
 )
+
+
+@pytest.fixture
+def tokenizer(embedded_model):
+    return ChatTokenizer(embedded_model.path)
+
 
 LOG = """\
 2026-11-25 22:00:01 INFO miner.jobrun: completed job_a1: 10 + 20 tokens, stop
@@ -36,8 +46,16 @@ def test_orders_are_of_many_lengths_and_fit_the_context():
     assert len(tokens) > 50
     assert max(words) <= MAX_WORDS
     assert max(tokens) <= MAX_TOKENS
-    # A word of that text has two tokens at most on average, and the template 40.
-    assert 2 * MAX_WORDS + 40 + MAX_TOKENS < CONTEXT
+
+
+def test_the_first_order_fills_more_of_a_slot_than_any_other(tokenizer):
+    def count(order):
+        return len(tokenizer.encode_chat([Message(role="user", content=order["prompt"])]))
+
+    longest = count(build_longest_order())
+    others = [build_order(random.Random(seed)) for seed in range(100)]
+    assert max(map(count, others)) + MAX_TOKENS < longest
+    assert longest + MAX_TOKENS < CONTEXT
 
 
 def test_memory_is_told_by_quarters():
