@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+import scripts.bench_miner.__main__ as command
 from scripts.bench_miner.fleet import (
     KINDS,
     Models,
@@ -250,3 +251,28 @@ def test_a_runner_that_ends_says_why(tiny_models):
         open_workers([KINDS["runtime"]], broken, 1),
     ):
         pytest.fail("it cannot have been opened")
+
+
+def test_tables_are_printed_as_they_come_and_written_once_all_are_there(
+    tmp_path, monkeypatch, capsys
+):
+    tables = [Table(title=name, headings=["", "n"], lines=[["x", "1"]]) for name in ("a", "b")]
+    monkeypatch.setattr(command, "prepare_models", lambda _: None)
+    monkeypatch.setattr(command, "measure_speed", lambda *_: iter(tables))
+    path = tmp_path / "tables.md"
+    assert command.main(["--only", "runtime", "--markdown", str(path)]) == 0
+    assert [*map(format_text, tables)] == capsys.readouterr().out.strip().split("\n\n")[1:]
+    assert "\n\n".join(map(format_markdown, tables)) in path.read_text()
+
+
+def test_a_runner_that_fails_ends_the_command_and_leaves_what_was_printed(monkeypatch, capsys):
+    def fail_later(*_):
+        yield Table(title="a", headings=["", "n"], lines=[["x", "1"]])
+        raise RunnerError("it ended too early")
+
+    monkeypatch.setattr(command, "prepare_models", lambda _: None)
+    monkeypatch.setattr(command, "measure_speed", fail_later)
+    assert command.main(["--only", "runtime"]) == 1
+    said = capsys.readouterr()
+    assert said.out.endswith("x  1\n")
+    assert said.err == "not measured: it ended too early\n"

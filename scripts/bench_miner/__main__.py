@@ -46,6 +46,7 @@ from scripts.bench_miner.speed import (
 from scripts.bench_miner.table import (
     Table,
     build_cost_table,
+    build_runners_table,
     build_speed_table,
     format_markdown,
     format_text,
@@ -66,21 +67,23 @@ def main(arguments: list[str] | None = None) -> int:
     for kind in missing:
         print(f"not measured: {kind.title}, which is not installed", file=sys.stderr)
     present = [kind for kind in kinds if kind not in missing]
+    print(machine)
+    tables: list[Table] = []
     try:
         models = prepare_models(_say)
-        if options.reference:
-            notes, tables = list[str](), list(compare_with_reference(models, _say))
-        else:
-            notes, tables = measure_speed(present, models, options)
+        made = (
+            compare_with_reference(models, _say)
+            if options.reference
+            else measure_speed(present, models, options)
+        )
+        for table in made:
+            print("\n" + format_text(table), flush=True)
+            tables.append(table)
     except (MinerError, RunnerError) as error:
         print(f"not measured: {error}", file=sys.stderr)
         return 1
-    print("\n".join([machine, *notes]))
-    for table in tables:
-        print("\n" + format_text(table))
     if options.markdown is not None:
-        head = "\n".join(f"- {note}" for note in (machine, *notes))
-        text = "\n\n".join([head, *map(format_markdown, tables)])
+        text = "\n\n".join([f"{machine}.", *map(format_markdown, tables)])
         options.markdown.write_text(text + "\n", encoding="utf-8")
     return 0
 
@@ -106,19 +109,18 @@ def _build_parser() -> argparse.ArgumentParser:
 
 def measure_speed(
     kinds: Sequence[Kind], models: Models, options: argparse.Namespace
-) -> tuple[list[str], list[Table]]:
-    """What ran, and tables of one thread, then of all cores.
+) -> Iterator[Table]:
+    """What runs, then tables of one thread, then of all cores.
 
     Raises:
         RunnerError: a runner failed.
     """
     text_ids = ChatTokenizer(models.onnx).encode(TEXT.read_text(encoding="utf-8"))
-    cores = len(os.sched_getaffinity(0))
-    notes: list[str] = []
-    tables: list[Table] = []
-    for threads in options.threads or sorted({1, cores}):
+    counts = options.threads or sorted({1, len(os.sched_getaffinity(0))})
+    for threads in counts:
         with open_workers(kinds, models, threads) as workers:
-            notes = [f"{worker.kind.title}: {worker.version}" for worker in workers]
+            if threads == counts[0]:
+                yield build_runners_table(workers)
             _say(f"measuring {len(workers)} runners with {threads} threads")
             answers = ask_in_turns(
                 workers,
@@ -127,8 +129,7 @@ def measure_speed(
                 rounds=1 if options.quick else ROUNDS,
                 new_tokens=QUICK_NEW_TOKENS if options.quick else NEW_TOKENS,
             )
-        tables += build_tables(answers, threads)
-    return notes, tables
+        yield from build_tables(answers, threads)
 
 
 def build_tables(answers: Answers, threads: int) -> Iterator[Table]:

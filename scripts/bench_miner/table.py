@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scripts.bench_miner.fleet import KINDS
+from scripts.bench_miner.fleet import KINDS, Worker
 from scripts.bench_miner.speed import (
     CELLS,
     GREEDY,
@@ -29,6 +29,12 @@ class Table:
     title: str
     headings: Sequence[str]
     lines: Sequence[Sequence[str]]
+
+
+def build_runners_table(workers: Sequence[Worker]) -> Table:
+    """What each runner runs on."""
+    lines = [[worker.kind.title, worker.version] for worker in workers]
+    return Table(title="runners", headings=["", "version"], lines=lines)
 
 
 def build_speed_table(rates: Rates, *, title: str, cpu: bool) -> Table:
