@@ -29,12 +29,19 @@ from itertools import count
 from pathlib import Path
 
 from blake3 import blake3
+from sqlite_utils.migrations import Migrations
 
 from ledger.block import Tip, hash_genesis
 from ledger.encoding import encode
 from ledger.errors import StoreError
 from ledger.store import chain, market
-from ledger.store.database import make_private, open_reader, require_schema, sync_directory
+from ledger.store.database import (
+    find_foreign_code,
+    make_private,
+    open_reader,
+    require_schema,
+    sync_directory,
+)
 from node.archive import write_archive
 from node.datadir import DataDirectory
 from node.files import read_bounded, write_private
@@ -111,7 +118,12 @@ def read_hash(path: Path, report: Callable[[int], None]) -> str:
     return digest.hexdigest()
 
 
-def check_database(path: Path) -> None:
+def list_databases(data: DataDirectory) -> list[tuple[Path, Migrations]]:
+    """Return the databases that are backed up, each with its schema."""
+    return [(data.market, market.migrations), (data.ledger, chain.migrations)]
+
+
+def check_database(path: Path, migrations: Migrations) -> None:
     """Check a database file by itself: that it is one, sound, and does nothing of its own accord.
 
     Raises:
@@ -119,10 +131,7 @@ def check_database(path: Path) -> None:
     """
     try:
         with contextlib.closing(open_reader(path)) as connection:
-            # A trigger acts on what a node writes, a view stands for a table; a node makes neither.
-            code = connection.execute(
-                "SELECT type, name FROM sqlite_schema WHERE type IN ('trigger', 'view') LIMIT 1"
-            ).fetchone()
+            code = find_foreign_code(connection, migrations)
             (found,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise StoreError(f"{path}: is not a readable database: {error}") from error
@@ -174,9 +183,9 @@ def _copy_database(source: Path, target: Path, progress: Progress) -> None:
 
 def _check_copies(draft: DataDirectory, genesis_hash: bytes, progress: Progress) -> Tip:
     """Check the copies by themselves, and that they are of one network; returns the tip."""
-    for path in (draft.market, draft.ledger):
+    for path, migrations in list_databases(draft):
         progress(f"checking {path.name}", 0, 1)
-        check_database(path)
+        check_database(path, migrations)
     with (
         contextlib.closing(open_reader(draft.market)) as node,
         contextlib.closing(open_reader(draft.ledger)) as ledger,

@@ -29,7 +29,7 @@ from ledger.store.fsck import verify_chain
 from ledger.store.market import open_market
 from ledger.store.mempool import list_mempool
 from ledger.store.votes import check_owner, read_forgotten_below
-from node.backup import check_database
+from node.backup import check_database, list_databases
 from node.datadir import DataDirectory, load_key
 from node.files import read_bounded, write_public
 from node.manifest import MANIFEST, Backup, BackupFile, Manifest, Progress, iterate_bytes
@@ -169,9 +169,9 @@ def _check_staged(
         genesis = parse_genesis(read_bounded(staged.genesis))
         if hash_genesis(genesis).hex() != backup.manifest.genesis:
             raise StoreError(f"{staged.genesis}: is not of the network that {MANIFEST} names")
-        for path in (staged.market, staged.ledger):
+        for path, migrations in list_databases(staged):
             progress(f"checking {path.name}", 0, 1)
-            check_database(path)
+            check_database(path, migrations)
         found = _open_staged(staged, genesis, backup)
         if fsck is not None:
             verify_chain(staged.ledger, genesis, fsck)

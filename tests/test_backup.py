@@ -634,6 +634,12 @@ DATABASES = {
         "CREATE TRIGGER t AFTER DELETE ON mempool BEGIN DELETE FROM jobs; END",
         "node.db: holds the trigger 't'",
     ),
+    "a trigger of a node's name in node.db that does something else": (
+        "node.db",
+        "DROP TRIGGER jobs_made",
+        "CREATE TRIGGER jobs_made AFTER DELETE ON mempool BEGIN DELETE FROM jobs; END",
+        "node.db: holds the trigger 'jobs_made'",
+    ),
     "a view in ledger.db": (
         "ledger.db",
         "CREATE VIEW v AS SELECT 1",
@@ -672,8 +678,8 @@ DATABASES = {
 
 @pytest.mark.parametrize("case", DATABASES)
 def test_databases_that_no_node_would_run_on_are_refused(copied, tmp_path, case):
-    name, statement, expected = DATABASES[case]
-    execute(copied / name, statement)
+    name, *statements, expected = DATABASES[case]
+    execute(copied / name, *statements)
     seal_manifest(copied, name)
     line = refuse_restore(copied, tmp_path / "new")
     assert expected in line

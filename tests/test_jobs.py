@@ -2,11 +2,11 @@
 
 import contextlib
 import itertools
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ledger.block import hash_genesis
 from ledger.encoding import MAX_INTEGER, decode_base64url

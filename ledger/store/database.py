@@ -41,6 +41,7 @@ MAX_WAITING_WRITES = 10_000
 _JOIN_TIMEOUT_S = 60
 _SYNCHRONOUS_FULL = 2
 _PRIVATE_FILE = 0o600
+_CODE = "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view')"
 
 
 class DatabaseBusyError(StoreError):
@@ -94,6 +95,23 @@ def require_schema(path: Path, connection: sqlite3.Connection, migrations: Migra
             f"{path}: was written by an older release; start this node once, which brings it up "
             "to date"
         )
+
+
+def find_foreign_code(
+    connection: sqlite3.Connection, migrations: Migrations
+) -> tuple[str, str] | None:
+    """Return type and name of a trigger or view that no migration makes, if there is one.
+
+    A trigger acts on what a node writes, and a view stands for a table: in a file from elsewhere
+    they would be somebody else's code.
+    """
+    with contextlib.closing(sqlite3.connect(":memory:")) as scratch:
+        migrations.apply(sqlite_utils.Database(scratch))
+        own = {tuple(row) for row in scratch.execute(_CODE)}
+    for row in connection.execute(_CODE):
+        if tuple(row) not in own:
+            return row[0], row[1]
+    return None
 
 
 def _configure(path: Path, connection: sqlite3.Connection) -> None:
