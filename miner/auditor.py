@@ -13,6 +13,8 @@ import logging
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from ledger.jobs import normalize_model
@@ -20,7 +22,7 @@ from ledger.keys import KeyPair
 from ledger.replay import Measures
 from miner.audit.case import Case, build_answer, check_case
 from miner.audit.order import AuditOffer, AuditOrder, build_audit, build_case, build_report
-from miner.audit.replay import find_end, read_limits, replay
+from miner.audit.replay import Answer, End, ModelLimits, find_end, read_limits, replay
 from miner.audit.steady import MOST_UNSTEADY, describe_unsteadiness, find_unsteadiness
 from miner.client import CoordinatorClient
 from miner.errors import (
@@ -41,6 +43,7 @@ T = TypeVar("T")
 NOT_FOUND = 404
 MAX_REASON = 500
 """Characters of a reason that are sent."""
+STOPPING = "this miner is asked to stop"
 
 
 class AuditEngine(Protocol):
@@ -56,6 +59,14 @@ class AuditEngine(Protocol):
 
     def run(self, work: Callable[[LlamaRuntime, int], Generator[None, None, T]]) -> Future[T]:
         """Do other work on the runtime between the turns of its answers, piece by piece."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What an auditor must know of a model."""
+
+    limits: ModelLimits
+    unsteadiness: float
 
 
 class Auditor:
@@ -92,7 +103,7 @@ class Auditor:
         self._pace = pace or Pace()
         self._patience = Patience(self._pace)
         self._genesis = ""
-        self._unsteadiness: dict[str, float] = {}
+        self._examined: dict[str, Examined] = {}
         """By model digest."""
 
     def stop(self) -> None:
@@ -144,27 +155,39 @@ class Auditor:
         return order
 
     async def _audit(self, order: AuditOrder, engine: AuditEngine) -> None:
-        account = self._key.account
         try:
-            case = build_case(order, genesis=self._genesis, account=account)
-            if obstacle := _find_obstacle(case, engine) or await self._find_unfitness(engine):
-                await self._release(order, obstacle)
-                return
-            measures = await self._replay(case, engine)
+            case = build_case(order, genesis=self._genesis, account=self._key.account)
+            measured = await self._measure(case, engine)
         except BadAnswerError as error:
             await self._release(order, str(error))
             raise
         except MinerError as error:
             await self._release(order, str(error))
             return
-        if measures is None:
-            await self._release(order, "this miner is asked to stop")
-            return
+        if isinstance(measured, str):
+            await self._release(order, measured)
+        else:
+            await self._hand_in(order, case, engine, measured)
+
+    async def _measure(self, case: Case, engine: AuditEngine) -> Measures | str:
+        """What a replay measures, or why there is none."""
+        if obstacle := _find_obstacle(case, engine):
+            return obstacle
+        model = await self._examine(engine)
+        if model is None:
+            return STOPPING
+        if model.unsteadiness > MOST_UNSTEADY:
+            return describe_unsteadiness(model.unsteadiness)
+        return await self._replay(case, engine, model.limits) or STOPPING
+
+    async def _hand_in(
+        self, order: AuditOrder, case: Case, engine: AuditEngine, measures: Measures
+    ) -> None:
         payload = build_audit(
             case,
             measures,
             model_digest=engine.model_digest,
-            account=account,
+            account=self._key.account,
             now_ms=self._now_ms(),
         )
         body = build_report(payload, miner_id=self._miner_id, key=self._key)
@@ -177,30 +200,26 @@ class Auditor:
         self.failed += payload.verdict == "fail"
         log.info("audited %s: %s", payload.receipt_id, payload.verdict)
 
-    async def _replay(self, case: Case, engine: AuditEngine) -> Measures | None:
+    async def _replay(
+        self, case: Case, engine: AuditEngine, limits: ModelLimits
+    ) -> Measures | None:
         """Run the replay between answers; None if asked to stop meanwhile."""
 
-        def work(runtime: LlamaRuntime, slot: int) -> Generator[None, None, Measures]:
-            end = find_end(answer, engine.tokenizer, read_limits(runtime))
-            yield
-            return (yield from replay(answer, end, runtime, slot))
+        def prepare() -> tuple[Answer, End]:
+            answer = build_answer(case, engine.tokenizer)
+            return answer, find_end(answer, engine.tokenizer, limits)
 
-        answer = await asyncio.to_thread(build_answer, case, engine.tokenizer)
-        return await self._run(engine, work)
+        answer, end = await asyncio.to_thread(prepare)
+        return await self._run(engine, partial(replay, answer, end))
 
-    async def _find_unfitness(self, engine: AuditEngine) -> str | None:
-        """Why a model does not audit at all; found out once."""
-
-        def work(runtime: LlamaRuntime, slot: int) -> Generator[None, None, float]:
-            return find_unsteadiness(runtime, slot, vocabulary=runtime.vocabulary)
-
-        if engine.model_digest not in self._unsteadiness:
-            found = await self._run(engine, work)
+    async def _examine(self, engine: AuditEngine) -> Examined | None:
+        """What an auditor must know of a model, found out once; None if asked to stop meanwhile."""
+        if engine.model_digest not in self._examined:
+            found = await self._run(engine, _examine)
             if found is None:
-                return "this miner is asked to stop"
-            self._unsteadiness[engine.model_digest] = found
-        unsteadiness = self._unsteadiness[engine.model_digest]
-        return describe_unsteadiness(unsteadiness) if unsteadiness > MOST_UNSTEADY else None
+                return None
+            self._examined[engine.model_digest] = found
+        return self._examined[engine.model_digest]
 
     async def _run(
         self,
@@ -222,6 +241,11 @@ class Auditor:
                     order.audit_id, self._miner_id, reason=reason[:MAX_REASON]
                 )
             )
+
+
+def _examine(runtime: LlamaRuntime, slot: int) -> Generator[None, None, Examined]:
+    unsteadiness = yield from find_unsteadiness(runtime, slot, vocabulary=runtime.vocabulary)
+    return Examined(limits=read_limits(runtime), unsteadiness=unsteadiness)
 
 
 def _find_obstacle(case: Case, engine: AuditEngine) -> str | None:

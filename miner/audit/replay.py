@@ -21,8 +21,8 @@ from miner.runtime import LlamaRuntime
 from miner.sampling import MICROS, SamplingParams, build_key
 from miner.tokenizer import ChatTokenizer, TextStream
 
-PREFILL_TOKENS: Final = 128
-"""Tokens of a piece of prompt."""
+PREFILL_TOKENS: Final = 64
+"""Tokens of a piece of prompt: as many as a miner reads of a new prompt beside its answers."""
 SCORED_TOKENS: Final = 32
 """Tokens of a piece of answer: 6 MB of logits at 50,000 ids."""
 

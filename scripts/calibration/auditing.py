@@ -31,6 +31,8 @@ from scripts.calibration.providers import HONEST
 
 ALTERED: Final = 40
 """Answers that are altered in each way."""
+ALTERED_SHARE: Final = 2
+"""They are of one of so many jobs, so that all kinds of prompts are among them."""
 TIMED: Final = 16
 """Answers whose making and auditing is timed."""
 
@@ -126,13 +128,14 @@ def audit_altered(
     name: str, alteration: str, auditor: Auditor, drawn: Sequence[Drawn], path: Path
 ) -> list[Audited]:
     """Audit honest answers that were altered in one way."""
-    tasks = {task.number: task for task in list_tasks(name)}
+    tasks = {task.number: task for task in list_tasks(name, ALTERED_SHARE)}
     alter = ALTERATIONS[alteration]
     # At temperature 0 the seed is of no consequence.
     chosen = [
         one
         for one in sorted(drawn, key=lambda one: one.number)
-        if alteration != "wrong seed" or tasks[one.number].temperature_micros
+        if one.number in tasks
+        and (alteration != "wrong seed" or tasks[one.number].temperature_micros)
     ][:ALTERED]
     known = read_lines(path, Audited)
     seen = {one.number for one in known}

@@ -87,11 +87,11 @@ class Provider:
 
 
 HONEST: Final = (
-    Provider(name="batch 16", share=2),
+    Provider(name="batch 16"),
     Provider(name="batch 1", slots=1, share=8, tuning_share=4),
     Provider(name="batch 8, 2 threads", slots=8, threads=2, share=8, tuning_share=4),
     Provider(name="fp32 head", model="fp32-head", share=8, tuning_share=2),
-    Provider(name="half precision", model="half", share=4, tuning_share=2),
+    Provider(name="half precision", model="half", share=2, tuning_share=2),
 )
 CHEATS: Final = (
     Provider(name="bfloat16", model="bfloat", share=6),
