@@ -176,8 +176,18 @@ def test_a_full_disk_is_seen_before_anything_is_written(cache, source, monkeypat
     assert names(cache) == []
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a person's shell leaves it: who was started in the background may not hear it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
-def test_a_conversion_that_is_stopped_leaves_nothing(cache, source, monkeypatch, number, status):
+def test_a_conversion_that_is_stopped_leaves_nothing(
+    cache, source, monkeypatch, interruptible, number, status
+):
     def stop_midway(*arguments, **options):
         write_model(*arguments, **options)
         os.kill(os.getpid(), number)
