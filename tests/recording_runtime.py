@@ -19,7 +19,7 @@ class RecordingRuntime:
     vocabulary = len(TOKENS)
     promised_bytes = 0
     context = CONTEXT
-    config = SimpleNamespace(eos_token_ids=frozenset({EOS}))
+    config = SimpleNamespace(context=CONTEXT, eos_token_ids=frozenset({EOS}))
 
     def __init__(self, slots: int, *, max_rows: int = 64) -> None:
         self.slots = slots

@@ -243,7 +243,7 @@ def test_a_miner_writes_json_too(tmp_path):
         timeout=60,
         check=False,
     )
-    (line,) = map(json.loads, process.stderr.splitlines())
+    *_, line = map(json.loads, process.stderr.splitlines())
     assert (process.returncode, line["level"], line["logger"]) == (1, "ERROR", "miner.service")
 
 

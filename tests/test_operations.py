@@ -50,8 +50,9 @@ def exposed(tmp_path_factory):
     for code, status in STATUSES.items():
         metrics.note_request(outcome(status=status, error_code=code))
     metrics.note_request(outcome())
-    for event in ("submitted", "claimed", "completed", "cancelled", "requeued", "failed"):
+    for event in ("submitted", "claimed", "completed", "cancelled", "requeued"):
         metrics.note_job(event, "")
+    metrics.note_job("failed", "miner_error")
     found = samples(metrics.render())
     market.close()
     return found

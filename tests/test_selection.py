@@ -42,7 +42,8 @@ def change(*, epoch=1, valid_for=100, members=OLD):
 def choose(*candidates, tip=TIP):
     """(chosen, invalid) as places among the candidates."""
     selection = choose_transactions(iter(candidates), tip)
-    places = {id(candidate): i for i, candidate in enumerate(candidates)}
+    # Equal bytes may be one object: the first place counts.
+    places = {id(candidates[i]): i for i in reversed(range(len(candidates)))}
     return (
         [places[id(transaction)] for transaction in selection.chosen],
         [places[id(transaction)] for transaction, _ in selection.invalid],
