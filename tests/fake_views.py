@@ -22,6 +22,7 @@ from ledger.encoding import encode
 from ledger.jobs import Miner, MinerStanding, Queue
 from ledger.keys import KeyPair
 from ledger.payloads import find_receipt_id, name_type
+from ledger.replay import is_suspect
 from ledger.transaction import (
     AuthoritySetPayload,
     Envelope,
@@ -473,6 +474,7 @@ class FakeViews:
             tokens=sum(p.tokens for p in payloads),
             exact_tokens=sum(p.exact_tokens for p in payloads),
             gap_micros=sum(p.mean_gap_micros for p in payloads),
+            is_suspect=is_suspect([p.mean_gap_micros for p in payloads]),
         )
 
     def account(self, account: str, /) -> AccountView | None:

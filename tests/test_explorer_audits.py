@@ -92,6 +92,18 @@ def test_an_account_tells_what_audits_of_its_answers_come_to(views, client):
     }
 
 
+def test_an_account_whose_audits_stand_out_together_is_called_suspect(views, client):
+    for number in (1, 2):
+        views.add_audit(number)
+    views.seal()
+    address = f"/accounts/{MINER.account}"
+    assert "Suspect" not in section(client.get(address), "audits")
+    for number in (3, 4, 5):
+        views.add_audit(number, mean_gap_micros=900_000)
+    views.seal()
+    assert "Suspect." in section(client.get(address), "audits")
+
+
 def test_an_account_that_nobody_audited_says_so(client):
     assert "Nobody has audited" in section(client.get(f"/accounts/{MINER.account}"), "audits")
     assert 'id="audits"' not in client.get("/accounts/demo").text
