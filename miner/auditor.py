@@ -122,7 +122,8 @@ class Auditor:
                     log.info("the node offers no audits: %s", error)
                     return
                 pause_s = backoff.pause_s(error)
-                log.warning("audits: %s; trying again in %.1f s", error, pause_s)
+                if not _is_unregistered(error):  # that is for the worker to mend, and to tell
+                    log.warning("audits: %s; trying again in %.1f s", error, pause_s)
                 await self._patience.rest(pause_s)
 
     async def _serve(self) -> None:
@@ -254,6 +255,10 @@ def _find_obstacle(case: Case, engine: AuditEngine) -> str | None:
         if claim.status != "verified":
             return f"{claim.name}: {claim.detail}"
     return None
+
+
+def _is_unregistered(error: CoordinatorError) -> bool:
+    return isinstance(error, RefusedError) and error.error_code == "MINER_NOT_FOUND"
 
 
 def _knows_no_audits(error: CoordinatorError) -> bool:

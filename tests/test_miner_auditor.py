@@ -220,11 +220,12 @@ def test_a_node_without_audits_is_asked_once(stage):
     assert node.calls == ["health", "available"]
 
 
-def test_an_auditor_waits_until_it_is_registered(stage):
+def test_an_auditor_waits_in_silence_until_it_is_registered(stage, caplog):
     node = FakeAudits(stage.files(stage.answer()))
     node.script["available"] = [refuse(404, "MINER_NOT_FOUND")] * 3
     audit(node, StageEngine(stage), "completed")
     assert node.audit.verdict == "pass"
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_no_text_is_logged(stage, caplog):
