@@ -89,7 +89,9 @@ def test_gaps_are_those_of_the_text(rows, temperature, top_p, data):
 @given(
     seed=st.integers(0, 2**32),
     temperature=st.sampled_from([0, 300_000, 1_000_000, 2_000_000]),
-    top_p=TOP_PS,
+    # With a smaller one, two ids that are almost equally likely may weigh more than the margin and
+    # change places at the edge: docs/audits.md, "Ties at the edge".
+    top_p=st.sampled_from([980_000, 999_999, 1_000_000]),
 )
 def test_an_honest_gap_is_at_most_twice_the_error_of_a_logit(seed, temperature, top_p):
     random = np.random.default_rng(seed)
