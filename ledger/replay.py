@@ -26,6 +26,8 @@ METHOD: Final = "aitbc-replay-v1"
 
 NUCLEUS_MARGIN_MICROS: Final = 30_000
 """How much narrower and wider than the receipt's top-p an auditor's two nuclei are."""
+EDGE_TIE_MICROS: Final = 50_000
+"""How far apart two logits are, at most, whose order at the edge of a nucleus is left open."""
 GAP_LIMIT_MICROS: Final = 250_000
 """Largest gap of one token that passes, in logits."""
 MEAN_GAP_LIMIT_MICROS: Final = 5_000

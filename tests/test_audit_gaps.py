@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.replay import NUCLEUS_MARGIN_MICROS
+from ledger.replay import EDGE_TIE_MICROS, NUCLEUS_MARGIN_MICROS
 from miner.audit.gaps import measure_gaps
 from miner.sampling import SamplingParams, choose_token, gumbel_noise, noisy_ids
 from tests import sampling_reference as reference
@@ -55,10 +55,14 @@ def plain_gap(logits, token, step, temperature_micros, top_p_micros):
         return found
 
     margin = 0 if top_p_micros == 10**6 else NUCLEUS_MARGIN_MICROS
-    if token not in inside(top_p_micros + margin):
+    tie = EDGE_TIE_MICROS / 1e6
+    narrow, wide = inside(top_p_micros - margin), inside(top_p_micros + margin)
+    if logits[token] < min(logits[i] for i in wide) - tie:
         return math.inf
     noise = reference.noise_of(KEY, step, len(logits))
-    best = max(scaled[i] + noise[i] for i in inside(top_p_micros - margin))
+    beyond = max((logits[i] for i in ids if i not in narrow), default=-math.inf)
+    sure = [i for i in narrow if logits[i] > beyond + tie]
+    best = max((scaled[i] + noise[i] for i in sure), default=-math.inf)
     return max(0.0, best - scaled[token] - noise[token]) * temperature
 
 
@@ -89,9 +93,7 @@ def test_gaps_are_those_of_the_text(rows, temperature, top_p, data):
 @given(
     seed=st.integers(0, 2**32),
     temperature=st.sampled_from([0, 300_000, 1_000_000, 2_000_000]),
-    # With a smaller one, two ids that are almost equally likely may weigh more than the margin and
-    # change places at the edge: docs/audits.md, "Ties at the edge".
-    top_p=st.sampled_from([980_000, 999_999, 1_000_000]),
+    top_p=TOP_PS,
 )
 def test_an_honest_gap_is_at_most_twice_the_error_of_a_logit(seed, temperature, top_p):
     random = np.random.default_rng(seed)
@@ -132,3 +134,15 @@ def test_the_nucleus_has_a_margin_on_both_sides():
     noise = gumbel_noise(KEY, 8, np.arange(2))
     expected = max(0, np.log(8) + noise[0] - noise[1])
     assert gaps[1] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_as_likely_as_the_edge_is_neither_surely_in_nor_surely_out():
+    # Two of probability 0.49: which of them is the nucleus of 0.3 alone, the last digit decides.
+    for close in (0.0, 0.04, -0.04):
+        logits = [np.add(np.log([0.49, 0.49, 0.02]), [0, close, 0])]
+        for token in range(2):
+            assert measure(logits, [token], 1_000_000, 300_000).gaps[0] == 0
+        assert measure(logits, [2], 1_000_000, 300_000).gaps[0] == math.inf
+    apart = [np.add(np.log([0.49, 0.49, 0.02]), [0.06, 0, 0])]
+    assert measure(apart, [0], 1_000_000, 300_000).gaps[0] == 0
+    assert measure(apart, [1], 1_000_000, 300_000).gaps[0] == math.inf

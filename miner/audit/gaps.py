@@ -3,7 +3,9 @@
 The auditor's logits differ in their last digits from the provider's. So a token counts as wrong by
 its *gap*: by how much the best score beats its own, in logits, whatever the temperature. An honest
 gap is at most twice the error of a logit. The nucleus has two edges: the best score is sought
-inside a narrower one, and a token is refused only outside a wider one.
+inside a narrower one, and a token is refused only outside a wider one. What is almost as likely as
+the last or the first beyond an edge may change places with it, however much it weighs, so it counts
+as neither surely inside nor surely outside.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger.replay import NUCLEUS_MARGIN_MICROS
+from ledger.replay import EDGE_TIE_MICROS, NUCLEUS_MARGIN_MICROS
 from miner.sampling import MICROS, SamplingParams, gumbel_noise, noisy_ids
 
 CUTS: Final = (1e-2, 1e-4, 1e-6, 0.0)
@@ -73,20 +75,44 @@ def _measure_row(
         best, chosen = _best_of_all(scaled, key, step)
         claimed = scaled[token] + gumbel_noise(key, step, np.array([token]))[0]
         return max(0.0, float(best - claimed)) * temperature, chosen == token
-    ids, (narrow, size, wide) = _nuclei(scaled, params.top_p_micros)
-    if token not in ids[:wide]:
+    nuclei = _find_nuclei(scaled, params.top_p_micros, tie=EDGE_TIE_MICROS / MICROS / temperature)
+    if scaled[token] < nuclei.floor:
         return np.inf, False
-    drawn = np.append(ids[:size], token)
+    drawn = np.append(nuclei.ids, token)
     scores = scaled[drawn] + gumbel_noise(key, step, drawn)
-    best = scores[:narrow].max()
-    tied = drawn[:size][scores[:size] == scores[:size].max()]
-    return max(0.0, float(best - scores[-1])) * temperature, int(tied.min()) == token
+    best = scores[: nuclei.sure].max(initial=-np.inf)
+    inside = scores[:-1]
+    chosen = int(nuclei.ids[inside == inside.max()].min())
+    return max(0.0, float(best - scores[-1])) * temperature, chosen == token
 
 
-def _nuclei(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Nuclei:
+    """What an auditor takes a provider's nucleus to be."""
+
+    ids: NDArray[np.intp]
+    """The auditor's own, by falling score."""
+    sure: int
+    """How many of these every honest provider has."""
+    floor: float
+    """The lowest score that an honest provider's may hold."""
+
+
+def _find_nuclei(scaled: NDArray[np.float64], top_p_micros: int, *, tie: float) -> _Nuclei:
+    ids, sizes = _order(scaled, top_p_micros)
+    narrow, own, wide = (int(size) for size in np.maximum(sizes, 1))
+    beyond = scaled[ids[narrow]] if narrow < ids.size else -np.inf
+    sure = int((scaled[ids[:narrow]] > beyond + tie).sum())
+    return _Nuclei(ids=ids[:own], sure=sure, floor=float(scaled[ids[wide - 1]]) - tie)
+
+
+def _order(
     scaled: NDArray[np.float64], top_p_micros: int
-) -> tuple[NDArray[np.intp], tuple[int, int, int]]:
-    """Ids by falling score, and how many are in the narrower, the exact and the wider nucleus."""
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Ids by falling score, and how many are in the narrower, the exact and the wider nucleus.
+
+    There are more ids than in the wider one, unless that holds them all.
+    """
     top = scaled.max()
     weights = np.exp((scaled - top).astype(np.float32))
     total = weights.sum(dtype=np.float64)
@@ -94,12 +120,11 @@ def _nuclei(
     wanted = total * (edges / MICROS)
     for cut in CUTS:
         ids = np.flatnonzero(weights >= cut)
-        if weights[ids].sum(dtype=np.float64) > wanted[-1]:
+        ids = ids[np.argsort(-scaled[ids], kind="stable")]
+        before = np.concatenate([[0.0], np.cumsum(np.exp(scaled[ids] - top))[:-1]])
+        if before[-1] > wanted[-1]:
             break
-    ids = ids[np.argsort(-scaled[ids], kind="stable")]
-    before = np.concatenate([[0.0], np.cumsum(np.exp(scaled[ids] - top))[:-1]])
-    sizes = np.maximum(np.searchsorted(before, wanted), 1)
-    return ids, (int(sizes[0]), int(sizes[1]), int(sizes[2]))
+    return ids, np.searchsorted(before, wanted)
 
 
 def _best_of_all(scaled: NDArray[np.float64], key: bytes, step: int) -> tuple[float, int]:
