@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from ledger.block import Tip
 from ledger.errors import InvalidSignatureError, InvalidTransactionError
-from ledger.keys import is_account, verify_signature
+from ledger.keys import is_account
 from ledger.payloads import AuditPayload
-from ledger.transaction import Role, Transaction, build_signed_message
+from ledger.transaction import Role, Transaction, verify_signers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +64,7 @@ def verify_audit(transaction: Transaction, payload: AuditPayload, tip: Tip) -> N
     validate_audit(payload, genesis_hash=tip.genesis_hash)
     if not tip.authority_set.allows_coordinator(payload.coordinator):
         raise InvalidSignatureError(f"{payload.coordinator} is not a coordinator of this network")
-    expected = list_audit_signers(payload)
-    given = [(signature.role, signature.key_id) for signature in transaction.signatures]
-    if given != expected:
-        raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
-    message = build_signed_message(payload)
-    for signature in transaction.signatures:
-        verify_signature(signature.key_id, message, signature.sig)
+    verify_signers(transaction, list_audit_signers(payload))
 
 
 def list_audit_signers(payload: AuditPayload) -> list[tuple[Role, str]]:

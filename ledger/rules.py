@@ -18,7 +18,7 @@ from ledger.changes import verify_change
 from ledger.errors import InvalidBlockError, InvalidSignatureError, InvalidTransactionError
 from ledger.evidence import verify_evidence
 from ledger.hashing import build_receipt_id
-from ledger.keys import ACCOUNT_PREFIX, is_account, verify_signature
+from ledger.keys import ACCOUNT_PREFIX, is_account
 from ledger.payloads import find_unique_name
 from ledger.transaction import (
     MICROS,
@@ -28,7 +28,7 @@ from ledger.transaction import (
     ReceiptPayload,
     Role,
     Transaction,
-    build_signed_message,
+    verify_signers,
 )
 
 CLOCK_DRIFT_MS = 10_000
@@ -62,13 +62,7 @@ def _verify_receipt(transaction: Transaction, payload: ReceiptPayload, tip: Tip)
     validate_receipt(payload, genesis_hash=tip.genesis_hash)
     if not tip.authority_set.allows_coordinator(payload.coordinator):
         raise InvalidSignatureError(f"{payload.coordinator} is not a coordinator of this network")
-    expected = list_signers(payload)
-    given = [(signature.role, signature.key_id) for signature in transaction.signatures]
-    if given != expected:
-        raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
-    message = build_signed_message(payload)
-    for signature in transaction.signatures:
-        verify_signature(signature.key_id, message, signature.sig)
+    verify_signers(transaction, list_signers(payload))
 
 
 def list_signers(payload: ReceiptPayload) -> list[tuple[Role, str]]:

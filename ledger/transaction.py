@@ -11,7 +11,7 @@ needs, and what its fields may say together, is decided in `rules.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal, NewType
@@ -19,9 +19,9 @@ from typing import Annotated, Literal, NewType
 import msgspec
 
 from ledger.encoding import decode, encode
-from ledger.errors import EncodingError, InvalidTransactionError
+from ledger.errors import EncodingError, InvalidSignatureError, InvalidTransactionError
 from ledger.hashing import TRANSACTION_DOMAIN, hash_object
-from ledger.keys import KeyPair
+from ledger.keys import KeyPair, verify_signature
 from ledger.payloads import (
     MICROS,
     AccountText,
@@ -55,6 +55,7 @@ __all__ = [
     "hash_payload",
     "parse_transaction",
     "sign_payload",
+    "verify_signers",
 ]
 
 TransactionId = NewType("TransactionId", bytes)
@@ -113,6 +114,20 @@ def hash_payload(payload: Payload) -> TransactionId:
 def sign_payload(payload: Payload, key: KeyPair, role: Role) -> Signature:
     """Sign `payload` in one role."""
     return Signature(key_id=key.account, role=role, sig=key.sign(build_signed_message(payload)))
+
+
+def verify_signers(transaction: Transaction, expected: Sequence[tuple[Role, str]]) -> None:
+    """Check that just these have signed, in envelope order, and that every signature is good.
+
+    Raises:
+        InvalidSignatureError: a signature is missing, spare or wrong.
+    """
+    given = [(signature.role, signature.key_id) for signature in transaction.signatures]
+    if given != list(expected):
+        raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
+    message = build_signed_message(transaction.payload)
+    for signature in transaction.signatures:
+        verify_signature(signature.key_id, message, signature.sig)
 
 
 def build_transaction(payload: Payload, signatures: Iterable[Signature]) -> Transaction:
