@@ -84,6 +84,35 @@ def test_a_tip_seen_in_an_old_snapshot_is_not_kept(path):
         assert store.tip().height == 1
 
 
+def test_a_tip_is_new_as_soon_as_its_block_can_be_read(path, monkeypatch):
+    store = ChainStore(path, CHAIN.genesis)
+    writer = store.database._writer
+    seen = []
+
+    class Watched:
+        """The writer's connection, with somebody who looks just when a commit is done."""
+
+        def __init__(self, connection):
+            self._connection = connection
+
+        def __getattr__(self, name):
+            return getattr(self._connection, name)
+
+        def execute(self, statement, *arguments):
+            if statement == "COMMIT":
+                seen.append(store.tip().height)
+            cursor = self._connection.execute(statement, *arguments)
+            if statement == "COMMIT":
+                seen.append(store.tip().height)
+            return cursor
+
+    monkeypatch.setattr(writer, "_connection", Watched(writer._connection))
+    assert store.tip().height == 0
+    store.append(CHAIN.blocks[0], CHAIN.certificates[0]).result()
+    assert [*seen, store.tip().height] == [0, 1, 1]
+    store.close()
+
+
 def test_every_block_comes_back_as_it_went_in(store):
     for height, expected in enumerate(zip(CHAIN.blocks, CHAIN.certificates, strict=True), 1):
         assert load_block(store.database.reader, height) == expected

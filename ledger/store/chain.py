@@ -85,9 +85,10 @@ class ChainStore:
 
     def tip(self) -> Tip:
         """Return what the next block is checked against."""
-        if self.database.reader.in_transaction:  # it sees the file as it was at its beginning
+        version, known = self.database.version, self._known
+        # A reader in a transaction sees the file as it was at its beginning.
+        if version % 2 or self.database.reader.in_transaction:
             return load_tip(self.database.reader)
-        version, known = self.database.commits, self._known
         if known is None or known[0] != version:
             # Every request asks, and blocks are rarer. Nobody else writes into this file.
             known = self._known = version, load_tip(self.database.reader)

@@ -190,9 +190,12 @@ class Database:
             self._waiting.put(item)
 
     @property
-    def commits(self) -> int:
-        """Grows with each commit of this writer, before anybody is told of it."""
-        return self._writer.commits
+    def version(self) -> int:
+        """Grows with each commit of this writer, before anybody is told of it.
+
+        Odd while others may see what it stores or not yet: then nothing read may be remembered.
+        """
+        return self._writer.version
 
     @property
     def state(self) -> bytes:

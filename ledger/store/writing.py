@@ -65,13 +65,14 @@ class _HalfDoneError(Exception):
 
 
 class Writer:
-    """Does what waits, batch by batch. Everything but `commits` belongs to its thread."""
+    """Does what waits, batch by batch. Everything but `version` belongs to its thread."""
 
     def __init__(
         self, name: str, connection: sqlite3.Connection, waiting: queue.SimpleQueue[Item | None]
     ) -> None:
-        self.commits = 0
-        """Grows with each commit, before anybody is told of it."""
+        self.version = 0
+        """Grows with each commit, before anybody is told of it; odd while others may see what it
+        stores or not yet."""
         self._name = name
         self._connection = connection
         self._waiting = waiting
@@ -101,7 +102,6 @@ class Writer:
         batch = [i for i in batch if i.future is None or i.future.set_running_or_notify_cancel()]
         try:
             answers = self._commit(batch)
-            self.commits += 1
         except sqlite3.Error as error:
             self._roll_back()
             failure = StoreError(f"{self._name}: write failed, nothing was stored: {error}")
@@ -119,7 +119,11 @@ class Writer:
             execute("ROLLBACK")
             execute("BEGIN IMMEDIATE")
             answers = [self._run_apart(item.work) for item in batch]
-        execute("COMMIT")
+        self.version += 1
+        try:
+            execute("COMMIT")
+        finally:
+            self.version += 1
         return answers
 
     def _run_one(self, work: Work[Any]) -> _Answer:
