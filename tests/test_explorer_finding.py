@@ -6,17 +6,15 @@ import xml.etree.ElementTree as ET
 import httpx2
 import pytest
 from playwright.sync_api import expect
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from explorer_ui import ClosingError, build_error_handler, build_explorer
 from ledger.store.rollups import add_usage
 from ledger.store.rows import Figures
 from ledger.views.suggest import PER_KIND
 from tests.api_node import ApiNode
 from tests.browser import Server, launch_browser, open_page
 from tests.crawler import text_of
+from tests.explorer_node import build_faces
 from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
 from tests.test_explorer_pages import HOSTILE
 from tests.test_ledger_lists import Ledger
@@ -227,28 +225,12 @@ def test_the_playground_offers_models_and_programs(client, views):
     assert "playground.js" not in response.text
 
 
-class NobodyWaits:
-    async def wait(self, height: int) -> int:
-        raise ClosingError
-
-
 class AskedNode(Server):
     """A node on a socket that makes its blocks, without a miner."""
 
     def __init__(self, node: ApiNode) -> None:
         self.node = node
-        pages = build_explorer(
-            node.views,
-            market=node.coordinator,
-            clock_ms=node.clock_ms,
-            head_changed=NobodyWaits(),
-            release="0.1.0",
-        )
-        handler = build_error_handler(node.views, release="0.1.0")
-        app = Starlette(
-            routes=[*node.app().routes, *pages],
-            exception_handlers={HTTPException: handler, Exception: handler},
-        )
+        app = build_faces(node)
         super().__init__(app)
 
     async def bind(self) -> None:

@@ -5,15 +5,13 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from explorer_ui import ClosingError, build_error_handler, build_explorer
 from explorer_ui.jobs import STATES
 from tests.api_node import ApiNode, run_job
 from tests.browser import Server, launch_browser, open_page
 from tests.crawler import text_of
+from tests.explorer_node import build_faces
 from tests.fake_views import FakeViews, build_app, build_chain, receipt_id
 
 LINK = re.compile(r'href="/jobs/(job_\w+)"')
@@ -153,28 +151,12 @@ def test_a_follower_says_that_it_has_no_jobs():
 # --- over a real node: no text, whoever asks; in the browser with the key -------------------------
 
 
-class NobodyWaits:
-    async def wait(self, height: int) -> int:
-        raise ClosingError
-
-
 class JobNode(Server):
     """A strict node on a socket, with one job completed and one that waits."""
 
     def __init__(self, node: ApiNode) -> None:
         self.node = node
-        pages = build_explorer(
-            node.views,
-            market=node.coordinator,
-            clock_ms=node.clock_ms,
-            head_changed=NobodyWaits(),
-            release="0.1.0",
-        )
-        handler = build_error_handler(node.views, release="0.1.0")
-        app = Starlette(
-            routes=[*node.app(mode="strict").routes, *pages],
-            exception_handlers={HTTPException: handler, Exception: handler},
-        )
+        app = build_faces(node, "strict")
         with TestClient(node.app()) as client:
             self.job, receipt = run_job(client, node, prompt=SECRET_PROMPT)
             self.receipt_id = receipt["receipt_id"]

@@ -1,18 +1,11 @@
 """The explorer over a real node's stores: the fake chain of the other tests promises no more."""
 
 import pytest
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.testclient import TestClient
 
-from explorer_ui import ClosingError, build_error_handler, build_explorer
 from tests.api_node import ApiNode, run_job
 from tests.crawler import crawl, text_of
-
-
-class NobodyWaits:
-    async def wait(self, height: int) -> int:
-        raise ClosingError
+from tests.explorer_node import build_faces
 
 
 @pytest.fixture(name="node")
@@ -23,18 +16,7 @@ def start_node(tmp_path):
 
 
 def test_a_receipt_is_shown_from_pending_to_final_and_every_link_leads_somewhere(node):
-    pages = build_explorer(
-        node.views,
-        market=node.coordinator,
-        clock_ms=node.clock_ms,
-        head_changed=NobodyWaits(),
-        release="0.1.0",
-    )
-    handler = build_error_handler(node.views, release="0.1.0")
-    app = Starlette(
-        routes=[*node.app().routes, *pages],
-        exception_handlers={HTTPException: handler, Exception: handler},
-    )
+    app = build_faces(node)
     with TestClient(app, follow_redirects=False) as client:
         assert "The network test is new" in text_of(client.get("/"))
         job, receipt = run_job(client, node)

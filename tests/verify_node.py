@@ -1,36 +1,23 @@
 """A node with final receipts behind its pages, and what a reader does on the verifying ones."""
 
 from playwright.sync_api import Page
-from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from explorer_ui import ClosingError, build_explorer
 from ledger.encoding import encode
 from ledger.proof import ProofBundle
 from tests.api_node import ApiNode, run_job
 from tests.browser import Server
 from tests.builders import Chain, build_chain, build_members, build_receipt
+from tests.explorer_node import build_faces
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-
-
-class NobodyWaits:
-    async def wait(self, height: int) -> int:
-        raise ClosingError
 
 
 class Market(Server):
     """A node on a socket, with two final receipts."""
 
     def __init__(self, node: ApiNode) -> None:
-        pages = build_explorer(
-            node.views,
-            market=None,
-            clock_ms=node.clock_ms,
-            head_changed=NobodyWaits(),
-            release="0.1.0",
-        )
-        app = Starlette(routes=[*node.app().routes, *pages])
+        app = build_faces(node)
         with TestClient(app) as client:
             self.receipt, self.other = (run_job(client, node)[1]["receipt_id"] for _ in range(2))
             node.start_sealing()

@@ -1,0 +1,31 @@
+"""Both faces over a real node's stores."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+
+from api.access import ApiMode
+from explorer_ui import ClosingError, build_error_handler, build_explorer
+from tests.api_node import ApiNode
+
+RELEASE = "0.1.0"
+
+
+class NobodyWaits:
+    async def wait(self, height: int) -> int:
+        raise ClosingError
+
+
+def build_faces(node: ApiNode, mode: ApiMode = "dev") -> Starlette:
+    """The REST API and the pages, whose streams end at once."""
+    pages = build_explorer(
+        node.views,
+        market=node.coordinator,
+        clock_ms=node.clock_ms,
+        head_changed=NobodyWaits(),
+        release=RELEASE,
+    )
+    handler = build_error_handler(node.views, release=RELEASE)
+    return Starlette(
+        routes=[*node.app(mode=mode).routes, *pages],
+        exception_handlers={HTTPException: handler, Exception: handler},
+    )
