@@ -9,6 +9,8 @@ from node.cli.group import cli
 from tests.audit_stage import PARAMS, Stage
 from tests.builders import build_genesis
 
+JOB = "job_01K1ZZZZZZZZZZZZZZZZZZZZZZ"
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
@@ -148,12 +150,19 @@ def test_a_model_whose_logits_depend_on_how_it_is_run_is_no_auditor(kept, monkey
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["bundle.json"], ["bundle.json", "--disclosure", "job.json", "--job", "job_1"]],
+    [[], ["bundle.json"], ["bundle.json", "--disclosure", "job.json", "--job", JOB]],
 )
 def test_files_or_a_job_must_be_given(kept, arguments):
     result = CliRunner().invoke(cli, ["audit", *arguments])
     assert result.exit_code == 2
     assert "BUNDLE and --disclosure FILE, or --job ID" in result.stderr
+
+
+@pytest.mark.parametrize("job_id", ["", "job_1", "rcp_x", "../v1/genesis"])
+def test_what_is_no_job_is_told_before_anything_is_asked(kept, job_id):
+    result = CliRunner().invoke(cli, ["audit", "--job", job_id, "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 2
+    assert f"{job_id!r} is no job id" in result.stderr
 
 
 def test_without_a_model_only_the_embedded_one_is_at_hand(kept):

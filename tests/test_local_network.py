@@ -14,10 +14,14 @@ import pytest
 
 from ledger.errors import StoreError
 from ledger.store.fsck import verify_chain
+from ledger.store.registry import list_keys
+from node.apikeys import open_keys
 from node.datadir import DataDirectory
 from node.local.children import Interrupted
 from node.local.network import (
     LocalNetworkSettings,
+    NodeEntry,
+    give_miner_keys,
     note_ended,
     prepare_directories,
     run_local_network,
@@ -65,6 +69,7 @@ def test_once_runs_a_job_that_every_node_shows_as_final(tmp_path, embedded_model
     for node in nodes:
         assert f"final on {node['name']} in block 1" in done.stdout
         assert all(node[key].startswith("aik_") for key in ("client_key", "miner_key", "admin_key"))
+    assert [list(node["miner_keys"]) for node in nodes].count(["miner-1"]) == 1
     assert "does not propose the next block" in done.stdout
     assert "3 of 4 authorities signed" in done.stdout or "4 of 4 authorities signed" in done.stdout
     assert len({verify(node["data"]) for node in nodes}) == 1
@@ -118,6 +123,25 @@ def test_a_network_whose_making_was_cut_off_is_there_whole_or_not_at_all(
     assert sorted(path.name for path in root.iterdir()) == sorted(d.root.name for d in directories)
     assert len({d.genesis.read_bytes() for d in directories}) == 1
     assert all(d.options.exists() for d in directories)
+
+
+def test_miners_of_one_authority_have_keys_of_their_own_and_keep_them(tmp_path):
+    (data,) = prepare_directories(settings(tmp_path, authorities=1, followers=0))
+    keys = {"client_key": "", "miner_key": "", "admin_key": ""}
+    node = NodeEntry(
+        name="authority-1", role="authority", url="", pid=0, data=str(data.root), **keys
+    )
+    first = give_miner_keys(node, 0, {"miner-1": 0, "miner-2": 0, "miner-3": 1}, {}).miner_keys
+    assert list(first) == ["miner-1", "miner-2"]
+    with open_keys(data) as store:
+        assert {(key.role, key.prefix) for key in list_keys(store.reader)} == {
+            ("miner", key.split("_")[1]) for key in first.values()
+        }
+    known = {"miner_keys": first}
+    again = give_miner_keys(node, 0, {"miner-1": 1, "miner-2": 0, "miner-3": 0}, known).miner_keys
+    assert {name: again[name] for name in first} == first
+    assert len(set(again.values())) == 3
+    assert give_miner_keys(node, 0, {"miner-1": 1}, known).miner_keys == first
 
 
 def test_a_directory_with_something_in_it_is_not_made_part_of_a_network(tmp_path):

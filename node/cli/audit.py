@@ -12,6 +12,7 @@ import msgspec
 from ledger.block import parse_genesis
 from ledger.encoding import encode
 from ledger.errors import LedgerError, StoreError
+from ledger.jobs import parse_job_id
 from ledger.proof import (
     Claim,
     judge_signature,
@@ -36,6 +37,15 @@ from node.report import print_audit
 from node.restclient import RestClient
 
 
+def _check_job_id(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> str | None:
+    """An id that is none, such as an empty variable's, would be looked for as another path."""
+    if value is None or parse_job_id(value) is not None:
+        return value
+    raise click.BadParameter(f"{value!a} is no job id: job_ and 26 capital letters and digits")
+
+
 @click.command()
 @click.argument("bundle", type=file_type, required=False)
 @click.option(
@@ -43,7 +53,12 @@ from node.restclient import RestClient
     type=file_type,
     help="JSON with prompt, result, token ids and salts, as GET /v1/jobs/{id} gives its owner.",
 )
-@click.option("--job", "job_id", help="Fetch bundle and disclosure of this job from a node.")
+@click.option(
+    "--job",
+    "job_id",
+    callback=_check_job_id,
+    help="Fetch bundle and disclosure of this job from a node.",
+)
 @data_option
 @url_option
 @option("--key", help="API key of the job's owner; without --url, from connection.json.")

@@ -44,7 +44,13 @@ from node.local.children import (
     run_interruptible,
 )
 from node.local.ports import HOST, choose_ports
-from node.local.up import START_TIMEOUT_S, complete_sample_job, prepare_keys, show_receipt
+from node.local.up import (
+    START_TIMEOUT_S,
+    complete_sample_job,
+    prepare_keys,
+    prepare_miner_keys,
+    show_receipt,
+)
 from node.restclient import RestClient
 
 _POLL_S = 0.2
@@ -77,7 +83,11 @@ class NodeEntry(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     client_key: str
     miner_key: str
+    """For a miner of one's own; those of this network do not use it."""
     admin_key: str
+    miner_keys: dict[str, str] = {}
+    """Those of this network's miners that work for it, or did, by their names. Each has its own:
+    miners of one key count as one operator's, and never audit each other."""
 
 
 class NetworkFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,18 +117,22 @@ def _run(settings: LocalNetworkSettings) -> int:
             for directory in directories
         }
         nodes = tuple(_describe(d, running[d.root.name], keys[d.root.name]) for d in directories)
+        hosts = _choose_hosts(nodes, settings.miners)
+        nodes = tuple(
+            give_miner_keys(node, number, hosts, known.get(node.name, {}))
+            for number, node in enumerate(nodes)
+        )
         genesis = str(directories[0].genesis.resolve())
         _write_network_file(settings.data, NetworkFile(genesis=genesis, nodes=nodes))
         for node in nodes:
             click.echo(f"{node.name:<14} {node.url}  pid {node.pid}  data in {node.data}")
-        hosts = _choose_hosts(nodes, settings.miners)
-        for number, host in enumerate(hosts, start=1):
-            command = _miner_command(settings.data / f"miner-{number}", host, number)
-            miner = stack.enter_context(child(command, {"AITBC_KEY": host.miner_key}))
-            running[f"miner-{number}"] = miner
-            click.echo(f"miner-{number:<8} of {host.name}  pid {miner.pid}")
+        for name, number in hosts.items():
+            command = _miner_command(settings.data / name, nodes[number], name)
+            key = nodes[number].miner_keys[name]
+            running[name] = stack.enter_context(child(command, {"AITBC_KEY": key}))
+            click.echo(f"{name:<14} of {nodes[number].name}  pid {running[name].pid}")
         if settings.once:
-            _run_job(hosts[0], nodes, running, settings.data)
+            _run_job(nodes[hosts["miner-1"]], nodes, running, settings.data)
             return 0
         click.echo(f"\nExplorer {nodes[0].url}/    {_network_file(settings.data)}    Ctrl-C stops")
         while True:
@@ -244,20 +258,36 @@ def _describe(
 # --- miners and the job -------------------------------------------------------------------------
 
 
-def _choose_hosts(nodes: tuple[NodeEntry, ...], miners: int) -> list[NodeEntry]:
-    """Return the authority of each miner, first one that does not propose the next block."""
-    authorities = [node for node in nodes if node.role == "authority"]
-    with RestClient(authorities[0].url) as client:
+def _choose_hosts(nodes: tuple[NodeEntry, ...], miners: int) -> dict[str, int]:
+    """Return each miner's authority, as its place among the nodes.
+
+    The first miner's is one that does not propose the next block.
+    """
+    authorities = [number for number, node in enumerate(nodes) if node.role == "authority"]
+    with RestClient(nodes[authorities[0]].url) as client:
         height = int(client.health()["height"])
     first = (height + 2) % len(authorities)  # member (h + v) mod n proposes height h in view v
-    return [authorities[(first + i) % len(authorities)] for i in range(miners)]
+    return {f"miner-{i + 1}": authorities[(first + i) % len(authorities)] for i in range(miners)}
 
 
-def _miner_command(root: Path, host: NodeEntry, number: int) -> list[str]:
+def give_miner_keys(
+    node: NodeEntry, number: int, hosts: Mapping[str, int], known: Mapping[str, Any]
+) -> NodeEntry:
+    """Add a key for each miner that works for a node to those of earlier runs."""
+    kept: dict[str, str] = known.get("miner_keys", {})
+    names = [name for name, host in hosts.items() if host == number]
+    if not names:
+        return msgspec.structs.replace(node, miner_keys=kept)
+    data = DataDirectory(Path(node.data))
+    keys = prepare_miner_keys(data, {name: kept.get(name, "") for name in names})
+    return msgspec.structs.replace(node, miner_keys={**kept, **keys})
+
+
+def _miner_command(root: Path, host: NodeEntry, miner_id: str) -> list[str]:
     return miner_command(
         url=host.url,
         keyfile=root / "miner.json",
-        miner_id=f"miner-{number}",
+        miner_id=miner_id,
         threads=1,
         log=root / "miner.log",
     )

@@ -119,6 +119,13 @@ def prepare_keys(data: DataDirectory, kept: Mapping[str, Any]) -> dict[str, str]
         }
 
 
+def prepare_miner_keys(data: DataDirectory, kept: Mapping[str, str]) -> dict[str, str]:
+    """Return a miner's key for each name, while the node runs: the kept ones while they hold."""
+    genesis_hash = hash_genesis(data.load_genesis())
+    with open_keys(data) as store:
+        return {name: _prepare_key(store, key, "miner", genesis_hash) for name, key in kept.items()}
+
+
 def _prepare_key(store: Database, kept: str, role: KeyRole, genesis_hash: bytes) -> str:
     caller = authenticate(partial(find_key, store.reader), kept, genesis_hash=genesis_hash)
     if caller is not None and caller.role == role:
