@@ -18,7 +18,7 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench bench-miner soak rehearse \
+.PHONY: help run setup dev test lint types check format bench bench-miner generate soak rehearse \
     simulate conformance vectors lock gpu browser clean
 
 help:  ## show this list
@@ -52,6 +52,9 @@ format: dev  ## rewrite the code as lint wants it
 
 bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 	@$(PY) -m scripts.bench $(ARGS)
+
+generate: setup  ## a ledger of RECEIPTS really signed receipts to look at, kept in build/; ARGS go to scripts/generate.py
+	@$(PY) -m scripts.generate --receipts $(or $(RECEIPTS),10000) $(ARGS)
 
 bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
 	@$(PY) -m scripts.bench_miner $(ARGS)

@@ -21,7 +21,7 @@ import fcntl
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,9 @@ from ledger.keys import SEED_BYTES, KeyPair
 from ledger.store.database import sync_directory
 from ledger.store.votes import VoteStore
 from node.files import write_private, write_public
+
+Draw = Callable[[int], bytes]
+"""Returns so many random bytes."""
 
 _PRIVATE_DIRECTORY = 0o700
 _INSTANCE_BYTES = 16
@@ -183,9 +186,9 @@ def load_key(path: Path) -> tuple[KeyPair, str]:
     return key, stored.instance
 
 
-def create_key(path: Path, *, instance: str = "") -> KeyPair:
+def create_key(path: Path, *, instance: str = "", draw: Draw = secrets.token_bytes) -> KeyPair:
     """Draw a new key and write its file, readable by its owner alone."""
-    seed = secrets.token_bytes(SEED_BYTES)
+    seed = draw(SEED_BYTES)
     key = KeyPair.from_seed(seed)
     stored = KeyFile(account=key.account, seed=encode_base64url(seed), instance=instance)
     path.parent.mkdir(parents=True, exist_ok=True, mode=_PRIVATE_DIRECTORY)
@@ -194,7 +197,13 @@ def create_key(path: Path, *, instance: str = "") -> KeyPair:
 
 
 def create_data_directory(
-    root: Path, *, network: str, name: str, url: str = "", now_ms: int
+    root: Path,
+    *,
+    network: str,
+    name: str,
+    url: str = "",
+    now_ms: int,
+    draw: Draw = secrets.token_bytes,
 ) -> DataDirectory:
     """Make the data directory of the one authority of a new network.
 
@@ -202,13 +211,17 @@ def create_data_directory(
         StoreError: there is something already, or the disk refuses.
     """
     (made,) = create_network(
-        [Founder(root=root, name=name, url=url)], network=network, now_ms=now_ms
+        [Founder(root=root, name=name, url=url)], network=network, now_ms=now_ms, draw=draw
     )
     return made
 
 
 def create_network(
-    founders: Sequence[Founder], *, network: str, now_ms: int
+    founders: Sequence[Founder],
+    *,
+    network: str,
+    now_ms: int,
+    draw: Draw = secrets.token_bytes,
 ) -> list[DataDirectory]:
     """Make the data directories of all authorities of a new network, on one machine.
 
@@ -217,7 +230,7 @@ def create_network(
     """
     with contextlib.ExitStack() as stack:
         drafts = [stack.enter_context(_draft(founder.root)) for founder in founders]
-        identities = [_draw_identity(draft) for draft in drafts]
+        identities = [_draw_identity(draft, draw) for draft in drafts]
         members = tuple(
             Authority(account=key.account, name=founder.name, url=founder.url)
             for founder, (key, _) in zip(founders, identities, strict=True)
@@ -283,11 +296,11 @@ def _draft(root: Path) -> Iterator[DataDirectory]:
         raise StoreError(f"{root}: cannot be created: {error.strerror or error}") from error
 
 
-def _draw_identity(draft: DataDirectory) -> tuple[KeyPair, str]:
+def _draw_identity(draft: DataDirectory, draw: Draw = secrets.token_bytes) -> tuple[KeyPair, str]:
     """Draw the keys of a node; returns the authority's and its instance id."""
-    instance = secrets.token_hex(_INSTANCE_BYTES)
-    create_key(draft.miner_key)
-    return create_key(draft.authority_key, instance=instance), instance
+    instance = draw(_INSTANCE_BYTES).hex()
+    create_key(draft.miner_key, draw=draw)
+    return create_key(draft.authority_key, instance=instance, draw=draw), instance
 
 
 def _found(draft: DataDirectory, genesis: Genesis, *, key: KeyPair, instance: str) -> None:

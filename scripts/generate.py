@@ -1,122 +1,62 @@
 """Make a data directory with a long chain: really signed receipts in certified blocks.
 
+    make generate RECEIPTS=1000000
     .venv/bin/python -m scripts.generate DIRECTORY --receipts 1000000
 
-Worker processes sign, one block each; this process seals and stores what they send, in order, so
-memory does not grow with the chain. Everything is as a node would have made it: fsck finds no
-fault, and `./aitbc run --data DIRECTORY` goes on from there. Jobs and texts behind the receipts
-there are none. On a directory that has a chain the new blocks follow its last one.
+It tells months of a market: models, miners and clients come and go, prices fall, answers are
+audited, jobs fail. Everything is as a node would have made it: fsck finds no fault, and
+`./aitbc run --data DIRECTORY` goes on from there. Jobs have no texts; they were removed.
+
+A second call finds what is there and adds only what is missing, so it may be interrupted. The same
+seed, length and end make the same chain, down to the keys: never use such a directory for anything
+that counts.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from functools import cache
-from itertools import islice
-from multiprocessing import get_context
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
-from blake3 import blake3
+import msgspec
 
-from ledger.block import Certificate, Tip, hash_genesis
-from ledger.errors import LedgerError
-from ledger.hashing import build_receipt_id, hash_text, hash_tokens
-from ledger.jobs import build_job_id, format_job_id
-from ledger.keys import KeyPair
-from ledger.rules import build_block
+from ledger.block import Tip
+from ledger.errors import LedgerError, StoreError
 from ledger.store.chain import ChainStore
-from ledger.store.votes import VoteStore
-from ledger.transaction import (
-    MICROS,
-    ReceiptPayload,
-    Transaction,
-    build_transaction,
-    parse_transaction,
-    sign_payload,
-)
-from ledger.vote import VoteRecord, cast_vote
-from node.datadir import DataDirectory, create_data_directory, load_key
+from node.clock import read_clock_ms
+from node.datadir import DataDirectory, create_data_directory
+from node.files import write_public
+from scripts.generating.market import fill_market
+from scripts.generating.months import DAY_MS, Months
+from scripts.generating.people import draw_bytes
+from scripts.generating.sealing import Progress, store_story
+from scripts.generating.story import INTERVAL_MS, Even
 
+__all__ = ["INTERVAL_MS", "Order", "generate", "generate_months", "main"]
+
+ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_BLOCK_RECEIPTS = 500
-INTERVAL_MS = 250
-"""Between two receipts; a new directory's genesis lies so far back that the last one is of now."""
-BLOCKS_AHEAD = 2
-"""Blocks per process that may be signed before they are stored."""
-
-CLIENTS = 1000
-MINERS = 16
-MODELS = ("smollm2:135m", "llama3.2", "mistral:7b")
-TOKEN_PRICE_MICROS = 10
-
-Progress = Callable[[int], None]
-"""Gets the number of receipts stored, after every block."""
+DEFAULT_DAYS = 180
+REPORT_S = 1.0
+"""How often a person is told how far it is."""
+REPORT_LOG_S = 20.0
+"""The same in a log."""
 
 
-class ReceiptMaker:
-    """Builds and signs receipts of one network. The same number gives the same receipt."""
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a directory was made of; `generated.json` in it says so."""
 
-    def __init__(self, data: DataDirectory) -> None:
-        genesis = data.load_genesis()
-        self._genesis = hash_genesis(genesis).hex()
-        self._created_ms = genesis.created_ms
-        self._coordinator, _ = load_key(data.authority_key)
-        self._miners = [
-            KeyPair.from_seed(blake3(f"generated miner {i}".encode()).digest())
-            for i in range(MINERS)
-        ]
-
-    def make(self, number: int) -> Transaction:
-        """Return the receipt at leaf `number`."""
-        miner = self._miners[number % MINERS]
-        payload = self._build_payload(number, miner.account)
-        signatures = (
-            sign_payload(payload, self._coordinator, "coordinator"),
-            sign_payload(payload, miner, "provider"),
-        )
-        return build_transaction(payload, signatures)
-
-    def _build_payload(self, number: int, provider: str) -> ReceiptPayload:
-        started_ms = self._created_ms + number * INTERVAL_MS
-        job_id = format_job_id(build_job_id(now_ms=started_ms, entropy=number.to_bytes(10, "big")))
-        salt = blake3(f"generated salt {number}".encode()).digest()
-        prompt_tokens, completion_tokens = 20 + number % 180, 1 + number % 120
-        tokens = prompt_tokens + completion_tokens
-        return ReceiptPayload(
-            genesis=self._genesis,
-            receipt_id=build_receipt_id(
-                genesis=self._genesis, coordinator=self._coordinator.account, job_id=job_id
-            ),
-            job_id=job_id,
-            attempt=1,
-            client=f"client-{number % CLIENTS}",
-            provider=provider,
-            coordinator=self._coordinator.account,
-            model=MODELS[number % len(MODELS)],
-            model_digest=blake3(b"generated model").hexdigest(),
-            prompt_digest=hash_text(salt, f"prompt {number}").hex(),
-            result_digest=hash_text(salt, f"result {number}").hex(),
-            tokens_digest=hash_tokens(salt, (number % 2**32,)).hex(),
-            max_tokens=128,
-            temperature_micros=700_000,
-            top_p_micros=900_000,
-            seed=number,
-            sampler="aitbc-gumbel-v1",
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            unit_type="tokens",
-            units_micros=tokens * MICROS,
-            price_micros=tokens * TOKEN_PRICE_MICROS,
-            started_at_ms=started_ms,
-            completed_at_ms=started_ms + INTERVAL_MS - 1,
-            metered_by="provider",
-        )
+    story: int = 1
+    """Grows when the same numbers would make another chain."""
+    seed: int
+    receipts: int
+    days: int
+    end_ms: int
+    """When the last block is sealed, about."""
 
 
 def generate(
@@ -125,114 +65,148 @@ def generate(
     receipts: int,
     block_receipts: int = DEFAULT_BLOCK_RECEIPTS,
     processes: int = 1,
-    progress: Progress = lambda _stored: None,
 ) -> Tip:
-    """Append receipts to the chain of a data directory that no node runs on; return its new tip.
+    """Append receipts at even intervals to the chain of a directory; return its new tip.
 
     Raises:
         StoreError: the directory is missing, damaged or in use.
     """
-    authority, instance = load_key(data.authority_key)
-    genesis = data.load_genesis()
-    with (
-        data.lock(),
-        contextlib.closing(
-            VoteStore.open(
-                data.votes,
-                instance=instance,
-                account=authority.account,
-                genesis_hash=hash_genesis(genesis),
-            )
-        ) as votes,
-        contextlib.closing(ChainStore(data.ledger, genesis)) as chain,
-    ):
-        first = chain.tip().tree_size
-        ranges = [
-            (start, min(start + block_receipts, first + receipts))
-            for start in range(first, first + receipts, block_receipts)
-        ]
-        for envelopes in _sign_all(data.root, ranges, processes):
-            _seal(chain, votes, authority, [parse_transaction(envelope) for envelope in envelopes])
-            progress(chain.tip().tree_size - first)
-        return chain.tip()
+    with data.lock():
+        first = _read_tip(data).tree_size
+        recipe = Even(root=data.root, first=first, receipts=receipts, block_receipts=block_receipts)
+        return store_story(data, recipe, processes=processes)
 
 
-def _seal(
-    chain: ChainStore, votes: VoteStore, authority: KeyPair, transactions: list[Transaction]
-) -> None:
-    tip, newest = chain.tip(), transactions[-1].payload
-    assert isinstance(newest, ReceiptPayload), "this script makes receipts"
-    block = build_block(
-        tip,
-        transactions,
-        time_ms=newest.completed_at_ms,
-        proposer=authority.account,
-        read=chain.read_node,
-    )
-    vote = cast_vote(
-        authority, member=0, tip=tip, kind="finalize", view=0, block_hash=block.hash.hex()
-    )
-    votes.record(VoteRecord(height=tip.height + 1, votes=(vote,)))
-    chain.append(block, Certificate(view=0, votes=((0, vote.sig),))).result()
+def generate_months(
+    data: DataDirectory,
+    order: Order,
+    *,
+    processes: int = 1,
+    progress: Progress = lambda _stored: None,
+    progress_of_jobs: Progress = lambda _stored: None,
+) -> Tip:
+    """Make the directory of an order, or what is missing of it; return the tip of its chain.
 
-
-def _sign_all(root: Path, ranges: list[tuple[int, int]], processes: int) -> Iterator[list[bytes]]:
-    """Yield the envelopes of each range in order, signed a bounded number of blocks ahead."""
-    left = iter(ranges)
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        waiting: deque[Future[list[bytes]]] = deque(
-            pool.submit(_sign, root, *numbers) for numbers in islice(left, BLOCKS_AHEAD * processes)
+    Raises:
+        StoreError: the directory is of another order, damaged or in use.
+    """
+    if not data.root.exists():
+        _found(data, order)
+    if (found := read_order(data)) != order:
+        raise StoreError(
+            f"{data.root}: was made of {found and msgspec.json.encode(found).decode()}, expected "
+            f"{msgspec.json.encode(order).decode()}; remove it or choose another directory"
         )
-        while waiting:
-            envelopes = waiting.popleft().result()
-            waiting.extend(pool.submit(_sign, root, *numbers) for numbers in islice(left, 1))
-            yield envelopes
+    recipe = Months(root=data.root, seed=order.seed, receipts=order.receipts, days=order.days)
+    with data.lock():
+        tip = store_story(
+            data,
+            recipe,
+            done=_read_tip(data).height,
+            processes=processes,
+            progress=progress,
+        )
+        fill_market(data, recipe, recipe.build(), progress_of_jobs)
+    return tip
 
 
-def _sign(root: Path, start: int, end: int) -> list[bytes]:
-    maker = _load_maker(root)
-    return [maker.make(number).envelope for number in range(start, end)]
+def read_order(data: DataDirectory) -> Order | None:
+    """Return what a directory was made of, None if it says nothing of it."""
+    try:
+        return msgspec.json.decode((data.root / "generated.json").read_bytes(), type=Order)
+    except (OSError, msgspec.MsgspecError):
+        return None
 
 
-@cache
-def _load_maker(root: Path) -> ReceiptMaker:
-    return ReceiptMaker(DataDirectory(root))
+def _found(data: DataDirectory, order: Order) -> None:
+    numbers = count()
+    create_data_directory(
+        data.root,
+        network="aitbc-generated",
+        name="authority-1",
+        now_ms=order.end_ms - order.days * DAY_MS,
+        draw=lambda size: draw_bytes(f"directory {order.seed} {next(numbers)}", size),
+    )
+    write_public(data.root / "generated.json", msgspec.json.encode(order) + b"\n")
+
+
+def _read_tip(data: DataDirectory) -> Tip:
+    chain = ChainStore(data.ledger, data.load_genesis())
+    try:
+        return chain.tip()
+    finally:
+        chain.close()
+
+
+class _Report:
+    """Tells how far it is, now and then."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what = what
+        self._total = total
+        self._began: tuple[float, int] | None = None
+        self._told = 0.0
+        self._every_s = REPORT_S if sys.stderr.isatty() else REPORT_LOG_S
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now, done
+        if now - self._told < self._every_s and done < self._total:
+            return
+        self._told = now
+        began, before = self._began
+        rate = (done - before) / max(now - began, 0.001)
+        print(f"{self._what}: {done:,} of {self._total:,}, {rate:,.0f}/s", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("directory", type=Path, help="data directory; it is made if missing")
-    parser.add_argument("--receipts", type=int, default=1000)
-    parser.add_argument("--block-receipts", type=int, default=DEFAULT_BLOCK_RECEIPTS)
+    parser.add_argument(
+        "directory", type=Path, nargs="?", help="data directory; build/generated-RECEIPTS if none"
+    )
+    parser.add_argument("--receipts", type=int, default=10_000)
+    parser.add_argument("--days", type=int, default=DEFAULT_DAYS, help="how long it took")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--end", metavar="DATE", help="when it ends: today's midnight in UTC, or as it was made"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args(arguments)
-    data, began = DataDirectory(options.directory), time.monotonic()
-
-    def show(stored: int) -> None:
-        rate = stored / (time.monotonic() - began)
-        print(
-            f"\r{stored:,} of {options.receipts:,} receipts, {rate:,.0f}/s", end="", file=sys.stderr
-        )
-
+    data = DataDirectory(options.directory or ROOT / "build" / f"generated-{options.receipts}")
+    order = Order(
+        seed=options.seed,
+        receipts=options.receipts,
+        days=options.days,
+        end_ms=_choose_end(data, options.end),
+    )
     try:
-        if not data.root.exists():
-            created_ms = time.time_ns() // 1_000_000 - options.receipts * INTERVAL_MS
-            create_data_directory(
-                data.root, network="aitbc-generated", name="authority-1", now_ms=created_ms
-            )
-        tip = generate(
+        tip = generate_months(
             data,
-            receipts=options.receipts,
-            block_receipts=options.block_receipts,
+            order,
             processes=options.processes,
-            progress=show,
+            progress=_Report("transactions", options.receipts),
+            progress_of_jobs=_Report("jobs", options.receipts),
         )
     except LedgerError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"\r{data.root}: {tip.tree_size:,} receipts in {tip.height:,} blocks")
+    except KeyboardInterrupt:
+        print("broken off; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(
+        f"{data.root}: {options.receipts:,} receipts and {tip.tree_size - options.receipts:,} "
+        f"audits in {tip.height:,} blocks"
+    )
     return 0
+
+
+def _choose_end(data: DataDirectory, given: str | None) -> int:
+    if given is not None:
+        return int(datetime.fromisoformat(given).replace(tzinfo=UTC).timestamp()) * 1000
+    made = read_order(data)
+    return made.end_ms if made is not None else read_clock_ms() // DAY_MS * DAY_MS
 
 
 if __name__ == "__main__":
