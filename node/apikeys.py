@@ -10,7 +10,6 @@ import base64
 import contextlib
 import hmac
 import secrets
-import sqlite3
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -20,9 +19,10 @@ from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import Caller, KeyRole
 from ledger.quotas import KeyLimits
-from ledger.store.database import Database
 from ledger.store.market import open_market
+from ledger.store.marketstore import MarketStore
 from ledger.store.registry import ApiKey, insert_key
+from ledger.store.sessions import Connection
 from ledger.transaction import Identifier
 from node.datadir import DataDirectory
 
@@ -36,7 +36,7 @@ FindKey = Callable[[str], ApiKey | None]
 
 
 @contextlib.contextmanager
-def open_keys(data: DataDirectory) -> Iterator[Database]:
+def open_keys(data: DataDirectory) -> Iterator[MarketStore]:
     """Open where a data directory keeps its keys, whether its node runs or not."""
     store = open_market(data.market, hash_genesis(data.load_genesis()))
     with contextlib.closing(store):
@@ -67,7 +67,7 @@ def issue_key(
 
 
 def create_key(
-    connection: sqlite3.Connection,
+    connection: Connection,
     *,
     genesis_hash: bytes,
     role: KeyRole,

@@ -17,8 +17,8 @@ from ledger.jobs import Prices
 from ledger.keys import self_test
 from ledger.quotas import DAY_MS
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database
 from ledger.store.market import open_market
+from ledger.store.marketstore import MarketStore
 from ledger.store.votes import VoteStore
 from ledger.views import LedgerViews, TreeViews
 from node.application import RELEASE, build_application, build_metrics
@@ -219,7 +219,7 @@ def _open_files(
     *,
     instance: str,
     account: str,
-) -> tuple[VoteStore, ChainStore, Database]:
+) -> tuple[VoteStore, ChainStore, MarketStore]:
     """Open what is durable; `stack` closes it.
 
     Raises:

@@ -9,10 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database
 from ledger.store.deliveries import read_figures
 from ledger.store.draws import count_audits, count_open_audits
 from ledger.store.lists import count_open_jobs
+from ledger.store.marketstore import MarketStore
 from ledger.store.mempool import count_waiting, find_oldest_ms
 from ledger.store.registry import count_active_miners
 from ledger.views import SyncProgress
@@ -28,7 +28,7 @@ class NodeState:
     """Where a node's gauges are read from."""
 
     chain: ChainStore
-    market: Database
+    market: MarketStore
     clock_ms: Callable[[], int]
     sync: Callable[[], SyncProgress]
     peers: Callable[[], Sequence[Peer]] = tuple

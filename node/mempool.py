@@ -9,7 +9,6 @@ others.
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +19,9 @@ from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
 from ledger.selection import choose_transactions
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database, DatabaseBusyError
+from ledger.store.database import DatabaseBusyError
 from ledger.store.events import note_final
+from ledger.store.marketstore import MarketStore
 from ledger.store.mempool import (
     insert_transaction,
     is_waiting,
@@ -29,6 +29,7 @@ from ledger.store.mempool import (
     remove_from_mempool,
     take_from_mempool,
 )
+from ledger.store.sessions import Connection
 from ledger.store.webhooks import has_webhooks
 from ledger.transaction import Transaction, parse_transaction
 
@@ -46,7 +47,7 @@ class Mempool:
         self,
         *,
         chain: ChainStore,
-        market: Database,
+        market: MarketStore,
         events_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         """`events_waiting()` is called, from any thread, when webhooks are to hear something."""
@@ -94,7 +95,7 @@ class Mempool:
     def add_own(self, transaction: Transaction, *, now_ms: int) -> None:
         """Keep a transaction of ours, durably, unless it waits already."""
 
-        def add(connection: sqlite3.Connection) -> None:
+        def add(connection: Connection) -> None:
             if not is_waiting(connection, transaction.id):
                 insert_transaction(connection, transaction, now_ms=now_ms)
 
@@ -135,7 +136,7 @@ class Mempool:
             self._events_waiting()
         return True
 
-    def _remove_own(self, connection: sqlite3.Connection, ids: list[bytes]) -> bool:
+    def _remove_own(self, connection: Connection, ids: list[bytes]) -> bool:
         """Remove rows; tells whether webhooks are to hear of any."""
         if not has_webhooks(connection):
             remove_from_mempool(connection, ids)

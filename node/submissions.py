@@ -7,12 +7,11 @@ but whoever voted twice could make evidence against itself for ever.
 
 from __future__ import annotations
 
-import sqlite3
-
 from ledger.block import Tip
 from ledger.errors import InvalidTransactionError, LedgerError, MarketError
 from ledger.rules import verify_transaction
 from ledger.store.mempool import count_submissions, insert_transaction, is_waiting
+from ledger.store.sessions import Connection
 from ledger.transaction import AuditPayload, ReceiptPayload, Transaction, parse_transaction
 
 MAX_WAITING_SUBMISSIONS = 100
@@ -50,9 +49,7 @@ def verify_submission(transaction: Transaction, tip: Tip) -> None:
         raise MarketError("TRANSACTION_INVALID", str(error)) from error
 
 
-def store_submission(
-    connection: sqlite3.Connection, transaction: Transaction, *, now_ms: int
-) -> None:
+def store_submission(connection: Connection, transaction: Transaction, *, now_ms: int) -> None:
     """Let a verified transaction wait for a block; a second time changes nothing.
 
     Raises:

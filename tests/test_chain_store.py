@@ -106,7 +106,8 @@ def test_a_tip_is_new_as_soon_as_its_block_can_be_read(path, monkeypatch):
                 seen.append(store.tip().height)
             return cursor
 
-    monkeypatch.setattr(writer, "_connection", Watched(writer._connection))
+    session = writer._session
+    monkeypatch.setattr(session, "connection", Watched(session.connection))
     assert store.tip().height == 0
     store.append(CHAIN.blocks[0], CHAIN.certificates[0]).result()
     assert [*seen, store.tip().height] == [0, 1, 1]

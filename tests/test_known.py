@@ -156,7 +156,7 @@ def test_every_commit_gives_another_state_and_no_read_does(store):
         store.reader.execute("SELECT count(*) FROM miners").fetchone()
         assert store.state == store.state
         seen.add(store.state)
-    assert store.empty_wal()
+    assert store.forget_versions()
     write(store, registry.upsert_miner, build_miner("last"))
     seen.add(store.state)
     assert len(seen) == 52

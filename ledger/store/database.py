@@ -6,7 +6,7 @@ durable, and rests on nothing that is not. One that raises is rolled back alone;
 all of them fail.
 
 What is deleted or replaced is overwritten in the file (`secure_delete`); older versions of a page
-are in the WAL until `empty_wal`.
+are in the WAL until `forget_versions`.
 
 The file is WAL with synchronous=FULL; both are read back when it is opened, since SQLite ignores
 a pragma it cannot honour without a word.
@@ -28,6 +28,7 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
+from ledger.store.sessions import FileSession
 from ledger.store.sharedstate import SharedState
 from ledger.store.writing import Item, Post, Reply, Work, Writer
 
@@ -150,7 +151,7 @@ class Database:
         self._connection = open_writer(path, migrations)
         self._shared = SharedState(path)
         self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
-        self._writer = Writer(path.name, self._connection, self._waiting)
+        self._writer = Writer(FileSession(path.name, self._connection), self._waiting)
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._closed = False
@@ -230,7 +231,7 @@ class Database:
         finally:
             connection.execute("COMMIT")
 
-    def empty_wal(self) -> bool:
+    def forget_versions(self) -> bool:
         """Bring the WAL into the file and cut it to nothing. Blocks shortly; not for the loop.
 
         Returns False if somebody else was in the way; try again later then.

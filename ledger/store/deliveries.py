@@ -7,12 +7,12 @@ attempt is under way.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 import msgspec
 
 from ledger.events import PING, format_time
+from ledger.store.sessions import Connection, Row
 from ledger.store.webhooks import LastDelivery, Webhook
 
 
@@ -44,13 +44,13 @@ class Delivery:
     due_at_ms: int
 
 
-def delete_webhook(connection: sqlite3.Connection, webhook: Webhook) -> None:
+def delete_webhook(connection: Connection, webhook: Webhook) -> None:
     """Forget a webhook, and with it what it has not heard."""
     _drop(connection, webhook.seq)
     connection.execute("DELETE FROM webhooks WHERE seq = ?", (webhook.seq,))
 
 
-def disable_webhook(connection: sqlite3.Connection, seq: int, reason: str) -> None:
+def disable_webhook(connection: Connection, seq: int, reason: str) -> None:
     """Let a webhook hear nothing from now on; what waits is given up."""
     dropped = _drop(connection, seq)
     connection.execute(
@@ -60,18 +60,18 @@ def disable_webhook(connection: sqlite3.Connection, seq: int, reason: str) -> No
     count(connection, "given_up", dropped)
 
 
-def read_figures(connection: sqlite3.Connection) -> dict[str, int]:
+def read_figures(connection: Connection) -> dict[str, int]:
     """Return the figures of all webhooks: `waiting` now; `delivered`, `given_up`, `failed` ever.
 
     All count deliveries but the last, which counts attempts.
     """
-    rows = connection.execute("SELECT name, value FROM counters WHERE name GLOB 'webhooks_*'")
+    rows = connection.execute(
+        "SELECT name, value FROM counters WHERE substr(name, 1, 9) = 'webhooks_'"
+    )
     return {name.removeprefix("webhooks_"): int(value) for name, value in rows}
 
 
-def list_waiting(
-    connection: sqlite3.Connection, *, above: int, limit: int
-) -> list[tuple[int, str, int]]:
+def list_waiting(connection: Connection, *, above: int, limit: int) -> list[tuple[int, str, int]]:
     """Return webhooks with deliveries as (place, url, held until), by place."""
     rows = connection.execute(
         "SELECT seq, url, held_until_ms FROM webhooks WHERE waiting > 0 AND seq > ?"
@@ -81,7 +81,7 @@ def list_waiting(
     return [tuple(row) for row in rows]
 
 
-def list_next(connection: sqlite3.Connection, webhook: int, *, limit: int) -> list[Delivery]:
+def list_next(connection: Connection, webhook: int, *, limit: int) -> list[Delivery]:
     """Return the deliveries of a webhook that are due first, a test event before all others."""
     # Left alone, SQLite looks for the one test event among all that wait.
     pings = "INDEXED BY webhook_deliveries_pings WHERE webhook = ? AND type = 'webhook.ping'"
@@ -97,7 +97,7 @@ def list_next(connection: sqlite3.Connection, webhook: int, *, limit: int) -> li
     ]
 
 
-def load_standing(connection: sqlite3.Connection, webhook: int) -> Standing | None:
+def load_standing(connection: Connection, webhook: int) -> Standing | None:
     """Return what delivering to a webhook needs; None if it is gone or disabled."""
     row = connection.execute(
         "SELECT seq, url, secret, failures, failing_since_ms, EXISTS (SELECT 1 FROM api_keys"
@@ -117,7 +117,7 @@ def load_standing(connection: sqlite3.Connection, webhook: int) -> Standing | No
     )
 
 
-def note_delivered(connection: sqlite3.Connection, delivery: Delivery, last: LastDelivery) -> None:
+def note_delivered(connection: Connection, delivery: Delivery, last: LastDelivery) -> None:
     """Note that a delivery has arrived; the webhook is held no longer."""
     if not _remove(connection, delivery.webhook, delivery.seq):
         return
@@ -130,7 +130,7 @@ def note_delivered(connection: sqlite3.Connection, delivery: Delivery, last: Las
 
 
 def note_failure(
-    connection: sqlite3.Connection,
+    connection: Connection,
     delivery: Delivery,
     last: LastDelivery,
     *,
@@ -155,7 +155,7 @@ def note_failure(
     count(connection, "failed", 1)
 
 
-def hasten(connection: sqlite3.Connection, webhook: int, now_ms: int) -> None:
+def hasten(connection: Connection, webhook: int, now_ms: int) -> None:
     """Let everything that waits for a webhook be due."""
     connection.execute(
         "UPDATE webhook_deliveries SET due_at_ms = ? WHERE webhook = ? AND due_at_ms > ?",
@@ -183,14 +183,14 @@ def is_ping(delivery: Delivery) -> bool:
     return delivery.type == PING
 
 
-def give_up(connection: sqlite3.Connection, webhook: int, delivery: int) -> None:
+def give_up(connection: Connection, webhook: int, delivery: int) -> None:
     """Forget a delivery that will not be made."""
     if _remove(connection, webhook, delivery):
         connection.execute("UPDATE webhooks SET given_up = given_up + 1 WHERE seq = ?", (webhook,))
         count(connection, "given_up", 1)
 
 
-def _remove(connection: sqlite3.Connection, webhook: int, delivery: int) -> bool:
+def _remove(connection: Connection, webhook: int, delivery: int) -> bool:
     """Forget a delivery. False if it is gone already: its webhook was deleted, or it made room."""
     deleted = connection.execute("DELETE FROM webhook_deliveries WHERE seq = ?", (delivery,))
     if deleted.rowcount != 1:
@@ -200,14 +200,14 @@ def _remove(connection: sqlite3.Connection, webhook: int, delivery: int) -> bool
     return True
 
 
-def _drop(connection: sqlite3.Connection, webhook: int) -> int:
+def _drop(connection: Connection, webhook: int) -> int:
     deleted = connection.execute("DELETE FROM webhook_deliveries WHERE webhook = ?", (webhook,))
     connection.execute("UPDATE webhooks SET waiting = 0 WHERE seq = ?", (webhook,))
     count(connection, "waiting", -deleted.rowcount)
     return deleted.rowcount
 
 
-def count(connection: sqlite3.Connection, name: str, number: int) -> None:
+def count(connection: Connection, name: str, number: int) -> None:
     """Add to a figure of `read_figures`."""
     connection.execute(
         "UPDATE counters SET value = value + ? WHERE name = ?", (number, f"webhooks_{name}")
@@ -218,7 +218,7 @@ def _encode(last: LastDelivery) -> str:
     return msgspec.json.encode(last).decode()
 
 
-def _delivery(row: sqlite3.Row) -> Delivery:
+def _delivery(row: Row) -> Delivery:
     return Delivery(
         seq=row[0],
         webhook=row[1],

@@ -7,7 +7,6 @@ through them are, too; what has ended is counted and forgotten after a while.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Collection
 
 import msgspec
@@ -24,6 +23,7 @@ from ledger.draws import (
 from ledger.errors import MarketError
 from ledger.jobs import Miner
 from ledger.payloads import Verdict
+from ledger.store.sessions import Connection, Row
 
 KEPT_MS = 7 * 86_400_000
 """How long an audit that has ended is remembered, so that its report may be repeated."""
@@ -33,10 +33,10 @@ MAX_FORGOTTEN = 100
 _OPEN = "state IN ('pending', 'running')"
 
 
-def draw_audit(connection: sqlite3.Connection, audit: DrawnAudit) -> bool:
+def draw_audit(connection: Connection, audit: DrawnAudit) -> bool:
     """Store a drawn audit, unless too many are open; tells whether it did."""
     is_open, of_model = connection.execute(
-        f"SELECT count(*), coalesce(sum(model = ?), 0) FROM audits WHERE {_OPEN}",  # noqa: S608
+        f"SELECT count(*), count(*) FILTER (WHERE model = ?) FROM audits WHERE {_OPEN}",  # noqa: S608
         (audit.model,),
     ).fetchone()
     if is_open >= MAX_OPEN_AUDITS or of_model >= MAX_OPEN_PER_MODEL:
@@ -59,7 +59,7 @@ def draw_audit(connection: sqlite3.Connection, audit: DrawnAudit) -> bool:
     return True
 
 
-def load_audit(connection: sqlite3.Connection, audit_id: bytes | None) -> DrawnAudit:
+def load_audit(connection: Connection, audit_id: bytes | None) -> DrawnAudit:
     """Return an audit. Raises MarketError AUDIT_NOT_FOUND."""
     row = connection.execute("SELECT * FROM audits WHERE id = ?", (audit_id,)).fetchone()
     if row is None:
@@ -67,9 +67,7 @@ def load_audit(connection: sqlite3.Connection, audit_id: bytes | None) -> DrawnA
     return _read(row)
 
 
-def find_open_audit(
-    connection: sqlite3.Connection, miner: Miner, names: set[str]
-) -> DrawnAudit | None:
+def find_open_audit(connection: Connection, miner: Miner, names: set[str]) -> DrawnAudit | None:
     """Return the oldest audit that waits and that a miner may do."""
     # Those that are not for it are passed over by SQLite: it reads a row in a fraction of the time.
     rows = connection.execute(
@@ -82,7 +80,7 @@ def find_open_audit(
 
 
 def claim_audit(
-    connection: sqlite3.Connection, audit: DrawnAudit, miner: Miner, *, lease_expires_at_ms: int
+    connection: Connection, audit: DrawnAudit, miner: Miner, *, lease_expires_at_ms: int
 ) -> None:
     """Give a pending audit to a miner."""
     _change(
@@ -93,7 +91,7 @@ def claim_audit(
     )
 
 
-def return_audit(connection: sqlite3.Connection, audit: DrawnAudit, *, now_ms: int) -> None:
+def return_audit(connection: Connection, audit: DrawnAudit, *, now_ms: int) -> None:
     """Let a running audit wait again, for somebody else; after the last try it ends."""
     if audit.tries >= MAX_TRIES:
         _expire(connection, audit, "max_tries", now_ms)
@@ -108,7 +106,7 @@ def return_audit(connection: sqlite3.Connection, audit: DrawnAudit, *, now_ms: i
 
 
 def finish_audit(
-    connection: sqlite3.Connection,
+    connection: Connection,
     audit: DrawnAudit,
     *,
     transaction_id: bytes,
@@ -125,7 +123,7 @@ def finish_audit(
     _count(connection, "passed" if verdict == "pass" else "failed")
 
 
-def expire_purged(connection: sqlite3.Connection, jobs: Collection[int], *, now_ms: int) -> None:
+def expire_purged(connection: Connection, jobs: Collection[int], *, now_ms: int) -> None:
     """End the audits of jobs whose texts are removed: nobody can replay them any more."""
     for job in jobs:
         rows = connection.execute(
@@ -136,9 +134,7 @@ def expire_purged(connection: sqlite3.Connection, jobs: Collection[int], *, now_
             _expire(connection, _read(row), "texts_purged", now_ms)
 
 
-def sweep_audits(
-    connection: sqlite3.Connection, *, is_final: Callable[[str], bool], now_ms: int
-) -> bool:
+def sweep_audits(connection: Connection, *, is_final: Callable[[str], bool], now_ms: int) -> bool:
     """Offer audits whose receipt is final, and end what has run out; tells whether any waits anew.
 
     `is_final(receipt_id)` asks the chain.
@@ -165,23 +161,23 @@ def sweep_audits(
     return is_news
 
 
-def count_open_audits(connection: sqlite3.Connection) -> dict[str, int]:
+def count_open_audits(connection: Connection) -> dict[str, int]:
     """Return how many audits wait and how many are being done."""
     rows = connection.execute(
         f"SELECT state, count(*) FROM audits WHERE {_OPEN} GROUP BY state"  # noqa: S608 - ours
     )
-    return {"pending": 0, "running": 0} | dict(rows.fetchall())
+    return {"pending": 0, "running": 0} | dict(rows)
 
 
-def count_audits(connection: sqlite3.Connection) -> dict[str, int]:
+def count_audits(connection: Connection) -> dict[str, int]:
     """Return how many audits this node has drawn, and what became of them, since ever."""
-    rows = connection.execute("SELECT name, value FROM counters WHERE name GLOB 'audits_*'")
+    rows = connection.execute(
+        "SELECT name, value FROM counters WHERE substr(name, 1, 7) = 'audits_'"
+    )
     return {name.removeprefix("audits_"): value for name, value in rows}
 
 
-def _expire(
-    connection: sqlite3.Connection, audit: DrawnAudit, reason: ExpiryReason, now_ms: int
-) -> None:
+def _expire(connection: Connection, audit: DrawnAudit, reason: ExpiryReason, now_ms: int) -> None:
     connection.execute(
         "UPDATE audits SET state = 'expired', reason = ?, ended_at_ms = ?,"
         " lease_expires_at_ms = NULL WHERE id = ?",
@@ -190,12 +186,12 @@ def _expire(
     _count(connection, "expired")
 
 
-def _change(connection: sqlite3.Connection, statement: str, values: tuple[object, ...]) -> None:
+def _change(connection: Connection, statement: str, values: tuple[object, ...]) -> None:
     if connection.execute(statement, values).rowcount != 1:
         raise MarketError("AUDIT_LEASE_LOST", "the audit changed meanwhile; read it again")
 
 
-def _count(connection: sqlite3.Connection, event: str) -> None:
+def _count(connection: Connection, event: str) -> None:
     connection.execute("UPDATE counters SET value = value + 1 WHERE name = ?", (f"audits_{event}",))
 
 
@@ -203,7 +199,7 @@ def _write_names(names: Collection[str]) -> str:
     return msgspec.json.encode(sorted(names)).decode()
 
 
-def _read(row: sqlite3.Row) -> DrawnAudit:
+def _read(row: Row) -> DrawnAudit:
     return DrawnAudit(
         id=row["id"],
         job=row["job"],

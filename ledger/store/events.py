@@ -7,7 +7,6 @@ has no webhook costs one look into an index.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from typing import Literal
 from ledger.events import Event, EventType, build_job_event
 from ledger.jobs import Job
 from ledger.store.deliveries import count, give_up
+from ledger.store.sessions import Connection
 from ledger.store.webhooks import Webhook
 
 MAX_WAITING_PER_WEBHOOK = 10_000
@@ -33,7 +33,7 @@ class FinalPlace:
 
 
 def note_job_end(
-    connection: sqlite3.Connection,
+    connection: Connection,
     job: Job,
     *,
     state: Literal["cancelled", "failed"],
@@ -48,7 +48,7 @@ def note_job_end(
 
 
 def note_completion(
-    connection: sqlite3.Connection, job: Job, *, receipt_id: str, transaction_id: bytes, now_ms: int
+    connection: Connection, job: Job, *, receipt_id: str, transaction_id: bytes, now_ms: int
 ) -> None:
     """Let the owner's webhooks hear that a job is completed."""
     if hearers := _list_hearers(connection, job.owner, "job.completed"):
@@ -64,7 +64,7 @@ def note_completion(
 
 
 def note_final(
-    connection: sqlite3.Connection,
+    connection: Connection,
     receipt_id: str,
     *,
     received_at_ms: int,
@@ -95,7 +95,7 @@ def note_final(
     return True
 
 
-def note_ping(connection: sqlite3.Connection, webhook: Webhook, event: Event, now_ms: int) -> str:
+def note_ping(connection: Connection, webhook: Webhook, event: Event, now_ms: int) -> str:
     """Let a webhook hear a test event; returns its message id. One that waits already will do."""
     row = connection.execute(
         "SELECT message_id FROM webhook_deliveries INDEXED BY webhook_deliveries_pings"
@@ -109,9 +109,7 @@ def note_ping(connection: sqlite3.Connection, webhook: Webhook, event: Event, no
     return event.message_id
 
 
-def _list_hearers(
-    connection: sqlite3.Connection, owner: str, kind: EventType
-) -> list[tuple[int, int]]:
+def _list_hearers(connection: Connection, owner: str, kind: EventType) -> list[tuple[int, int]]:
     """Return the webhooks that hear of an event as (place, how much waits for them)."""
     rows = connection.execute(
         "SELECT seq, events, waiting FROM webhooks WHERE owner = ? AND disabled_reason IS NULL",
@@ -121,7 +119,7 @@ def _list_hearers(
 
 
 def _insert(
-    connection: sqlite3.Connection,
+    connection: Connection,
     hearers: Sequence[tuple[int, int]],
     event: Event,
     *,
@@ -134,9 +132,7 @@ def _insert(
     _put(connection, [seq for seq, _ in hearers], event, due_at_ms=due_at_ms)
 
 
-def _put(
-    connection: sqlite3.Connection, webhooks: Sequence[int], event: Event, *, due_at_ms: int
-) -> None:
+def _put(connection: Connection, webhooks: Sequence[int], event: Event, *, due_at_ms: int) -> None:
     payload = event.payload.decode()
     connection.executemany(
         "INSERT INTO webhook_deliveries (webhook, message_id, type, payload, due_at_ms)"
@@ -149,7 +145,7 @@ def _put(
     count(connection, "waiting", len(webhooks))
 
 
-def _make_room(connection: sqlite3.Connection, wanted: int) -> None:
+def _make_room(connection: Connection, wanted: int) -> None:
     """Give up the oldest deliveries of those with most, if all together have too many."""
     (waiting,) = connection.execute(
         "SELECT value FROM counters WHERE name = 'webhooks_waiting'"
@@ -161,7 +157,7 @@ def _make_room(connection: sqlite3.Connection, wanted: int) -> None:
         _give_up_oldest(connection, fullest)
 
 
-def _give_up_oldest(connection: sqlite3.Connection, webhook: int) -> None:
+def _give_up_oldest(connection: Connection, webhook: int) -> None:
     (oldest,) = connection.execute(
         "SELECT min(seq) FROM webhook_deliveries WHERE webhook = ?", (webhook,)
     ).fetchone()

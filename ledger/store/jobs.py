@@ -7,7 +7,6 @@ count what it changes (`market.py`). Rows are in order of submission.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Literal
 
@@ -24,6 +23,7 @@ from ledger.jobs import (
 )
 from ledger.store.events import note_completion, note_job_end
 from ledger.store.mempool import insert_transaction
+from ledger.store.sessions import Connection, Row
 from ledger.transaction import ReceiptPayload, Transaction
 
 MAX_SWEPT_JOBS = 500
@@ -31,14 +31,14 @@ MAX_SWEPT_JOBS = 500
 _CHANGED = "the job changed meanwhile; read it again"
 
 
-def insert_job(connection: sqlite3.Connection, job: Job) -> int:
+def insert_job(connection: Connection, job: Job) -> int:
     """Store a submitted job. Returns its place in the order of submission."""
     order = job.order
-    cursor = connection.execute(
+    (place,) = connection.execute(
         "INSERT INTO jobs (id, state, status_reason, client, owner, model, model_key, prompt,"
         " max_tokens, temperature_micros, top_p_micros, requested_seed, stop, seed, prompt_salt,"
         " result_salt, price_token_micros, price_gpu_second_micros, created_at_ms)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING seq",
         (
             job.id,
             job.state,
@@ -60,12 +60,11 @@ def insert_job(connection: sqlite3.Connection, job: Job) -> int:
             job.prices.gpu_seconds,
             job.created_at_ms,
         ),
-    )
-    assert cursor.lastrowid is not None, "an insert has a row"
-    return cursor.lastrowid
+    ).fetchone()
+    return int(place)
 
 
-def load_job(connection: sqlite3.Connection, job_id: bytes | None) -> Job:
+def load_job(connection: Connection, job_id: bytes | None) -> Job:
     """Return a job.
 
     Raises:
@@ -78,19 +77,19 @@ def load_job(connection: sqlite3.Connection, job_id: bytes | None) -> Job:
     return read_job(row)
 
 
-def find_place(connection: sqlite3.Connection, job_id: bytes) -> int:
+def find_place(connection: Connection, job_id: bytes) -> int:
     """Return the place of a job that is known, in the order of submission."""
     (seq,) = connection.execute("SELECT seq FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return int(seq)
 
 
-def load_job_at(connection: sqlite3.Connection, place: int) -> Job:
+def load_job_at(connection: Connection, place: int) -> Job:
     """Return the job at a place that `find_place` gave."""
     return read_job(connection.execute("SELECT * FROM jobs WHERE seq = ?", (place,)).fetchone())
 
 
 def claim_job(
-    connection: sqlite3.Connection,
+    connection: Connection,
     job: Job,
     *,
     miner_id: str,
@@ -113,7 +112,7 @@ def claim_job(
     return read_job(row)
 
 
-def renew_lease(connection: sqlite3.Connection, job: Job, *, lease_expires_at_ms: int) -> None:
+def renew_lease(connection: Connection, job: Job, *, lease_expires_at_ms: int) -> None:
     """Move the end of a lease."""
     _transition(
         connection,
@@ -123,7 +122,7 @@ def renew_lease(connection: sqlite3.Connection, job: Job, *, lease_expires_at_ms
     )
 
 
-def requeue_job(connection: sqlite3.Connection, job: Job, *, reason: str) -> None:
+def requeue_job(connection: Connection, job: Job, *, reason: str) -> None:
     """Give a running job back to the queue, where its age puts it first.
 
     The start of the lost attempt stays until the next claim, so its miner may still deliver.
@@ -138,7 +137,7 @@ def requeue_job(connection: sqlite3.Connection, job: Job, *, reason: str) -> Non
 
 
 def end_job(
-    connection: sqlite3.Connection,
+    connection: Connection,
     job: Job,
     *,
     state: Literal["cancelled", "failed"],
@@ -157,7 +156,7 @@ def end_job(
 
 
 def complete_job(
-    connection: sqlite3.Connection,
+    connection: Connection,
     job: Job,
     *,
     miner_id: str,
@@ -203,7 +202,7 @@ def complete_job(
     return insert_transaction(connection, transaction, now_ms=now_ms)
 
 
-def list_expired_leases(connection: sqlite3.Connection, now_ms: int) -> list[Job]:
+def list_expired_leases(connection: Connection, now_ms: int) -> list[Job]:
     """Return running jobs whose lease is over, those that ended first before others."""
     return _select(
         connection,
@@ -213,7 +212,7 @@ def list_expired_leases(connection: sqlite3.Connection, now_ms: int) -> list[Job
     )
 
 
-def list_stale_jobs(connection: sqlite3.Connection, created_before_ms: int) -> list[Job]:
+def list_stale_jobs(connection: Connection, created_before_ms: int) -> list[Job]:
     """Return pending jobs that were submitted before a time, oldest first."""
     # Left alone, SQLite looks at the time of every pending job.
     return _select(
@@ -224,14 +223,14 @@ def list_stale_jobs(connection: sqlite3.Connection, created_before_ms: int) -> l
     )
 
 
-def list_held_jobs(connection: sqlite3.Connection, miner_id: str) -> list[Job]:
+def list_held_jobs(connection: Connection, miner_id: str) -> list[Job]:
     """Return jobs that a miner runs."""
     return _select(
         connection, "INDEXED BY jobs_miner WHERE state = 'running' AND miner_id = ?", miner_id
     )
 
 
-def forgive_losses(connection: sqlite3.Connection, miner_id: str) -> int:
+def forgive_losses(connection: Connection, miner_id: str) -> int:
     """Let pending jobs forget that this miner lost them, so it cannot deliver them late either.
 
     Returns how many did; there may be more.
@@ -243,7 +242,7 @@ def forgive_losses(connection: sqlite3.Connection, miner_id: str) -> int:
     ).rowcount
 
 
-def _select(connection: sqlite3.Connection, where: str, value: int | str) -> list[Job]:
+def _select(connection: Connection, where: str, value: int | str) -> list[Job]:
     rows = connection.execute(
         f"SELECT * FROM jobs {where} LIMIT ?",  # noqa: S608 - all are above
         (value, MAX_SWEPT_JOBS),
@@ -252,7 +251,7 @@ def _select(connection: sqlite3.Connection, where: str, value: int | str) -> lis
 
 
 def _transition(
-    connection: sqlite3.Connection,
+    connection: Connection,
     statement: str,
     values: Sequence[object],
 ) -> None:
@@ -261,7 +260,7 @@ def _transition(
         raise MarketError("JOB_LEASE_LOST", _CHANGED)
 
 
-def read_job(row: sqlite3.Row) -> Job:
+def read_job(row: Row) -> Job:
     """Return the job of a row."""
     return Job(
         id=row["id"],

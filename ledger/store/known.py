@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ledger.jobs import Miner
-from ledger.store.database import Database
+from ledger.store.marketstore import MarketStore
 from ledger.store.registry import ApiKey, find_key, find_miner
 
 Row = TypeVar("Row")
@@ -24,7 +24,7 @@ MAX_KNOWN = 4_096
 class KnownRows:
     """What one thread knows of them."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: MarketStore) -> None:
         self._database = database
         self._state = b""
         """Of the file when the counts were read."""

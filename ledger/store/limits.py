@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
-
 from ledger.quotas import KeyLimits, Usage
+from ledger.store.sessions import Connection
 
 
-def load_limits(connection: sqlite3.Connection, prefix: str) -> KeyLimits:
+def load_limits(connection: Connection, prefix: str) -> KeyLimits:
     """Return the limits of a key; one that is not stored has none of its own."""
     return load_standing(connection, prefix, 0)[0]
 
 
-def load_standing(connection: sqlite3.Connection, owner: str, day: int) -> tuple[KeyLimits, Usage]:
+def load_standing(connection: Connection, owner: str, day: int) -> tuple[KeyLimits, Usage]:
     """Return what a key may do, has pending, and has submitted on a day (since the epoch, UTC).
 
     A key that is not stored has no limits of its own. A clock that was set back does not give a
@@ -29,7 +28,7 @@ def load_standing(connection: sqlite3.Connection, owner: str, day: int) -> tuple
     return limits, Usage(pending=row[3] or 0, jobs=row[4] or 0, tokens=row[5] or 0)
 
 
-def set_limits(connection: sqlite3.Connection, prefix: str, limits: KeyLimits) -> bool:
+def set_limits(connection: Connection, prefix: str, limits: KeyLimits) -> bool:
     """Replace the limits of a key. Returns False if there is none."""
     cursor = connection.execute(
         "UPDATE api_keys SET max_pending = ?, daily_jobs = ?, daily_tokens = ? WHERE prefix = ?",
@@ -38,15 +37,14 @@ def set_limits(connection: sqlite3.Connection, prefix: str, limits: KeyLimits) -
     return cursor.rowcount == 1
 
 
-def add_usage(
-    connection: sqlite3.Connection, owner: str, day: int, *, jobs: int, tokens: int
-) -> None:
+def add_usage(connection: Connection, owner: str, day: int, *, jobs: int, tokens: int) -> None:
     """Count what a key submits."""
     connection.execute(
         "INSERT INTO owners (owner, day, jobs, tokens) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (owner) DO UPDATE SET"
-        " jobs = iif(excluded.day > day, 0, jobs) + excluded.jobs,"
-        " tokens = iif(excluded.day > day, 0, tokens) + excluded.tokens,"
-        " day = max(day, excluded.day)",
+        " jobs = excluded.jobs + CASE WHEN excluded.day > owners.day THEN 0 ELSE owners.jobs END,"
+        " tokens = excluded.tokens"
+        " + CASE WHEN excluded.day > owners.day THEN 0 ELSE owners.tokens END,"
+        " day = CASE WHEN excluded.day > owners.day THEN excluded.day ELSE owners.day END",
         (owner, day, jobs, tokens),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 
 import msgspec
@@ -10,6 +9,7 @@ from msgspec.structs import replace
 
 from ledger.jobs import Job, JobState
 from ledger.store.jobs import read_job
+from ledger.store.sessions import Connection, Row
 
 EVERYBODY = "*"
 """Stands for all owners together where jobs are counted; no API key has this prefix."""
@@ -32,7 +32,7 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """The reference API's; it costs what it skips."""
 
 
-def list_jobs(connection: sqlite3.Connection, page: JobPage) -> list[Job]:
+def list_jobs(connection: Connection, page: JobPage) -> list[Job]:
     """Return jobs, newest first; fewer than `limit` where their texts are long."""
     conditions: dict[str, str | bytes | None] = {"owner = ?": page.owner, "state = ?": page.state}
     if page.after is not None:
@@ -50,7 +50,7 @@ def list_jobs(connection: sqlite3.Connection, page: JobPage) -> list[Job]:
     return jobs[::-1] if page.after is not None else jobs
 
 
-def _take(rows: Iterable[sqlite3.Row]) -> list[Job]:
+def _take(rows: Iterable[Row]) -> list[Job]:
     jobs: list[Job] = []
     text_chars = 0
     for row in rows:
@@ -61,13 +61,13 @@ def _take(rows: Iterable[sqlite3.Row]) -> list[Job]:
     return jobs
 
 
-def knows_job(connection: sqlite3.Connection, job_id: bytes) -> bool:
+def knows_job(connection: Connection, job_id: bytes) -> bool:
     """Tell whether there is a job with this id."""
     return connection.execute("SELECT 1 FROM jobs WHERE id = ?", (job_id,)).fetchone() is not None
 
 
 def count_jobs(
-    connection: sqlite3.Connection, *, owner: str | None = None, state: JobState | None = None
+    connection: Connection, *, owner: str | None = None, state: JobState | None = None
 ) -> int:
     """Return how many jobs there are, by a count that is kept."""
     only = "" if state is None else " AND state = ?"
@@ -78,7 +78,7 @@ def count_jobs(
     return int(count)
 
 
-def count_open_jobs(connection: sqlite3.Connection) -> dict[str, int]:
+def count_open_jobs(connection: Connection) -> dict[str, int]:
     """Return how many jobs are pending and running."""
     return {
         "pending": count_jobs(connection, state="pending"),
@@ -86,7 +86,7 @@ def count_open_jobs(connection: sqlite3.Connection) -> dict[str, int]:
     }
 
 
-def list_batch(connection: sqlite3.Connection, first_seq: int, count: int) -> tuple[Job, ...]:
+def list_batch(connection: Connection, first_seq: int, count: int) -> tuple[Job, ...]:
     """Return jobs that were submitted together, oldest first.
 
     Once their texts exceed MAX_LISTED_CHARS the results of the others are left out.

@@ -1,5 +1,7 @@
 """node.db: what a node knows in private. Its schema; the rows are read and written beside it.
 
+Functions on rows get a `sessions.Connection`, which says how statements are written.
+
     jobs.py       jobs with their texts
     draws.py      audits of completed jobs, until they are transactions
     queue.py      whose pending job a miner is offered

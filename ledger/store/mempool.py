@@ -5,15 +5,13 @@ The columns of receipts are empty for other types; they are what lists of receip
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 
+from ledger.store.sessions import Connection
 from ledger.transaction import ReceiptPayload, Transaction
 
 
-def insert_transaction(
-    connection: sqlite3.Connection, transaction: Transaction, *, now_ms: int
-) -> int:
+def insert_transaction(connection: Connection, transaction: Transaction, *, now_ms: int) -> int:
     """Let a transaction wait for a block. Returns its place."""
     payload = transaction.payload
     columns: tuple[str | None, ...] = (None, None, None, None)
@@ -32,7 +30,7 @@ def insert_transaction(
     return int(seq)
 
 
-def is_waiting(connection: sqlite3.Connection, transaction_id: bytes) -> bool:
+def is_waiting(connection: Connection, transaction_id: bytes) -> bool:
     """Tell whether a transaction waits for a block."""
     row = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM mempool WHERE id = ?)", (transaction_id,)
@@ -41,7 +39,7 @@ def is_waiting(connection: sqlite3.Connection, transaction_id: bytes) -> bool:
 
 
 def list_mempool(
-    connection: sqlite3.Connection, *, limit: int, after: int = 0
+    connection: Connection, *, limit: int, after: int = 0
 ) -> list[tuple[int, bytes, str | None, bytes]]:
     """Return the oldest waiting transactions as (seq, id, receipt id or None, envelope)."""
     rows = connection.execute(
@@ -51,37 +49,37 @@ def list_mempool(
     return [(row[0], bytes(row[1]), row[2], row[3].encode()) for row in rows]
 
 
-def count_submissions(connection: sqlite3.Connection, limit: int) -> int:
+def count_submissions(connection: Connection, limit: int) -> int:
     """Return how many transactions wait that are no coordinator's, counted up to `limit`."""
     (count,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM mempool WHERE receipt_id IS NULL"
-        " AND json_extract(envelope, '$.payload.type') <> 'audit' LIMIT ?)",
+        " AND json_extract(envelope, '$.payload.type') <> 'audit' LIMIT ?) AS found",
         (limit,),
     ).fetchone()
     return int(count)
 
 
-def count_waiting(connection: sqlite3.Connection, limit: int) -> int:
+def count_waiting(connection: Connection, limit: int) -> int:
     """Return how many transactions wait, counted up to `limit`."""
     (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?)", (limit,)
+        "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?) AS found", (limit,)
     ).fetchone()
     return int(count)
 
 
-def find_oldest_ms(connection: sqlite3.Connection) -> int | None:
+def find_oldest_ms(connection: Connection) -> int | None:
     """Return when the transaction that waits longest was received, None if none waits."""
     row = connection.execute("SELECT received_at_ms FROM mempool ORDER BY seq LIMIT 1").fetchone()
     return int(row[0]) if row else None
 
 
-def remove_from_mempool(connection: sqlite3.Connection, ids: Iterable[bytes]) -> None:
+def remove_from_mempool(connection: Connection, ids: Iterable[bytes]) -> None:
     """Forget transactions that are final."""
     connection.executemany("DELETE FROM mempool WHERE id = ?", [(i,) for i in ids])
 
 
 def take_from_mempool(
-    connection: sqlite3.Connection, transaction_id: bytes
+    connection: Connection, transaction_id: bytes
 ) -> tuple[str | None, int] | None:
     """Forget one transaction; returns its receipt id and when it came, None if it was not there."""
     row = connection.execute(

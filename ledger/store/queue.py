@@ -9,17 +9,16 @@ that the miner serves, however many jobs and keys wait.
 
 from __future__ import annotations
 
-import sqlite3
-
 from ledger.jobs import Job, Miner, list_served_models, normalize_model
 from ledger.store.jobs import read_job
+from ledger.store.sessions import Connection
 
 MAX_QUEUE_POSITION = 1000
 """A queue longer than this is not counted to its end."""
 
 
 def find_available(
-    connection: sqlite3.Connection, miner: Miner, wanted: frozenset[str] = frozenset()
+    connection: Connection, miner: Miner, wanted: frozenset[str] = frozenset()
 ) -> Job | None:
     """Return the pending job that is next for a miner; one that it lost comes after all others.
 
@@ -38,7 +37,7 @@ def find_available(
 
 
 def _find_next_owner(
-    connection: sqlite3.Connection, models: list[str] | None, lost: str, miner_id: str
+    connection: Connection, models: list[str] | None, lost: str, miner_id: str
 ) -> str | None:
     if models is None:
         row = connection.execute(
@@ -54,14 +53,14 @@ def _find_next_owner(
         " WHERE model_key = ? AND EXISTS"
         " (SELECT 1 FROM jobs INDEXED BY jobs_turns WHERE state = 'pending'"
         f" AND owner = q.owner AND model_key = q.model_key AND {lost})"
-        " ORDER BY turn, id LIMIT 1)"
+        " ORDER BY turn, id LIMIT 1) AS first"
     )
     rows = _union(connection, one, [(model, miner_id) for model in models])
     return str(min(rows)[-1]) if rows else None
 
 
 def _find_oldest(
-    connection: sqlite3.Connection,
+    connection: Connection,
     owner: str,
     models: list[str] | None,
     lost: str,
@@ -76,7 +75,7 @@ def _find_oldest(
         return read_job(row) if row else None
     one = (
         "SELECT * FROM (SELECT seq FROM jobs INDEXED BY jobs_turns WHERE state = 'pending'"  # noqa: S608
-        f" AND owner = ? AND model_key = ? AND {lost} ORDER BY seq LIMIT 1)"
+        f" AND owner = ? AND model_key = ? AND {lost} ORDER BY seq LIMIT 1) AS oldest"
     )
     rows = _union(connection, one, [(owner, model, miner_id) for model in models])
     if not rows:  # taken between the two looks; the next one finds what there is
@@ -86,7 +85,7 @@ def _find_oldest(
 
 
 def _union(
-    connection: sqlite3.Connection, one: str, values: list[tuple[str, ...]]
+    connection: Connection, one: str, values: list[tuple[str, ...]]
 ) -> list[tuple[int | str, ...]]:
     if not values:
         return []
@@ -95,7 +94,7 @@ def _union(
     return [tuple(row) for row in connection.execute(statement, flat)]
 
 
-def take_turn(connection: sqlite3.Connection, job: Job, miner: Miner) -> None:
+def take_turn(connection: Connection, job: Job, miner: Miner) -> None:
     """Put the key of a job behind others, where this miner may serve them."""
     ((turn,),) = connection.execute(
         "UPDATE counters SET value = value + 1 WHERE name = 'turns' RETURNING value"
@@ -115,7 +114,7 @@ def take_turn(connection: sqlite3.Connection, job: Job, miner: Miner) -> None:
     )
 
 
-def count_ahead(connection: sqlite3.Connection, job: Job) -> int:
+def count_ahead(connection: Connection, job: Job) -> int:
     """Return how many pending jobs for the same model come first, up to MAX_QUEUE_POSITION.
 
     With `n` older jobs of its key before it, a job waits for as many turns of every other key, and
@@ -124,13 +123,14 @@ def count_ahead(connection: sqlite3.Connection, job: Job) -> int:
     model = normalize_model(job.order.model)
     (ahead,) = connection.execute(
         "SELECT own.jobs + (SELECT"
-        " coalesce(sum(min(o.pending, own.jobs + ((o.turn, o.id) < (q.turn, q.id)))), 0)"
+        " coalesce(sum(CASE WHEN o.pending <= own.jobs THEN o.pending"
+        " WHEN (o.turn, o.id) < (q.turn, q.id) THEN own.jobs + 1 ELSE own.jobs END), 0)"
         " FROM queues AS q, (SELECT * FROM queues INDEXED BY queues_model WHERE model_key = ?1"
         " ORDER BY turn, id LIMIT ?2) AS o"
         " WHERE q.owner = ?3 AND q.model_key = ?1 AND o.id <> q.id)"
         " FROM (SELECT count(*) AS jobs FROM (SELECT 1 FROM jobs INDEXED BY jobs_turns"
         " WHERE state = 'pending' AND owner = ?3 AND model_key = ?1"
-        " AND seq < (SELECT seq FROM jobs WHERE id = ?4) LIMIT ?2)) AS own",
+        " AND seq < (SELECT seq FROM jobs WHERE id = ?4) LIMIT ?2) AS older) AS own",
         (model, MAX_QUEUE_POSITION, job.owner, job.id),
     ).fetchone()
     return min(int(ahead), MAX_QUEUE_POSITION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 from ledger.jobs import KeyRole, Miner, MinerStanding, list_served_models, normalize_model
 from ledger.quotas import KeyLimits
+from ledger.store.sessions import Connection
 
 MAX_COUNTED_RUNNING = 1_000
 """Running jobs of one miner are counted no further than this."""
@@ -34,7 +34,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
     limits: KeyLimits = KeyLimits()
 
 
-def upsert_miner(connection: sqlite3.Connection, miner: Miner) -> None:
+def upsert_miner(connection: Connection, miner: Miner) -> None:
     """Store a miner's description, keeping when it was first seen. It drains no more."""
     connection.execute(
         "INSERT INTO miners (miner_id, account, capabilities, gpu_name, gpu_memory, owner,"
@@ -57,25 +57,25 @@ def upsert_miner(connection: sqlite3.Connection, miner: Miner) -> None:
     )
 
 
-def touch_miner(connection: sqlite3.Connection, miner_id: str, now_ms: int) -> None:
+def touch_miner(connection: Connection, miner_id: str, now_ms: int) -> None:
     """Note that a miner was heard."""
     connection.execute(
         "UPDATE miners SET last_seen_at_ms = ? WHERE miner_id = ?", (now_ms, miner_id)
     )
 
 
-def drain_miner(connection: sqlite3.Connection, miner_id: str) -> None:
+def drain_miner(connection: Connection, miner_id: str) -> None:
     """Let a miner get no more jobs."""
     connection.execute("UPDATE miners SET draining = 1 WHERE miner_id = ?", (miner_id,))
 
 
-def delete_miner(connection: sqlite3.Connection, miner_id: str) -> None:
+def delete_miner(connection: Connection, miner_id: str) -> None:
     """Forget a miner."""
     connection.execute("DELETE FROM miners WHERE miner_id = ?", (miner_id,))
 
 
 def list_miners(
-    connection: sqlite3.Connection, *, after: str, limit: int, active_since_ms: int
+    connection: Connection, *, after: str, limit: int, active_since_ms: int
 ) -> list[MinerStanding]:
     """Return miners in the order of their names, above `after`."""
     rows = connection.execute(
@@ -84,11 +84,11 @@ def list_miners(
     return [view_miner(connection, _miner(row), active_since_ms) for row in rows]
 
 
-def view_miner(connection: sqlite3.Connection, miner: Miner, active_since_ms: int) -> MinerStanding:
+def view_miner(connection: Connection, miner: Miner, active_since_ms: int) -> MinerStanding:
     """Return what others see of a miner."""
     (running,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_miner"
-        " WHERE state = 'running' AND miner_id = ? LIMIT ?)",
+        " WHERE state = 'running' AND miner_id = ? LIMIT ?) AS held",
         (miner.miner_id, MAX_COUNTED_RUNNING),
     ).fetchone()
     return MinerStanding(
@@ -96,15 +96,15 @@ def view_miner(connection: sqlite3.Connection, miner: Miner, active_since_ms: in
     )
 
 
-def count_miners(connection: sqlite3.Connection) -> int | None:
+def count_miners(connection: Connection) -> int | None:
     """Return how many miners there are, None beyond MAX_COUNTED_MINERS."""
     (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM miners LIMIT ?)", (MAX_COUNTED_MINERS + 1,)
+        "SELECT count(*) FROM (SELECT 1 FROM miners LIMIT ?) AS found", (MAX_COUNTED_MINERS + 1,)
     ).fetchone()
     return None if count > MAX_COUNTED_MINERS else int(count)
 
 
-def count_own_miners(connection: sqlite3.Connection, owner: str) -> int:
+def count_own_miners(connection: Connection, owner: str) -> int:
     """Return how many miners an API key has registered."""
     (count,) = connection.execute(
         "SELECT count(*) FROM miners WHERE owner = ?", (owner,)
@@ -112,7 +112,7 @@ def count_own_miners(connection: sqlite3.Connection, owner: str) -> int:
     return int(count)
 
 
-def find_idle_miner(connection: sqlite3.Connection, owner: str, seen_before_ms: int) -> str | None:
+def find_idle_miner(connection: Connection, owner: str, seen_before_ms: int) -> str | None:
     """Return which miner of a key was not heard for longest, if it runs nothing."""
     row = connection.execute(
         "SELECT miner_id FROM miners AS m WHERE owner = ? AND last_seen_at_ms < ? AND NOT EXISTS"
@@ -123,13 +123,13 @@ def find_idle_miner(connection: sqlite3.Connection, owner: str, seen_before_ms: 
     return str(row[0]) if row else None
 
 
-def find_miner(connection: sqlite3.Connection, miner_id: str) -> Miner | None:
+def find_miner(connection: Connection, miner_id: str) -> Miner | None:
     """Return a registered miner."""
     row = connection.execute("SELECT * FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
     return _known_miner(tuple(row)) if row else None
 
 
-def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: int) -> int:
+def count_eligible_miners(connection: Connection, model: str, since_ms: int) -> int:
     """Return how many of the miners heard since a time could serve `model`."""
     # Miners of one kind list the same capabilities, so few lists stand for many miners.
     rows = connection.execute(
@@ -142,17 +142,17 @@ def count_eligible_miners(connection: sqlite3.Connection, model: str, since_ms: 
     return sum(count for models, count in served if models is None or wanted in models)
 
 
-def count_active_miners(connection: sqlite3.Connection, since_ms: int, limit: int) -> int:
+def count_active_miners(connection: Connection, since_ms: int, limit: int) -> int:
     """Return how many miners were heard since a time, counting no further than `limit`."""
     (count,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM miners WHERE last_seen_at_ms >= ? LIMIT ?)",
+        "SELECT count(*) FROM (SELECT 1 FROM miners WHERE last_seen_at_ms >= ? LIMIT ?) AS heard",
         (since_ms, limit),
     ).fetchone()
     return int(count)
 
 
 def list_capabilities(
-    connection: sqlite3.Connection, since_ms: int
+    connection: Connection, since_ms: int
 ) -> list[tuple[frozenset[str] | None, int, int]]:
     """Return what the miners heard since a time can do; those that drain do nothing more.
 
@@ -197,7 +197,7 @@ def _parse_names(text: str) -> tuple[str, ...]:
     return msgspec.json.decode(text, type=tuple[str, ...])
 
 
-def insert_key(connection: sqlite3.Connection, key: ApiKey) -> None:
+def insert_key(connection: Connection, key: ApiKey) -> None:
     """Store a new API key."""
     connection.execute(
         "INSERT INTO api_keys (prefix, digest, role, client, created_at_ms, revoked_at_ms,"
@@ -216,19 +216,19 @@ def insert_key(connection: sqlite3.Connection, key: ApiKey) -> None:
     )
 
 
-def find_key(connection: sqlite3.Connection, prefix: str) -> ApiKey | None:
+def find_key(connection: Connection, prefix: str) -> ApiKey | None:
     """Return the API key with this prefix, revoked or not."""
     row = connection.execute("SELECT * FROM api_keys WHERE prefix = ?", (prefix,)).fetchone()
     return _key(row) if row else None
 
 
-def list_keys(connection: sqlite3.Connection) -> list[ApiKey]:
+def list_keys(connection: Connection) -> list[ApiKey]:
     """Return every API key, oldest first."""
     rows = connection.execute("SELECT * FROM api_keys ORDER BY created_at_ms, prefix")
     return [_key(row) for row in rows]
 
 
-def revoke_key(connection: sqlite3.Connection, prefix: str, now_ms: int) -> bool:
+def revoke_key(connection: Connection, prefix: str, now_ms: int) -> bool:
     """Revoke a key for ever. Returns False if there is none to revoke."""
     cursor = connection.execute(
         "UPDATE api_keys SET revoked_at_ms = ? WHERE prefix = ? AND revoked_at_ms IS NULL",

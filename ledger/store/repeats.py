@@ -6,7 +6,6 @@ secret salt of the first job, so nobody can try prompts against it.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 
 import msgspec
@@ -15,6 +14,7 @@ from blake3 import blake3
 from ledger.errors import MarketError
 from ledger.jobs import Job, JobOrder
 from ledger.store.lists import list_batch
+from ledger.store.sessions import Connection
 
 REPEAT_MS = 86_400_000
 """How long a key is remembered."""
@@ -23,7 +23,7 @@ MAX_SWEPT_REPEATS = 1_000
 
 
 def find_repeat(
-    connection: sqlite3.Connection,
+    connection: Connection,
     owner: str,
     key: str,
     orders: Sequence[JobOrder],
@@ -50,17 +50,20 @@ def find_repeat(
 
 
 def remember(
-    connection: sqlite3.Connection, owner: str, key: str, jobs: Sequence[Job], *, first_seq: int
+    connection: Connection, owner: str, key: str, jobs: Sequence[Job], *, first_seq: int
 ) -> None:
     """Note which jobs a request has made; their rows are in sequence."""
     digest = _digest(jobs[0].prompt_salt, [job.order for job in jobs])
     connection.execute(
-        "INSERT OR REPLACE INTO repeats VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO repeats (owner, key, digest, first_seq, jobs, created_at_ms)"
+        " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (owner, key) DO UPDATE SET"
+        " digest = excluded.digest, first_seq = excluded.first_seq, jobs = excluded.jobs,"
+        " created_at_ms = excluded.created_at_ms",
         (owner, key, digest, first_seq, len(jobs), jobs[0].created_at_ms),
     )
 
 
-def forget_old_repeats(connection: sqlite3.Connection, now_ms: int) -> int:
+def forget_old_repeats(connection: Connection, now_ms: int) -> int:
     """Remove keys whose time is over. Returns how many."""
     return connection.execute(
         "DELETE FROM repeats WHERE (owner, key) IN (SELECT owner, key FROM repeats"

@@ -2,14 +2,13 @@
 
 Audits of them that nobody has done end too. Salts and the receipt stay, so whoever kept the texts
 can still prove them. `secure_delete` is on, so what is replaced is gone from the file;
-`Database.empty_wal` removes older versions of its pages.
+`Database.forget_versions` removes older versions of its pages.
 """
 
 from __future__ import annotations
 
-import sqlite3
-
 from ledger.store.draws import expire_purged
+from ledger.store.sessions import Connection
 
 MAX_PURGED_JOBS = 100
 """Jobs of one transaction."""
@@ -17,7 +16,7 @@ MAX_PURGED_CHARS = 8 << 20
 """A transaction ends with the job with which its texts exceed this."""
 
 
-def purge_texts(connection: sqlite3.Connection, *, ended_before_ms: int, now_ms: int) -> int:
+def purge_texts(connection: Connection, *, ended_before_ms: int, now_ms: int) -> int:
     """Remove texts of jobs that ended up to a time. Returns of how many; there may be more."""
     purged, text_chars = [], 0
     for seq, chars in connection.execute(

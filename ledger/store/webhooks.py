@@ -6,13 +6,13 @@ writer's transaction.
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 
 import msgspec
 
 from ledger.events import EventType
 from ledger.jobs import format_ulid, parse_ulid
+from ledger.store.sessions import Connection, Row
 
 MAX_WEBHOOKS_PER_KEY = 10
 WEBHOOK_PREFIX = "whk_"
@@ -66,7 +66,7 @@ def parse_webhook_id(text: str) -> bytes | None:
     return parse_ulid(text.removeprefix(WEBHOOK_PREFIX)) if known else None
 
 
-def insert_webhook(connection: sqlite3.Connection, webhook: Webhook, secret: bytes) -> None:
+def insert_webhook(connection: Connection, webhook: Webhook, secret: bytes) -> None:
     """Store a new webhook; its place is chosen here."""
     connection.execute(
         "INSERT INTO webhooks (id, owner, url, events, secret, created_at_ms)"
@@ -82,18 +82,18 @@ def insert_webhook(connection: sqlite3.Connection, webhook: Webhook, secret: byt
     )
 
 
-def count_webhooks(connection: sqlite3.Connection, owner: str) -> int:
+def count_webhooks(connection: Connection, owner: str) -> int:
     """Return how many webhooks an API key has."""
     row = connection.execute("SELECT count(*) FROM webhooks WHERE owner = ?", (owner,)).fetchone()
     return int(row[0])
 
 
-def has_webhooks(connection: sqlite3.Connection) -> bool:
+def has_webhooks(connection: Connection) -> bool:
     """Tell whether anybody has one."""
     return bool(connection.execute("SELECT EXISTS (SELECT 1 FROM webhooks)").fetchone()[0])
 
 
-def find_webhook(connection: sqlite3.Connection, webhook_id: bytes) -> Webhook | None:
+def find_webhook(connection: Connection, webhook_id: bytes) -> Webhook | None:
     """Return the webhook with this id."""
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM webhooks WHERE id = ?",  # noqa: S608 - own words
@@ -103,7 +103,7 @@ def find_webhook(connection: sqlite3.Connection, webhook_id: bytes) -> Webhook |
 
 
 def list_webhooks(
-    connection: sqlite3.Connection, *, owner: str | None, limit: int, before: int | None = None
+    connection: Connection, *, owner: str | None, limit: int, before: int | None = None
 ) -> list[Webhook]:
     """Return webhooks, newest first, below the place `before`; `owner` narrows the list."""
     values: list[int | str] = [_TOP if before is None else before]
@@ -117,7 +117,7 @@ def list_webhooks(
     return [_webhook(row) for row in rows]
 
 
-def _webhook(row: sqlite3.Row) -> Webhook:
+def _webhook(row: Row) -> Webhook:
     last = row["last_delivery"]
     return Webhook(
         seq=row["seq"],

@@ -1,10 +1,11 @@
-"""The one thread that writes into a database file: group commit.
+"""The one thread of a process that writes into a database: group commit.
 
 All works that wait share one transaction and one fsync, and are answered after it. A work that
 raises before it has changed anything just changed nothing. One that raises later has the whole
 batch rolled back and done again, each work in a savepoint of its own, so that it is rolled back
 alone: savepoints cost more than most works, and this is rare. So a work may run twice, and must
-have no effect but on its connection until it is answered.
+have no effect but on its connection until it is answered. How a transaction begins and ends, and
+what is done if the store fails, is the session's (`sessions.py`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
-import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from ledger.errors import StoreError
+from ledger.store.sessions import Session
 from ledger.store.threadname import show_name
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
+Work = Callable[[Any], T]
+"""Gets the connection: one of SQLite's, or of the market's engine."""
 Reply = Callable[[Any, Exception | None], None]
 """Is told what a work returned, or None and what it raised."""
 Post = Callable[..., object]
@@ -32,19 +33,6 @@ MAX_BATCH = 512
 GATHER_S = 0.001
 """How long a batch waits for company, if the one before had some. Fewer commits, and no delay for
 one who writes alone."""
-
-# What SQLite refuses because of what was asked. Everything else (full, unreadable, damaged) is the
-# file's fault, and then nothing of the batch can be relied on.
-_FAULTS_OF_THE_WORK = frozenset(
-    {
-        sqlite3.SQLITE_ERROR,
-        sqlite3.SQLITE_CONSTRAINT,
-        sqlite3.SQLITE_MISMATCH,
-        sqlite3.SQLITE_RANGE,
-        sqlite3.SQLITE_TOOBIG,
-    }
-)
-_PRIMARY_CODE = 0xFF
 
 _Answer = tuple[Any, Exception | None]
 
@@ -67,14 +55,11 @@ class _HalfDoneError(Exception):
 class Writer:
     """Does what waits, batch by batch. Everything but `version` belongs to its thread."""
 
-    def __init__(
-        self, name: str, connection: sqlite3.Connection, waiting: queue.SimpleQueue[Item | None]
-    ) -> None:
+    def __init__(self, session: Session, waiting: queue.SimpleQueue[Item | None]) -> None:
         self.version = 0
         """Grows with each commit, before anybody is told of it; odd while others may see what it
         stores or not yet."""
-        self._name = name
-        self._connection = connection
+        self._session = session
         self._waiting = waiting
 
     def run(self) -> None:
@@ -100,61 +85,61 @@ class Writer:
     def _do(self, batch: list[Item]) -> None:
         # From here on none of them can be cancelled, so each has to be answered.
         batch = [i for i in batch if i.future is None or i.future.set_running_or_notify_cancel()]
-        try:
-            answers = self._commit(batch)
-        except sqlite3.Error as error:
-            self._roll_back()
-            failure = StoreError(f"{self._name}: write failed, nothing was stored: {error}")
-            failure.__cause__ = error
-            answers = [(None, failure)] * len(batch)
+        session, tries, answers = self._session, 0, None
+        while answers is None:
+            try:
+                answers = self._commit(batch)
+            except Exception as error:
+                session.roll_back()
+                tries += 1
+                if not session.recover(error, tries=tries):
+                    failure = session.describe(error)
+                    failure.__cause__ = error
+                    answers = [(None, failure)] * len(batch)
         _tell(batch, answers)
 
     def _commit(self, batch: list[Item]) -> list[_Answer]:
-        """Return what each work returned or raised. Raises what the file is to blame for."""
-        execute = self._connection.execute
-        execute("BEGIN IMMEDIATE")
+        """Return what each work returned or raised. Raises what the store is to blame for."""
+        session = self._session
+        session.begin()
         try:
             answers = [self._run_one(item.work) for item in batch]
         except _HalfDoneError:
-            execute("ROLLBACK")
-            execute("BEGIN IMMEDIATE")
+            session.roll_back()
+            session.begin()
             answers = [self._run_apart(item.work) for item in batch]
         self.version += 1
         try:
-            execute("COMMIT")
+            session.commit()
         finally:
             self.version += 1
         return answers
 
     def _run_one(self, work: Work[Any]) -> _Answer:
-        connection = self._connection
-        changes = connection.total_changes
+        session = self._session
+        changes = session.count_changes()
         try:
-            return work(connection), None
+            return work(session.connection), None
         except Exception as error:
-            if _is_fault_of_file(error):
+            if session.blames_store(error):
                 raise
-            if connection.total_changes != changes:
+            if session.count_changes() != changes:
                 raise _HalfDoneError from error
             return None, error
 
     def _run_apart(self, work: Work[Any]) -> _Answer:
         answer: _Answer
-        self._connection.execute("SAVEPOINT work")
+        session = self._session
+        session.connection.execute("SAVEPOINT work")
         try:
-            answer = work(self._connection), None
+            answer = work(session.connection), None
         except Exception as error:
-            if _is_fault_of_file(error):
+            if session.blames_store(error):
                 raise
-            self._connection.execute("ROLLBACK TO work")
+            session.connection.execute("ROLLBACK TO work")
             answer = None, error
-        self._connection.execute("RELEASE work")
+        session.connection.execute("RELEASE work")
         return answer
-
-    def _roll_back(self) -> None:
-        # SQLite has done it by itself after some errors; if it cannot now, the next BEGIN tells.
-        with contextlib.suppress(sqlite3.Error):
-            self._connection.execute("ROLLBACK")
 
 
 def _tell(batch: list[Item], answers: list[_Answer]) -> None:
@@ -178,9 +163,3 @@ def _read_letter(letter: list[tuple[Reply, Any, Exception | None]]) -> None:
             reply(result, error)
         except Exception:
             logger.exception("what follows a write failed")
-
-
-def _is_fault_of_file(error: Exception) -> bool:
-    # An error of Python's own module, such as a missing parameter, has no code.
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & _PRIMARY_CODE not in _FAULTS_OF_THE_WORK

@@ -6,6 +6,7 @@ import sqlite3
 
 from ledger.store.chain import load_tip
 from ledger.store.reading import require_history
+from ledger.store.sessions import Connection
 from ledger.views.models import AccountView
 
 MAX_MINERS = 20
@@ -14,7 +15,7 @@ MAX_WAITING = 10_000
 
 
 def load_account(
-    ledger: sqlite3.Connection, market: sqlite3.Connection, account: str
+    ledger: sqlite3.Connection, market: Connection, account: str
 ) -> AccountView | None:
     """Return an account that took part in a receipt, audits, coordinates, or is of a miner here.
 
@@ -45,7 +46,7 @@ def load_account(
     )
 
 
-def took_part(ledger: sqlite3.Connection, market: sqlite3.Connection, account: str) -> bool:
+def took_part(ledger: sqlite3.Connection, market: Connection, account: str) -> bool:
     """Tell whether an account stands in a receipt, final or pending, or has audited one."""
     return (
         _load_sums(ledger, account) is not None
@@ -68,7 +69,7 @@ def _load_sums(ledger: sqlite3.Connection, account: str) -> tuple[int, int, int,
     return (row[0], row[1], row[2], row[3], row[4]) if row else None
 
 
-def _load_miners(market: sqlite3.Connection, account: str) -> tuple[str, ...]:
+def _load_miners(market: Connection, account: str) -> tuple[str, ...]:
     rows = market.execute(
         "SELECT miner_id FROM miners WHERE account = ? ORDER BY miner_id LIMIT ?",
         (account, MAX_MINERS),
@@ -76,10 +77,10 @@ def _load_miners(market: sqlite3.Connection, account: str) -> tuple[str, ...]:
     return tuple(row[0] for row in rows)
 
 
-def _waits(market: sqlite3.Connection, account: str) -> bool:
+def _waits(market: Connection, account: str) -> bool:
     row = market.execute(
         "SELECT EXISTS (SELECT 1 FROM (SELECT client, provider FROM mempool ORDER BY seq DESC"
-        " LIMIT ?) WHERE client = ? OR provider = ?)",
+        " LIMIT ?) AS newest WHERE client = ? OR provider = ?)",
         (MAX_WAITING, account, account),
     ).fetchone()
     return bool(row[0])

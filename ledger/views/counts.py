@@ -6,13 +6,15 @@ import json
 import sqlite3
 from collections.abc import Mapping
 
+from ledger.store.sessions import Connection
+
 MAX_COUNTED_RECEIPTS = 10_000
 """Final receipts of one account or model are counted no further than this."""
 MAX_COUNTED_PENDING = 1_000
 
 
 def count_receipts(
-    ledger: sqlite3.Connection, market: sqlite3.Connection, columns: Mapping[str, str]
+    ledger: sqlite3.Connection, market: Connection, columns: Mapping[str, str]
 ) -> int | None:
     """Return how many receipts have these values, at most one; None if there are too many."""
     if len(columns) > 1:

@@ -5,12 +5,11 @@ No text, parameter, salt or key of a job is read here, so no page can show what 
 
 from __future__ import annotations
 
-import sqlite3
-
 from ledger.jobs import JobState, Queue, format_job_id, parse_job_id
 from ledger.store.jobs import load_job
 from ledger.store.queue import count_ahead
 from ledger.store.registry import count_eligible_miners
+from ledger.store.sessions import Connection, Row
 from ledger.views.models import MAX_PAGE, JobView
 
 _END = 1 << 62
@@ -21,7 +20,7 @@ _SELECT = (
 
 
 def list_jobs(
-    market: sqlite3.Connection,
+    market: Connection,
     state: JobState | None,
     *,
     limit: int,
@@ -41,13 +40,13 @@ def list_jobs(
     return [_view(row) for row in (rows if after is None else reversed(rows))]
 
 
-def find_job(market: sqlite3.Connection, job_id: str) -> JobView | None:
+def find_job(market: Connection, job_id: str) -> JobView | None:
     """Return the job with this id."""
     row = market.execute(f"{_SELECT} WHERE id = ?", (parse_job_id(job_id),)).fetchone()
     return _view(row) if row else None
 
 
-def find_queue(market: sqlite3.Connection, job_id: str, *, active_since_ms: int) -> Queue | None:
+def find_queue(market: Connection, job_id: str, *, active_since_ms: int) -> Queue | None:
     """Return where a job stands; None of one that does not wait."""
     job = find_job(market, job_id)
     if job is None or job.state != "pending":
@@ -57,7 +56,7 @@ def find_queue(market: sqlite3.Connection, job_id: str, *, active_since_ms: int)
     return Queue(position=ahead + 1, eligible_miners=eligible)
 
 
-def _view(row: sqlite3.Row) -> JobView:
+def _view(row: Row) -> JobView:
     is_waiting = row["state"] == "pending"
     return JobView(
         job_id=format_job_id(row["id"]),

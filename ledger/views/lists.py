@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ledger.store.sessions import Connection
 from ledger.views.models import MAX_PAGE, ReceiptFilter, TransactionView
 from ledger.views.periods import find_period
 from ledger.views.rows import PENDING_CURSOR, view_final, view_waiting
@@ -56,7 +57,7 @@ class _Leaves:
 
 
 def list_transactions(
-    ledger: sqlite3.Connection, market: sqlite3.Connection, page: Page
+    ledger: sqlite3.Connection, market: Connection, page: Page
 ) -> list[TransactionView]:
     """Return transactions of every type."""
     pending = _select_pending(market, "", (), page)
@@ -65,7 +66,7 @@ def list_transactions(
 
 
 def list_receipts(
-    ledger: sqlite3.Connection, market: sqlite3.Connection, wanted: ReceiptFilter, page: Page
+    ledger: sqlite3.Connection, market: Connection, wanted: ReceiptFilter, page: Page
 ) -> list[TransactionView]:
     """Return the transactions of receipts.
 
@@ -86,7 +87,7 @@ def list_receipts(
 
 
 def list_audits(
-    ledger: sqlite3.Connection, market: sqlite3.Connection, receipt_id: str, page: Page
+    ledger: sqlite3.Connection, market: Connection, receipt_id: str, page: Page
 ) -> list[TransactionView]:
     """Return the audits of a receipt."""
     condition = (
@@ -108,7 +109,7 @@ def list_provider_audits(
     return _choose(rows, page)
 
 
-def list_spellings(market: sqlite3.Connection, wanted: ReceiptFilter) -> list[dict[str, str]]:
+def list_spellings(market: Connection, wanted: ReceiptFilter) -> list[dict[str, str]]:
     """Return the columns and values to look for, in each way in which they may be written.
 
     A miner's receipts stand under its account, or under its name while it had no key. One read for
@@ -122,7 +123,7 @@ def list_spellings(market: sqlite3.Connection, wanted: ReceiptFilter) -> list[di
     return [columns | {"provider": name} for name in sorted(names)]
 
 
-def _account_of(market: sqlite3.Connection, miner_id: str) -> str:
+def _account_of(market: Connection, miner_id: str) -> str:
     row = market.execute("SELECT account FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
     return str(row[0]) if row and row[0] else miner_id
 
@@ -143,7 +144,7 @@ def _find_leaves(ledger: sqlite3.Connection, wanted: ReceiptFilter) -> _Leaves:
 
 
 def _select_pending(
-    market: sqlite3.Connection, conditions: str, values: Sequence[object], page: Page
+    market: Connection, conditions: str, values: Sequence[object], page: Page
 ) -> list[TransactionView]:
     above, below = page.spell_range()
     rows = market.execute(

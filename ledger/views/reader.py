@@ -19,8 +19,8 @@ from ledger.jobs import JobState, Queue
 from ledger.keys import is_account
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
-from ledger.store.database import Database
 from ledger.store.lists import count_jobs
+from ledger.store.marketstore import MarketStore
 from ledger.store.reading import find_missing, load_pin
 from ledger.views.accounts import load_account, took_part
 from ledger.views.audits import load_audit_totals
@@ -77,7 +77,7 @@ class LedgerViews:
     """The public reads of one node."""
 
     def __init__(
-        self, chain: ChainStore, market: Database, *, network: NetworkWatch | None = None
+        self, chain: ChainStore, market: MarketStore, *, network: NetworkWatch | None = None
     ) -> None:
         self._chain = chain
         self._market = market
@@ -93,7 +93,7 @@ class LedgerViews:
     def head(self) -> HeadView:
         """Return where the chain stands."""
         (pending,) = self._market.reader.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?)", (MAX_COUNTED,)
+            "SELECT count(*) FROM (SELECT 1 FROM mempool LIMIT ?) AS found", (MAX_COUNTED,)
         ).fetchone()
         with self._chain.database.snapshot() as ledger:
             tip, missing = load_tip(ledger), find_missing(ledger)
@@ -311,7 +311,7 @@ class LedgerViews:
         """Return the network's figures."""
         market = self._market.reader
         (jobs_24h,) = market.execute(
-            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE created_at_ms >= ? LIMIT ?)",
+            "SELECT count(*) FROM (SELECT 1 FROM jobs WHERE created_at_ms >= ? LIMIT ?) AS found",
             (now_ms - DAY_MS, MAX_COUNTED),
         ).fetchone()
         (miners,) = market.execute(

@@ -6,6 +6,7 @@ import re
 import sqlite3
 
 from ledger.store.rollups import SPANS_MS
+from ledger.store.sessions import Connection
 
 MIN_PREFIX = 2
 """Shorter ones begin too much."""
@@ -18,7 +19,7 @@ _LAST = "\U0010ffff"
 """Sorts after every character that a name begins with."""
 
 
-def suggest(ledger: sqlite3.Connection, market: sqlite3.Connection, prefix: str) -> list[str]:
+def suggest(ledger: sqlite3.Connection, market: Connection, prefix: str) -> list[str]:
     """Return ids and names that begin with `prefix`, at most a few of each kind."""
     if not MIN_PREFIX <= len(prefix) <= MAX_PREFIX:
         return []
@@ -34,7 +35,7 @@ def suggest(ledger: sqlite3.Connection, market: sqlite3.Connection, prefix: str)
     return list(dict.fromkeys(found))
 
 
-def _seek_text(connection: sqlite3.Connection, select: str, prefix: str) -> list[str]:
+def _seek_text(connection: Connection, select: str, prefix: str) -> list[str]:
     column = select.rpartition(" ")[2]
     rows = connection.execute(
         f"{select} >= ? AND {column} < ? ORDER BY {column} LIMIT ?",

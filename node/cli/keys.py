@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from ledger.jobs import KeyRole
 from ledger.quotas import KeyLimits
 from ledger.store.limits import load_limits, set_limits
 from ledger.store.registry import list_keys, revoke_key
+from ledger.store.sessions import Connection
 from node.apikeys import issue_key, open_keys
 from node.cli.options import data_option
 from node.clock import read_clock_ms
@@ -90,7 +90,7 @@ def keys_limit(data: Path, prefix: str, **limits: int | None) -> None:
     if all(value is None for value in limits.values()):
         raise click.UsageError("name a limit to change, such as --daily-jobs 100")
 
-    def limit(connection: sqlite3.Connection) -> bool:
+    def limit(connection: Connection) -> bool:
         changed = change_limits(load_limits(connection, prefix), limits)
         return set_limits(connection, prefix, changed)
 

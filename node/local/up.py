@@ -7,7 +7,6 @@ as processes of their own, runs a sample job, shows its receipt and verifies it.
 from __future__ import annotations
 
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from ledger.block import hash_genesis
 from ledger.errors import LedgerError, StoreError
 from ledger.jobs import KeyRole
 from ledger.proof import Disclosure, verify_bundle
-from ledger.store.database import Database
+from ledger.store.marketstore import MarketStore
 from ledger.store.registry import find_key
+from ledger.store.sessions import Connection
 from miner.models.embedded import default_cache, prepare_embedded_model
 from node.apikeys import authenticate, create_key, open_keys
 from node.clock import read_clock_ms
@@ -126,12 +126,12 @@ def prepare_miner_keys(data: DataDirectory, kept: Mapping[str, str]) -> dict[str
         return {name: _prepare_key(store, key, "miner", genesis_hash) for name, key in kept.items()}
 
 
-def _prepare_key(store: Database, kept: str, role: KeyRole, genesis_hash: bytes) -> str:
+def _prepare_key(store: MarketStore, kept: str, role: KeyRole, genesis_hash: bytes) -> str:
     caller = authenticate(partial(find_key, store.reader), kept, genesis_hash=genesis_hash)
     if caller is not None and caller.role == role:
         return kept
 
-    def create(connection: sqlite3.Connection) -> str:
+    def create(connection: Connection) -> str:
         return create_key(
             connection,
             genesis_hash=genesis_hash,

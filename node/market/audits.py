@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import sqlite3
 from dataclasses import replace
 
 import msgspec
@@ -37,6 +36,7 @@ from ledger.rules import verify_transaction
 from ledger.store import draws
 from ledger.store import jobs as job_store
 from ledger.store.mempool import insert_transaction
+from ledger.store.sessions import Connection
 from ledger.transaction import Transaction, build_transaction
 from ledger.views import TransactionView, view_pending
 from node.market.miners import MAX_POLLS, MAX_POLLS_PER_MINER, MinerDesk, load_miner
@@ -50,7 +50,7 @@ class AuditDesk(MinerDesk):
 
     def _draw(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         job: Job,
         report: Report,
         *,
@@ -118,7 +118,7 @@ class AuditDesk(MinerDesk):
         self._check_standing()
         await self._seen(self._miner(caller, miner_id))
 
-        def claim(connection: sqlite3.Connection) -> tuple[DrawnAudit, Job]:
+        def claim(connection: Connection) -> tuple[DrawnAudit, Job]:
             miner = load_miner(connection, miner_id)
             audit = draws.load_audit(connection, parse_audit_id(audit_id))
             check_claimable(audit, miner, name_auditor(miner, caller))
@@ -148,7 +148,7 @@ class AuditDesk(MinerDesk):
         """
         self._miner(caller, miner_id)
 
-        def release(connection: sqlite3.Connection) -> None:
+        def release(connection: Connection) -> None:
             audit = draws.load_audit(connection, parse_audit_id(audit_id))
             check_held(audit, miner_id)
             draws.return_audit(connection, audit, now_ms=self._clock_ms())
@@ -175,7 +175,7 @@ class AuditDesk(MinerDesk):
         transaction = self._vouch(audit, job, report, now_ms)
         names = name_auditor(miner, caller)
 
-        def complete(connection: sqlite3.Connection) -> int | None:
+        def complete(connection: Connection) -> int | None:
             now = draws.load_audit(connection, audit.id)
             if now.state == "done" and now.miner_id == report.miner_id:
                 return None  # the same request was faster
@@ -247,7 +247,7 @@ class AuditDesk(MinerDesk):
             heartbeat_interval_ms=0,
         )
 
-    def _sweep_audits(self, connection: sqlite3.Connection, now_ms: int) -> bool:
+    def _sweep_audits(self, connection: Connection, now_ms: int) -> bool:
         """Offer audits whose receipt is final, and end those whose time is over."""
         return draws.sweep_audits(
             connection,

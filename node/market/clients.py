@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -25,6 +24,7 @@ from ledger.jobs import (
 from ledger.quotas import DAY_MS, KeyStanding, check_quota, find_day
 from ledger.store import jobs as job_store
 from ledger.store import limits, lists, queue, registry, repeats
+from ledger.store.sessions import Connection
 from ledger.views import ReceiptView, TransactionView
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
@@ -59,7 +59,7 @@ class ClientDesk(Desk):
         """
         now_ms = self._clock_ms()
 
-        def find_repeat(connection: sqlite3.Connection) -> Submission | None:
+        def find_repeat(connection: Connection) -> Submission | None:
             if idempotency_key is None:
                 return None
             known = repeats.find_repeat(
@@ -72,7 +72,7 @@ class ClientDesk(Desk):
         self._check_standing()
         jobs = tuple(self._build_job(caller, order, now_ms) for order in orders)
 
-        def store(connection: sqlite3.Connection) -> Submission:
+        def store(connection: Connection) -> Submission:
             if known := find_repeat(connection):  # the same request was faster
                 return known
             self._use_quota(connection, caller, orders, now_ms)
@@ -107,7 +107,7 @@ class ClientDesk(Desk):
 
     def _use_quota(
         self,
-        connection: sqlite3.Connection,
+        connection: Connection,
         caller: Caller,
         orders: Sequence[JobOrder],
         now_ms: int,
@@ -139,7 +139,7 @@ class ClientDesk(Desk):
     async def cancel(self, caller: Caller, job_id: str) -> Job:
         """Cancel a pending or running job; a second time changes nothing."""
 
-        def cancel(connection: sqlite3.Connection) -> Job:
+        def cancel(connection: Connection) -> Job:
             job = job_store.load_job(connection, parse_job_id(job_id))
             # Without a key nobody gets this far but in dev mode, where cancelling is open.
             if caller.role is not None and not caller.is_admin and job.owner != caller.key:
@@ -204,7 +204,7 @@ class ClientDesk(Desk):
         """Return where a pending job stands."""
         return self._find_place(self._store.reader, job)
 
-    def _find_place(self, connection: sqlite3.Connection, job: Job) -> Queue:
+    def _find_place(self, connection: Connection, job: Job) -> Queue:
         eligible = registry.count_eligible_miners(
             connection, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
         )

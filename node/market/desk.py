@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from ledger.jobs import Caller, Job, Prices, parse_job_id
 from ledger.keys import KeyPair
 from ledger.store import jobs as job_store
 from ledger.store.chain import ChainStore
-from ledger.store.database import Database
 from ledger.store.known import KnownRows
+from ledger.store.marketstore import MarketStore
+from ledger.store.sessions import Connection
 from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
 from node import apikeys
@@ -68,7 +68,7 @@ class Desk:
         self,
         *,
         chain: ChainStore,
-        store: Database,
+        store: MarketStore,
         key: KeyPair,
         settings: MarketSettings,
         clock_ms: Callable[[], int],
@@ -129,14 +129,14 @@ class Desk:
         )
 
     async def _write(
-        self, work: Callable[[sqlite3.Connection], T], *, then: Callable[[], None] | None = None
+        self, work: Callable[[Connection], T], *, then: Callable[[], None] | None = None
     ) -> T:
         """Do it durably. `then` follows if it was done, though nobody may wait for the answer."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
         moves: list[tuple[JobEvent, str]] = []
 
-        def run(connection: sqlite3.Connection) -> T:
+        def run(connection: Connection) -> T:
             moves.clear()  # it may run twice
             self._moves = moves
             return work(connection)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sqlite3
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -27,6 +26,7 @@ from ledger.jobs import (
 from ledger.store import jobs as job_store
 from ledger.store import registry
 from ledger.store.queue import take_turn
+from ledger.store.sessions import Connection
 from ledger.views import ReceiptView, view_pending
 from node.market.audits import AuditDesk
 from node.market.miners import load_miner
@@ -42,7 +42,7 @@ class LeaseDesk(AuditDesk):
         """Forget a miner; what it runs goes back to the queue at once. Its receipts stay."""
         self._miner(caller, miner_id)
 
-        def deregister(connection: sqlite3.Connection) -> tuple[list[Job], bool]:
+        def deregister(connection: Connection) -> tuple[list[Job], bool]:
             registry.drain_miner(connection, miner_id)
             held = job_store.list_held_jobs(connection, miner_id)
             for job in held:
@@ -65,7 +65,7 @@ class LeaseDesk(AuditDesk):
         self._check_standing()
         await self._seen(self._miner(caller, miner_id))
 
-        def claim(connection: sqlite3.Connection) -> Job:
+        def claim(connection: Connection) -> Job:
             miner = load_miner(connection, miner_id)
             job = job_store.load_job(connection, parse_job_id(job_id))
             check_claimable(job, miner_id)
@@ -123,7 +123,7 @@ class LeaseDesk(AuditDesk):
         return left_ms > self._settings.lease_ms - self._settings.heartbeat_interval_ms // 4
 
     async def _renew(self, job: Job, miner_id: str) -> Job:
-        def renew(connection: sqlite3.Connection) -> Job:
+        def renew(connection: Connection) -> Job:
             now = job_store.load_job(connection, job.id)
             check_held(now, miner_id)
             expires_at_ms = min(
@@ -167,7 +167,7 @@ class LeaseDesk(AuditDesk):
     ) -> Job:
         """Give up an attempt, or the whole job. `reason` is shown to the job's owner."""
 
-        def fail(connection: sqlite3.Connection, job: Job) -> None:
+        def fail(connection: Connection, job: Job) -> None:
             if retryable:
                 self._try_again(connection, job, error=reason)
             else:
@@ -186,7 +186,7 @@ class LeaseDesk(AuditDesk):
         now_ms = self._clock_ms()
         transaction = self._issuer.issue(job, report, now_ms=now_ms)
 
-        def deliver(connection: sqlite3.Connection, known: Job) -> int:
+        def deliver(connection: Connection, known: Job) -> int:
             seq = job_store.complete_job(
                 connection,
                 known,
@@ -202,7 +202,7 @@ class LeaseDesk(AuditDesk):
             self._move("completed")
             return seq
 
-        def complete(connection: sqlite3.Connection) -> int | None:
+        def complete(connection: Connection) -> int | None:
             with contextlib.suppress(MarketError):  # it has changed since it was read, in few cases
                 return deliver(connection, job)
             now = job_store.load_job(connection, job.id)
@@ -245,11 +245,11 @@ class LeaseDesk(AuditDesk):
         caller: Caller,
         job_id: str,
         miner_id: str,
-        end_attempt: Callable[[sqlite3.Connection, Job], None],
+        end_attempt: Callable[[Connection, Job], None],
     ) -> Job:
         self._miner(caller, miner_id)
 
-        def give_up(connection: sqlite3.Connection) -> Job:
+        def give_up(connection: Connection) -> Job:
             job = job_store.load_job(connection, parse_job_id(job_id))
             check_held(job, miner_id)
             end_attempt(connection, job)
@@ -276,9 +276,7 @@ class LeaseDesk(AuditDesk):
             )
         return receipt
 
-    def _try_again(
-        self, connection: sqlite3.Connection, job: Job, *, error: str | None = None
-    ) -> None:
+    def _try_again(self, connection: Connection, job: Job, *, error: str | None = None) -> None:
         """Give the job back to the queue, unless it had all its attempts."""
         if job.attempt < MAX_ATTEMPTS:
             job_store.requeue_job(connection, job, reason="requeued")
@@ -287,7 +285,7 @@ class LeaseDesk(AuditDesk):
             self._fail_job(connection, job, "max_attempts", error=error)
 
     def _fail_job(
-        self, connection: sqlite3.Connection, job: Job, reason: str, *, error: str | None = None
+        self, connection: Connection, job: Job, reason: str, *, error: str | None = None
     ) -> None:
         job_store.end_job(
             connection, job, state="failed", reason=reason, now_ms=self._clock_ms(), error=error

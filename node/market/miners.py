@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from ledger.jobs import (
 from ledger.keys import ACCOUNT_PREFIX, verify_signature
 from ledger.store import jobs as job_store
 from ledger.store import queue, registry
+from ledger.store.sessions import Connection
 from ledger.views.reader import ACTIVE_MINER_MS
 from node.market.desk import Desk
 
@@ -52,7 +52,7 @@ class MinerDesk(Desk):
             last_seen_at_ms=now_ms,
         )
 
-        def register(connection: sqlite3.Connection) -> Miner:
+        def register(connection: Connection) -> Miner:
             known = registry.find_miner(connection, miner.miner_id)
             if known is not None and not _acts_for(caller, known):
                 raise MarketError(
@@ -68,7 +68,7 @@ class MinerDesk(Desk):
 
         return await self._write(register)
 
-    def _make_place(self, connection: sqlite3.Connection, caller: Caller) -> None:
+    def _make_place(self, connection: Connection, caller: Caller) -> None:
         """Forget the miner of a key that was away for longest, if it has as many as it may."""
         if registry.count_own_miners(connection, caller.key) < MAX_MINERS_PER_KEY:
             return
@@ -181,7 +181,7 @@ class MinerDesk(Desk):
             ) from error
 
 
-def load_miner(connection: sqlite3.Connection, miner_id: str) -> Miner:
+def load_miner(connection: Connection, miner_id: str) -> Miner:
     """Return a registered miner. Raises MarketError MINER_NOT_FOUND."""
     return check_registered(registry.find_miner(connection, miner_id), miner_id)
 

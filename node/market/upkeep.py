@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 
 from ledger.jobs import Job
 from ledger.store import jobs as job_store
 from ledger.store.repeats import forget_old_repeats
+from ledger.store.sessions import Connection
 from ledger.store.texts import purge_texts
 from node.market.leases import LeaseDesk
 
@@ -30,7 +30,7 @@ class UpkeepDesk(LeaseDesk):
 
         is_audit_waiting = False
 
-        def sweep(connection: sqlite3.Connection) -> list[Job]:
+        def sweep(connection: Connection) -> list[Job]:
             nonlocal is_audit_waiting
             expired = job_store.list_expired_leases(connection, now_ms)
             for job in expired:
@@ -65,9 +65,9 @@ class UpkeepDesk(LeaseDesk):
                 break
             self._is_wal_old = True
         if self._is_wal_old:
-            self._is_wal_old = not await asyncio.to_thread(self._store.empty_wal)
+            self._is_wal_old = not await asyncio.to_thread(self._store.forget_versions)
 
-    def _end_lease(self, connection: sqlite3.Connection, job: Job, now_ms: int) -> None:
+    def _end_lease(self, connection: Connection, job: Job, now_ms: int) -> None:
         if job.heartbeat and now_ms >= self._execution_deadline_ms(job):
             self._fail_job(connection, job, "execution_timeout")
         else:

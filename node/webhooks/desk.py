@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
 from collections.abc import Sequence
 
 from ledger.errors import MarketError
@@ -12,6 +11,7 @@ from ledger.jobs import Caller, build_job_id
 from ledger.store import deliveries as delivery_store
 from ledger.store import webhooks as webhook_store
 from ledger.store.events import note_ping
+from ledger.store.sessions import Connection
 from ledger.store.webhooks import MAX_WEBHOOKS_PER_KEY, Webhook, parse_webhook_id
 from node.market.desk import Desk
 from node.webhooks.guard import check_url
@@ -39,7 +39,7 @@ class WebhookDesk(Desk):
             created_at_ms=now_ms,
         )
 
-        def create(connection: sqlite3.Connection) -> None:
+        def create(connection: Connection) -> None:
             if webhook_store.count_webhooks(connection, caller.key) >= MAX_WEBHOOKS_PER_KEY:
                 raise MarketError(
                     "WEBHOOK_LIMIT_REACHED",
@@ -71,7 +71,7 @@ class WebhookDesk(Desk):
         now_ms = self._clock_ms()
         name = build_job_id(now_ms=now_ms, entropy=secrets.token_bytes(10))
 
-        def ping(connection: sqlite3.Connection) -> str:
+        def ping(connection: Connection) -> str:
             webhook = _find(connection, caller, webhook_id)
             if webhook.disabled_reason is not None:
                 raise MarketError(
@@ -84,7 +84,7 @@ class WebhookDesk(Desk):
         return await self._write(ping, then=self.note_events)
 
 
-def _find(connection: sqlite3.Connection, caller: Caller, webhook_id: str) -> Webhook:
+def _find(connection: Connection, caller: Caller, webhook_id: str) -> Webhook:
     name = parse_webhook_id(webhook_id)
     webhook = webhook_store.find_webhook(connection, name) if name else None
     # Whether somebody else has such a webhook is nobody's business.

@@ -12,13 +12,11 @@ import asyncio
 import contextlib
 import logging
 import random
-import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import lru_cache
 
 import httpx2
 
-from ledger.store.database import Database
 from ledger.store.deliveries import (
     Delivery,
     describe_attempt,
@@ -31,6 +29,8 @@ from ledger.store.deliveries import (
     note_delivered,
     note_failure,
 )
+from ledger.store.marketstore import MarketStore
+from ledger.store.sessions import Connection
 from node.signal import Latch
 from node.webhooks.guard import Reach
 from node.webhooks.schedule import judge_failure
@@ -55,7 +55,7 @@ class Dispatcher:
     def __init__(
         self,
         *,
-        store: Database,
+        store: MarketStore,
         sender: Sender,
         news: Latch,
         clock_ms: Callable[[], int],
@@ -181,11 +181,11 @@ class Dispatcher:
         chance = self._draw()
         await self._write(lambda c: self._note(c, delivery, outcome, chance))
 
-    async def _write(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    async def _write(self, work: Callable[[Connection], None]) -> None:
         await asyncio.wrap_future(self._store.write(work))
 
     def _note(
-        self, connection: sqlite3.Connection, delivery: Delivery, outcome: Outcome, chance: float
+        self, connection: Connection, delivery: Delivery, outcome: Outcome, chance: float
     ) -> None:
         now_ms = self._clock_ms()
         last = describe_attempt(
@@ -223,7 +223,7 @@ def _find_host(url: str) -> str:
 
 @contextlib.asynccontextmanager
 async def run_webhooks(
-    store: Database, *, news: Latch, reach: Reach, clock_ms: Callable[[], int]
+    store: MarketStore, *, news: Latch, reach: Reach, clock_ms: Callable[[], int]
 ) -> AsyncIterator[None]:
     """Deliver what waits in node.db, within the context."""
     tls = httpx2.create_ssl_context()

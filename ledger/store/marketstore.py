@@ -1,0 +1,55 @@
+"""What holds the market: jobs, miners, keys, receipts on their way. One interface, two engines.
+
+`database.Database` is node.db, a SQLite file of one process. A store answers writes once they are
+durable, and runs each alone: no write of whatever process comes between the statements of another.
+So what a write has checked still holds when it changes something, and places in a table are in the
+order in which they became readable.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, Protocol, TypeVar
+
+from ledger.store.sessions import Connection
+from ledger.store.writing import Post, Reply, Work
+
+T = TypeVar("T")
+
+
+class MarketStore(Protocol):
+    """Where a coordinator keeps its market."""
+
+    def write(self, work: Work[T]) -> Future[T]:
+        """Queue one write. The future resolves after the commit, with what `work` returned.
+
+        `work` may run twice.
+
+        Raises:
+            DatabaseBusyError: too many writes wait already.
+            StoreError: the store is closed.
+        """
+
+    def send(self, work: Work[Any], reply: Reply, post: Post) -> None:
+        """Queue one write as `write` does; `post(function, argument)` brings the reply."""
+
+    @property
+    def reader(self) -> Connection:
+        """The calling thread's connection that cannot write, for short reads."""
+
+    @property
+    def state(self) -> bytes:
+        """Stands for what is stored: another one after each commit that may have changed it."""
+
+    @property
+    def waiting_writes(self) -> int:
+        """How many writes of this process wait, roughly."""
+
+    def forget_versions(self) -> bool:
+        """Remove what was replaced or deleted wherever older versions of it are kept.
+
+        Blocks shortly; not for the loop. False if somebody was in the way; try again later then.
+        """
+
+    def close(self) -> None:
+        """Finish the writes that wait, then close every connection."""
