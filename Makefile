@@ -19,10 +19,10 @@ export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help run setup dev test lint types check format bench bench-miner generate soak rehearse \
-    simulate conformance vectors lock gpu browser clean
+    simulate crash-images conformance vectors lock gpu browser clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup  ## set up, then ./aitbc up $(ARGS)
 	@./aitbc up $(ARGS)
@@ -67,6 +67,9 @@ rehearse: setup  ## kill and stop nodes of a real local network; ARGS go to scri
 
 simulate: dev  ## consensus under faults: SEEDS=N histories (2000), or SEED=N to replay one
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000)) $(ARGS)
+
+crash-images: dev  ## disks after power cuts, opened by the stores: IMAGES=N (2000); ARGS as --help says
+	@$(PY) -m tests.crash --images $(or $(IMAGES),2000) $(ARGS)
 
 conformance: dev  ## schemathesis on a live node; ARGS go to tests/conformance, then to schemathesis
 	@$(PY) -m tests.conformance $(ARGS)

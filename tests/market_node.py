@@ -66,7 +66,7 @@ class NoPeers:
 
 
 class MarketNode:
-    """The stores, coordinator and sealer of one authority in a directory."""
+    """The stores, coordinator and sealer of one authority in a directory, also one with files."""
 
     def __init__(self, root: Path, *, settings: MarketSettings = SETTINGS, **limits: Any) -> None:
         self.now_ms = CREATED_MS + 1_000
@@ -83,7 +83,8 @@ class MarketNode:
             "genesis_hash": hash_genesis(self.genesis),
         }
         self._runner = asyncio.Runner()
-        VoteStore.create(root / "votes.db", **self._owner).close()
+        if not (root / "votes.db").exists():
+            VoteStore.create(root / "votes.db", **self._owner).close()
         self._open()
 
     def _open(self) -> None:
