@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import msgspec
 from starlette.types import Send
@@ -85,20 +86,33 @@ def tell_total(total: int | None) -> tuple[Header, ...]:
     return () if total is None else ((b"x-total-count", str(total).encode()),)
 
 
-async def start_answer(
-    answer: Answer | Stream, request_id: str, send: Send, *, close: bool
-) -> None:
-    """Send the head of an answer; `close` tells the client that the connection ends with it."""
-    headers = [
-        (b"x-request-id", request_id.encode()),
-        *SECURITY_HEADERS,
-        (b"cache-control", answer.cache_control),
-        *answer.headers,
-    ]
-    if answer.status not in _BODYLESS:
-        headers.append((b"content-type", answer.content_type))
+@lru_cache(maxsize=64)
+def list_fixed_headers(
+    status: int, cache_control: bytes, content_type: bytes
+) -> tuple[Header, ...]:
+    """Return those headers of an answer that many others have too."""
+    headers = (*SECURITY_HEADERS, (b"cache-control", cache_control))
+    return headers if status in _BODYLESS else (*headers, (b"content-type", content_type))
+
+
+def list_own_headers(
+    answer: Answer | Stream, request_id: str, *, close: bool = False
+) -> list[Header]:
+    """Return the others; `close` tells the client that the connection ends with the answer."""
+    headers = [(b"x-request-id", request_id.encode()), *answer.headers]
     if isinstance(answer, Answer) and answer.status not in _BODYLESS:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     if close:
         headers.append((b"connection", b"close"))
+    return headers
+
+
+async def start_answer(
+    answer: Answer | Stream, request_id: str, send: Send, *, close: bool
+) -> None:
+    """Send the head of an answer."""
+    headers = [
+        *list_fixed_headers(answer.status, answer.cache_control, answer.content_type),
+        *list_own_headers(answer, request_id, close=close),
+    ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

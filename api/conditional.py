@@ -21,6 +21,6 @@ def answer_if_changed(request: Request, answer: Answer) -> Answer:
     """Return the answer with its entity tag, or 304 if the client has it already."""
     tag = b'"%s"' % blake3(answer.body).hexdigest(TAG_BYTES).encode()
     named = (b"etag", tag)
-    if request.knows(tag):
+    if request.head.knows(tag):
         return Answer(status=NOT_MODIFIED, headers=(named,), cache_control=answer.cache_control)
     return replace(answer, headers=(*answer.headers, named))

@@ -39,7 +39,11 @@ class JobEndpoints:
         return {
             "/v1/jobs": {
                 "POST": Operation(
-                    handler=self.submit, role="client", key="always", max_body_bytes=MAX_BODY_BYTES
+                    handler=self.submit,
+                    role="client",
+                    key="always",
+                    max_body_bytes=MAX_BODY_BYTES,
+                    direct="without_query",
                 ),
                 "GET": Operation(handler=self.list_jobs),
             },
@@ -51,7 +55,7 @@ class JobEndpoints:
                     max_body_bytes=MAX_BODY_BYTES,
                 )
             },
-            "/v1/jobs/{job_id}": {"GET": Operation(handler=self.show)},
+            "/v1/jobs/{job_id}": {"GET": Operation(handler=self.show, direct="without_query")},
             "/v1/jobs/{job_id}/cancel": {
                 "POST": Operation(handler=self.cancel, role="client", key="strict")
             },
@@ -75,7 +79,7 @@ class JobEndpoints:
         return answer_json(shown, status=201, headers=_tell_replay(made))
 
     async def _submit(self, request: Request, orders: Sequence[JobOrder]) -> Submission:
-        key = request.idempotency_key()
+        key = request.head.idempotency_key()
         return await self._market.submit_all(request.caller, orders, idempotency_key=key)
 
     async def list_jobs(self, request: Request) -> Answer:
@@ -112,7 +116,9 @@ class JobEndpoints:
         """Return the answer for now; None for one who rather waits, and for whom none is held."""
         job = self._market.job(job_id)
         answer = answer_if_changed(request, self._answers.show(request, job))
-        is_news = answer.status != NOT_MODIFIED if request.is_conditional else job.state in ENDED
+        is_news = (
+            answer.status != NOT_MODIFIED if request.head.is_conditional else job.state in ENDED
+        )
         return answer if is_news or not waits else None
 
     async def _wait(self, request: Request, job_id: str, watch: JobWatch, wait_s: float) -> Answer:

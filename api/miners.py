@@ -50,14 +50,22 @@ class MinerEndpoints:
 
         def work(handler: Handler, *, max_body_bytes: int = MAX_BODY_BYTES) -> Operation:
             return Operation(
-                handler=handler, role="miner", key="strict", max_body_bytes=max_body_bytes
+                handler=handler,
+                role="miner",
+                key="strict",
+                max_body_bytes=max_body_bytes,
+                direct="without_query",
             )
 
         def ask(handler: Handler) -> Operation:
             return Operation(handler=handler, role="miner", key="strict")
 
         return {
-            "/v1/jobs/available": {"GET": ask(self.find_available)},
+            "/v1/jobs/available": {
+                "GET": Operation(
+                    handler=self.find_available, role="miner", key="strict", direct="always"
+                )
+            },
             "/v1/jobs/{job_id}/claim": {"POST": work(self.claim)},
             "/v1/jobs/{job_id}/complete": {
                 "POST": work(self.complete, max_body_bytes=MAX_REPORT_BODY_BYTES)

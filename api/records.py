@@ -52,7 +52,6 @@ class RecordEndpoints:
         """Return the operations by path."""
         handlers = {
             "/v1/receipts": self.list_receipts,
-            "/v1/receipts/{receipt_id}": self.show_receipt,
             "/v1/receipts/{receipt_id}/proof": self.show_proof,
             "/v1/genesis": self.show_genesis,
             "/v1/authorities": self.show_authorities,
@@ -63,7 +62,9 @@ class RecordEndpoints:
             "/health": self.show_health,
             "/health/ready": self.show_readiness,
         }
-        return {path: {"GET": Operation(handler=handler)} for path, handler in handlers.items()}
+        paths = {path: {"GET": Operation(handler=handler)} for path, handler in handlers.items()}
+        receipt = Operation(handler=self.show_receipt, direct="without_query")
+        return {**paths, "/v1/receipts/{receipt_id}": {"GET": receipt}}
 
     # --- receipts -------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope
 
 from api.answers import Answer, Stream
 from api.errors import ClientGoneError, RequestError, refuse_field
+from api.head import Head
 from api.limits import read_address
 from ledger.jobs import Caller
 
@@ -21,29 +22,10 @@ Word = TypeVar("Word", bound=str)
 MAX_BODY_BYTES = 1 << 20
 MAX_BODIES_BYTES = 256 << 20
 """Of all requests together; of one API key, or of one address without a key, half of it."""
-MAX_SECRET_CHARS = 256
 MAX_QUERY_FIELDS = 32
 MAX_QUERY_INTEGER = 2**53 - 1
 ANONYMOUS = Caller(key="", client="anonymous", role=None)
 
-_HEADERS = frozenset(
-    {
-        b"x-api-key",
-        b"authorization",
-        b"x-request-id",
-        b"if-none-match",
-        b"last-event-id",
-        b"content-type",
-        b"content-encoding",
-        b"content-length",
-        b"transfer-encoding",
-        b"idempotency-key",
-    }
-)
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_MEDIA_TYPE = re.compile(rb"application/(?:json|[a-z0-9.-]+\+json)\s*(?:;.*)?", re.IGNORECASE)
-_IDEMPOTENCY_KEY = re.compile(rb"[\x21-\x7e]{1,255}")
-_TAG = re.compile(rb'"[\x21\x23-\x7e\x80-\xff]*"')
 _INTEGER = re.compile(r"[+-]?[0-9]{1,16}")
 
 
@@ -83,40 +65,29 @@ class Request:
     """One HTTP request. `caller` and `body` are filled in before an endpoint sees it."""
 
     __slots__ = (
-        *("_fields", "_headers", "_room", "_room_taken", "_secret", "answer", "body", "body_done"),
-        *("caller", "id", "method", "receive", "scope"),
+        *("_fields", "_room", "_room_taken", "answer", "body", "body_done"),
+        *("caller", "head", "id", "method", "receive", "scope"),
     )
     receive: Receive
     """Where the rest of the request comes from."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(
+        self, scope: Scope, *, head: Head | None = None, whole: bytes | None = None
+    ) -> None:
+        """`head` is given by who has read it; `whole` is a body that is here, and takes no room."""
         self.scope = scope
+        self.head = head = head or Head(scope["headers"])
         self.method: str = scope["method"]
         self.caller = ANONYMOUS
-        self.body = b""
+        self.body = whole or b""
         self.id = ""
         self._room: BodyRoom | None = None
         self._room_taken = 0
         self.answer: Answer | Stream | None = None
         """What is sent, once that is known; for metrics and the access log."""
         self._fields: dict[str, list[str]] | None = None
-        self._secret: str | None = None
-        headers: dict[bytes, list[bytes]] = {}
-        for name, value in scope["headers"]:
-            if name in _HEADERS:
-                headers.setdefault(name, []).append(value)
-        self._headers = headers
-        self.body_done = not self._announces_body()
+        self.body_done = whole is not None or not head.announces_body
         """Whether nothing of the body is still to come."""
-
-    def _first(self, name: bytes) -> bytes:
-        return self._headers.get(name, (b"",))[0].strip()
-
-    def _announces_body(self) -> bool:
-        return b"transfer-encoding" in self._headers or self._first(b"content-length") not in {
-            b"",
-            b"0",
-        }
 
     @property
     def payer(self) -> str:
@@ -124,25 +95,9 @@ class Request:
         return self.caller.key or read_address(self.scope)
 
     @property
-    def given_id(self) -> str | None:
-        """The client's own request id, if it is a sane one."""
-        given = self._first(b"x-request-id")
-        return given.decode() if _REQUEST_ID.fullmatch(given) else None
-
-    @property
-    def is_conditional(self) -> bool:
-        """Whether the client names what it has already."""
-        return b"if-none-match" in self._headers
-
-    def knows(self, tag: bytes) -> bool:
-        """Tell whether the client has what this entity tag (with its quotes) stands for."""
-        given = b",".join(self._headers.get(b"if-none-match", ()))
-        return given.strip() == b"*" or tag in _TAG.findall(given)
-
-    @property
     def last_event_id(self) -> str | None:
         """Where an event stream broke off, None if it begins."""
-        return self._first(b"last-event-id").decode("latin-1") or self.text("last_event_id")
+        return self.head.first(b"last-event-id").decode("latin-1") or self.text("last_event_id")
 
     @property
     def base(self) -> str:
@@ -162,64 +117,7 @@ class Request:
         (value,) = self.scope["path_params"].values()
         return str(value)
 
-    # --- key ------------------------------------------------------------------------------------
-
-    def secret(self) -> str | None:
-        """Return the API key of the request, None if there is none.
-
-        Raises:
-            RequestError: AUTH_INVALID_KEY, two different keys or not a Bearer key.
-        """
-        if self._secret is not None:
-            return self._secret
-        given = {value.strip() for value in self._headers.get(b"x-api-key", ())}
-        for value in self._headers.get(b"authorization", ()):
-            scheme, _, token = value.strip().partition(b" ")
-            if scheme.lower() != b"bearer":
-                raise RequestError(
-                    "AUTH_INVALID_KEY", "Authorization: expected 'Bearer' and an API key"
-                )
-            given.add(token.strip())
-        given.discard(b"")
-        if not given:
-            return None
-        if len(given) > 1:
-            raise RequestError("AUTH_INVALID_KEY", "the request carries two different API keys")
-        secret = given.pop()
-        if len(secret) > MAX_SECRET_CHARS or not secret.isascii():
-            raise RequestError("AUTH_INVALID_KEY", "this is not an API key")
-        self._secret = secret.decode()
-        return self._secret
-
-    def idempotency_key(self) -> str | None:
-        """Return the `Idempotency-Key` of the request, None if there is none."""
-        given = self._headers.get(b"idempotency-key")
-        if given is None:
-            return None
-        if len(given) > 1 or not _IDEMPOTENCY_KEY.fullmatch(given[0]):
-            raise refuse_field(
-                "Idempotency-Key", "expected one key of 1 to 255 visible ASCII characters"
-            )
-        return given[0].decode()
-
     # --- body -----------------------------------------------------------------------------------
-
-    def check_media_type(self) -> None:
-        """Refuse what is not plain JSON.
-
-        A missing type is refused as well: a web page may send that across origins without asking,
-        but not `application/json`.
-        """
-        given = self._first(b"content-type")
-        if not _MEDIA_TYPE.fullmatch(given):
-            shown = given[:100].decode("latin-1") or "none"
-            raise RequestError(
-                "VALIDATION_MEDIA_TYPE", f"Content-Type: expected application/json, got {shown}"
-            )
-        if self._first(b"content-encoding").lower() not in {b"", b"identity"}:
-            raise RequestError(
-                "VALIDATION_MEDIA_TYPE", "Content-Encoding: expected none; send the JSON itself"
-            )
 
     async def read_body(self, room: BodyRoom, *, max_bytes: int, timeout_ms: int) -> None:
         """Read the body into `body`, never holding more than `max_bytes` and one chunk.
@@ -234,7 +132,7 @@ class Request:
         if self.body_done:
             return
         self._room = room
-        length = self._first(b"content-length")
+        length = self.head.first(b"content-length")
         if length.isdigit() and int(length[:20]) > max_bytes:
             raise _too_large(max_bytes)
         try:

@@ -83,6 +83,9 @@ class Operation:
     """Bound of the JSON body; None: no body is expected, and one that comes is ignored."""
     error_form: ErrorForm = show_error
     """How its refusals look, those of the boundary included."""
+    direct: Literal["never", "without_query", "always"] = "never"
+    """Whether a server may answer it without ASGI (`api.direct`): it returns an Answer, and asks
+    for nothing more of its client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,45 +126,66 @@ class Resource:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and tell of it."""
-        began_s = self._boundary.clock_s()
         request = Request(scope)
-        request.id = request.given_id or self._make_request_id()
+        request.receive = receive
+
+        async def send_answer(answer: Answer | Stream) -> None:
+            if isinstance(answer, Stream):
+                await _send_stream(answer, request, send, self._watch_key(request))
+            else:
+                await _send(answer, request, receive, send)
+
+        await self._serve(request, send_answer)
+
+    async def answer_whole(self, request: Request, write: Callable[[Answer], None]) -> None:
+        """As `__call__`, for an operation that is direct and a request that has come whole."""
+
+        async def send_answer(answer: Answer | Stream) -> None:
+            assert isinstance(answer, Answer), "direct operations do not stream"
+            request.answer = answer
+            write(answer)
+
+        await self._serve(request, send_answer)
+
+    async def _serve(
+        self, request: Request, send_answer: Callable[[Answer | Stream], Awaitable[None]]
+    ) -> None:
+        began_s = self._boundary.clock_s()
+        request.id = request.head.given_id or self._make_request_id()
         REQUEST_ID.set(request.id)  # each request has a task, and so a context, of its own
         try:
-            await self._serve(request, receive, send)
+            answer = await self._settle(request)
+            if answer is not None:
+                await send_answer(answer)
         finally:
             seconds = self._boundary.clock_s() - began_s
             self._boundary.observe(build_outcome(request, self._route, seconds))
 
-    async def _serve(self, request: Request, receive: Receive, send: Send) -> None:
-        answer: Answer | Stream
+    async def _settle(self, request: Request) -> Answer | Stream | None:
+        """Return the answer, whatever happens inside; None if there is nobody to answer."""
+        error: RequestError | MarketError
         try:
-            answer = await self._answer(request, receive)
-        except (RequestError, MarketError) as error:
-            answer = self._answer_error(error, request)
-        except HistoryMissingError as error:
-            answer = self._answer_error(RequestError("HISTORY_MISSING", str(error)), request)
+            return await self._answer(request)
+        except (RequestError, MarketError) as refusal:
+            error = refusal
+        except HistoryMissingError as missing:
+            error = RequestError("HISTORY_MISSING", str(missing))
         except DatabaseBusyError:
-            busy = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
-            answer = self._answer_error(busy, request)
-        except StoreError as error:
-            logger.error("request %s: %s", request.id, error)  # noqa: TRY400 - it holds no text
-            failed = RequestError("SYSTEM_STORAGE_FAILED", "the node could not store this")
-            answer = self._answer_error(failed, request)
+            error = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
+        except StoreError as failure:
+            logger.error("request %s: %s", request.id, failure)  # noqa: TRY400 - it holds no text
+            error = RequestError("SYSTEM_STORAGE_FAILED", "the node could not store this")
         except ClientGoneError:
-            return
+            return None
         except asyncio.CancelledError:
             # Only a server that closes cancels a request, and it does not wait for a body.
             request.body_done = True
-            answer = self._answer_error(_CLOSING, request)
-        except Exception as error:
-            answer = self._answer_fault(error, request)
-        if isinstance(answer, Stream):
-            await _send_stream(answer, request, send, self._watch_key(request))
-        else:
-            await _send(answer, request, receive, send)
+            error = _CLOSING
+        except Exception as fault:
+            return self._answer_fault(fault, request)
+        return self._answer_error(error, request)
 
-    async def _answer(self, request: Request, receive: Receive) -> Answer | Stream:
+    async def _answer(self, request: Request) -> Answer | Stream:
         operation = self._operation(request)
         if operation is None:
             return self._answer_other_method(request)
@@ -170,10 +194,9 @@ class Resource:
             operation.key == "strict" and self._settings.mode == "strict"
         )
         check_role(request.caller, operation.role, key_needed=needed)
-        request.receive = receive
         try:
             if operation.max_body_bytes is not None:
-                request.check_media_type()
+                request.head.check_media_type()
                 await request.read_body(
                     self._room,
                     max_bytes=operation.max_body_bytes,
@@ -189,12 +212,12 @@ class Resource:
 
     def _watch_key(self, request: Request) -> KeyWatch:
         clock_s = asyncio.get_running_loop().time
-        return KeyWatch(request.caller, request.secret(), self._keys, clock_s=clock_s)
+        return KeyWatch(request.caller, request.head.secret(), self._keys, clock_s=clock_s)
 
     def _identify(self, request: Request) -> None:
         limiter = self._boundary.limiter
         try:
-            request.caller = authenticate(request.secret(), self._keys)
+            request.caller = authenticate(request.head.secret(), self._keys)
         except RequestError:
             if limiter is not None:
                 limiter.check_address(request.scope)

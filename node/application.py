@@ -16,13 +16,13 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import build_api
+from api.direct import Direct
 from api.errors import RequestError
 from api.limits import RateLimiter
 from api.metering import Observer, Outcome
 from api.nomarket import NoMarket
 from api.ports import Market
 from api.resource import ApiSettings, Boundary
-from api.shortcuts import Shortcuts
 from explorer_ui import build_error_handler, build_explorer
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
@@ -97,13 +97,10 @@ def build_application(
         metrics=metrics.render,
     )
 
-    def front(inner: ASGIApp) -> ASGIApp:
-        served = Shortcuts(inner, routes=api_routes)
-        return OwnNameOnly(served, host=settings.host) if api.mode == "dev" else served
-
     # The API answers first; what it does not claim belongs to the explorer.
-    app = _Application(
-        front,
+    app = DirectApplication(
+        own_host=settings.host if api.mode == "dev" else None,
+        direct_routes=api_routes,
         routes=[
             *routes,
             build_block_route(chain, head),
@@ -125,14 +122,21 @@ def build_application(
     return app
 
 
-class _Application(Starlette):
-    """Starlette behind a front that may answer before anything of it runs."""
+class DirectApplication(Starlette):
+    """Starlette, and beside it what may be answered before it; in dev mode under its own name."""
 
-    def __init__(self, front: Callable[[ASGIApp], ASGIApp], **options: Any) -> None:
+    def __init__(
+        self, *, own_host: str | None, direct_routes: Sequence[BaseRoute], **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._front = front(super().__call__)
+        self._front: ASGIApp = super().__call__
+        self.direct = Direct(direct_routes)
+        if own_host is not None:
+            self._front = guard = OwnNameOnly(self._front, host=own_host)
+            self.direct = Direct(direct_routes, admits=guard.admits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, or the lifespan."""
         await self._front(scope, receive, send)
 
 

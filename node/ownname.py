@@ -31,14 +31,21 @@ class OwnNameOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 400 or 403."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or self.admits(scope):
             await self._app(scope, receive, send)
-        elif _read_name(_list_values(scope, b"host")) not in self._names:
+        elif not self._is_own(scope):
             await PlainTextResponse(_REFUSAL, 400)(scope, receive, send)
-        elif scope["method"] not in _SAFE_METHODS and self._is_foreign(scope):
-            await PlainTextResponse(_FOREIGN, 403)(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await PlainTextResponse(_FOREIGN, 403)(scope, receive, send)
+
+    def admits(self, scope: Scope) -> bool:
+        """Tell whether the node listens to a request."""
+        return self._is_own(scope) and (
+            scope["method"] in _SAFE_METHODS or not self._is_foreign(scope)
+        )
+
+    def _is_own(self, scope: Scope) -> bool:
+        return _read_name(_list_values(scope, b"host")) in self._names
 
     def _is_foreign(self, scope: Scope) -> bool:
         """Tell whether a page of another site asks. Only browsers send an origin."""

@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from ledger.errors import StoreError
-from node.httphead import BoundedHeadProtocol
+from node.directhttp import DirectProtocol
 
 BACKLOG = 2048
 MAX_CONNECTIONS = 4096
@@ -97,7 +97,7 @@ def serve(
     with listening, opener(stop=stop) as node:
         config = uvicorn.Config(
             node.app,
-            http=BoundedHeadProtocol,
+            http=DirectProtocol,
             ws="none",
             access_log=False,
             log_config=None,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from node.httphead import BoundedHeadProtocol
+from node.directhttp import DirectProtocol
 from node.server import forwarding_options
 
 STOP_TIMEOUT_S = 30
@@ -20,7 +20,7 @@ STOP_TIMEOUT_S = 30
 def serve(
     app: ASGIApp,
     *,
-    http: type[BoundedHeadProtocol] = BoundedHeadProtocol,
+    http: type[DirectProtocol] = DirectProtocol,
     limit_concurrency: int | None = None,
     shutdown_s: int = 5,
     trusted_proxies: Sequence[str] = (),

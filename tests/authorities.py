@@ -24,7 +24,7 @@ from node.apikeys import issue_key
 from node.assembly import Node, open_node
 from node.config import NodeSettings
 from node.datadir import DataDirectory, Founder, create_network, load_key
-from node.httphead import BoundedHeadProtocol
+from node.directhttp import DirectProtocol
 from node.local.ports import HOST, choose_ports
 from node.p2p.stamp import build_stamp
 from tests.builders import CREATED_MS, build_certificate
@@ -117,7 +117,7 @@ def serve_node(data: DataDirectory, url: str, **settings: Any) -> Iterator[Node]
         listening = stack.enter_context(socket.create_server((host, int(port))))
         config = uvicorn.Config(
             node.app,
-            http=BoundedHeadProtocol,
+            http=DirectProtocol,
             access_log=False,
             log_config=None,
             timeout_graceful_shutdown=1,
