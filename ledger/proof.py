@@ -38,7 +38,6 @@ from ledger.transaction import (
     ReceiptPayload,
     Role,
     Transaction,
-    build_signed_message,
     parse_transaction,
 )
 
@@ -222,7 +221,7 @@ def judge_signature(transaction: Transaction, role: Role, account: str) -> Claim
 
 
 def _verify_role(transaction: Transaction, role: Role, account: str) -> str:
-    message = build_signed_message(transaction.payload)
+    message = transaction.signed_message
     for signature in transaction.signatures:
         if (signature.role, signature.key_id) == (role, account):
             verify_signature(account, message, signature.sig)

@@ -63,6 +63,8 @@ TransactionId = NewType("TransactionId", bytes)
 MAX_ENVELOPE_BYTES = 64 * 1024 - 1
 """What the two bytes can say that stand before an envelope in an entry bundle (`tiles.py`)."""
 MAX_SIGNATURES = 256
+_BEFORE_PAYLOAD, _BETWEEN, _BEHIND = b'{"payload":', b',"signatures":', b"}"
+"""What stands around the two parts of an envelope."""
 _REMEMBERED = 2048
 _MAX_REMEMBERED_BYTES = 2048
 """Of an envelope; a receipt's has about 1500. Together about 10 MB."""
@@ -94,6 +96,13 @@ class Transaction:
     payload: Payload
     signatures: tuple[Signature, ...]
     envelope: bytes
+    payload_end: int
+    """Where the payload ends in the envelope."""
+
+    @property
+    def signed_message(self) -> bytes:
+        """What every signer has signed, as `build_signed_message` writes it."""
+        return TRANSACTION_DOMAIN + self.envelope[len(_BEFORE_PAYLOAD) : self.payload_end]
 
     @property
     def type(self) -> str:
@@ -125,7 +134,7 @@ def verify_signers(transaction: Transaction, expected: Sequence[tuple[Role, str]
     given = [(signature.role, signature.key_id) for signature in transaction.signatures]
     if given != list(expected):
         raise InvalidSignatureError(f"signers: expected {expected}, got {given}")
-    message = build_signed_message(transaction.payload)
+    message = transaction.signed_message
     for signature in transaction.signatures:
         verify_signature(signature.key_id, message, signature.sig)
 
@@ -159,11 +168,16 @@ def _parse(envelope: bytes) -> Transaction:
     order = [_signature_order(signature) for signature in parsed.signatures]
     if order != sorted(set(order)):
         raise InvalidTransactionError("signatures: expected distinct ones, sorted by role, key_id")
+    # It is canonical, so the payload's own bytes are a piece of it.
+    behind = len(_BETWEEN) + len(encode(parsed.signatures)) + len(_BEHIND)
+    payload_end = len(envelope) - behind
+    canonical = envelope[len(_BEFORE_PAYLOAD) : payload_end]
     return Transaction(
-        id=hash_payload(parsed.payload),
+        id=TransactionId(hash_object(TRANSACTION_DOMAIN, canonical)),
         payload=parsed.payload,
         signatures=parsed.signatures,
         envelope=envelope,
+        payload_end=payload_end,
     )
 
 

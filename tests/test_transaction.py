@@ -52,6 +52,7 @@ def test_golden_transactions(case):
     transaction = parse_transaction(case["envelope"].encode())
     assert transaction.envelope == case["envelope"].encode()
     assert transaction.id.hex() == case["transaction_id"]
+    assert transaction.signed_message == case["signed_message"].encode()
     assert build_signed_message(transaction.payload) == case["signed_message"].encode()
     assert blake3(case["signed_message"].encode()).hexdigest() == case["transaction_id"]
 
@@ -64,6 +65,15 @@ def test_the_id_leaves_the_signatures_out():
     bare = build_transaction(RECEIPT.payload, [])
     assert bare.id == RECEIPT.id == hash_payload(RECEIPT.payload)
     assert bare.envelope != RECEIPT.envelope
+
+
+@pytest.mark.parametrize("model", ["}", ',"signatures":[', '"\\', "\u00fc\u2028\U0001f600"])
+def test_the_signed_message_is_a_piece_of_the_envelope_whatever_is_in_it(model):
+    payload = msgspec.structs.replace(RECEIPT.payload, model=model)
+    for signatures in ([], sign_receipt(payload)):
+        transaction = build_transaction(payload, signatures)
+        assert transaction.signed_message == build_signed_message(payload)
+        assert transaction.id == hash_payload(payload)
 
 
 def test_signatures_are_sorted_whatever_their_order():
