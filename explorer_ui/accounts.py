@@ -134,6 +134,7 @@ def _build_filter(account: str, side: Side) -> ReceiptFilter:
 def _name_role(account: AccountView) -> str:
     roles = {
         "an authority": account.authority is not None,
+        "a former authority": account.former_authority is not None,
         "a coordinator": account.coordinates or account.coordinated_receipts > 0,
         "a miner": account.earned_receipts > 0 or bool(account.miners),
         "an auditor": account.is_auditor,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -106,7 +107,7 @@ class Feeds:
             urn=f"urn:x-aitbc:{head.genesis}:{page.strip('/').replace('/', ':')}",
             title=f"{title} of {head.network}",
             origin=f"{request.url.scheme}://{request.url.netloc}",
-            own_path=request.url.path,
+            own_path=quote(request.url.path),
             page_path=Address(request)(page),
             updated_ms=entries[0].time_ms if entries else head.time_ms,
             entries=entries,

@@ -90,9 +90,18 @@
     field.setAttribute("list", offers.id);
     let asked = new AbortController();
     let timer = 0;
-    field.addEventListener("input", () => {
+    const forget = () => {
       clearTimeout(timer);
       asked.abort();
+    };
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !offers.firstChild) return;
+      event.preventDefault(); // it would empty the field; the next one does
+      forget();
+      offers.replaceChildren();
+    });
+    field.addEventListener("input", () => {
+      forget();
       const typed = field.value.trim();
       if (typed.length < 2) return;
       timer = setTimeout(async () => {
@@ -106,32 +115,54 @@
     });
   }
 
-  // While paused a swap is held back; the last one held is made up for on resuming.
-  function addPause() {
+  // A live page says how it stands: live, paused, or left alone by its node. While paused a swap is
+  // held back; the last one held is made up for on resuming.
+  function addLiveness() {
     const bar = document.getElementById("pause");
     if (!bar) return;
     const button = bar.querySelector("button");
     const note = bar.querySelector("[role=status]");
-    note.textContent = "This page is live.";
+    const mark = document.createElement("span");
+    mark.className = "state absent";
+    mark.textContent = "stale";
     let paused = false;
     let held = null;
+    let lost = "";
+
+    function describe() {
+      if (lost) return `The node has not answered since ${lost} UTC. This page shows what it said before, and goes on by itself.`;
+      if (held) return "Paused: there is something newer.";
+      return paused ? "This page stands still." : "This page is live.";
+    }
+
+    function hear(answers) {
+      if (answers === !lost) return;
+      lost = answers ? "" : new Date().toISOString().slice(11, 19);
+      if (answers) mark.remove();
+      else document.getElementById("status")?.prepend(mark);
+      note.textContent = describe();
+    }
+
+    document.addEventListener("htmx:before:response", (event) => hear(event.detail.ctx.response.status < 500));
+    document.addEventListener("htmx:sse:after:connection", () => hear(true));
+    document.addEventListener("htmx:sse:error", () => hear(false));
+    document.addEventListener("htmx:error", () => hear(false));
     document.addEventListener("htmx:before:swap", (event) => {
       if (!paused) return;
       event.preventDefault();
       held = event.detail.ctx;
-      note.textContent = "Paused: there is something newer.";
+      note.textContent = describe();
     });
     button.addEventListener("click", async () => {
       paused = !paused;
       button.setAttribute("aria-pressed", String(paused));
       button.textContent = paused ? "Resume" : "Pause";
-      note.textContent = paused ? "This page stands still." : "This page is live.";
-      if (!paused && held) {
-        const ctx = held;
-        held = null;
-        await window.htmx.swap(ctx);
-      }
+      const ctx = paused ? null : held;
+      held = null;
+      note.textContent = describe();
+      if (ctx) await window.htmx.swap(ctx);
     });
+    note.textContent = describe();
     button.hidden = false;
   }
 
@@ -161,7 +192,7 @@
     addCopyButtons();
     addTasks();
     addSuggestions();
-    addPause();
+    addLiveness();
     setInterval(() => { if (!document.hidden) showAges(); }, 1000);
   });
 })();

@@ -201,7 +201,11 @@ class ApiNode:
 
 
 def run_job(
-    client: TestClient, node: ApiNode, prompt: str = "Why is the sky blue?", miner: str = "m1"
+    client: TestClient,
+    node: ApiNode,
+    prompt: str = "Why is the sky blue?",
+    miner: str = "m1",
+    result: str = "Rayleigh.",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Submit, claim and complete one job; returns the job and its receipt."""
     key = {"X-Api-Key": node.keys["client"]}
@@ -210,7 +214,7 @@ def run_job(
     client.post(f"/v1/jobs/{job['job_id']}/claim", json={"miner_id": miner}).raise_for_status()
     node.now_ms += 1_500
     done = client.post(
-        f"/v1/jobs/{job['job_id']}/complete", json={"miner_id": miner, "result": "Rayleigh."}
+        f"/v1/jobs/{job['job_id']}/complete", json={"miner_id": miner, "result": result}
     )
     assert done.status_code == 200, done.text
     return job, done.json()

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Dialog,
+    Page,
+    Request,
+    sync_playwright,
+)
 from starlette.types import ASGIApp
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
@@ -73,29 +81,44 @@ def open_page(
 
     `expected` is a part of the one complaint that the test provokes.
     """
-    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
-    context.set_default_timeout(ACTION_MS)
+    context = new_context(browser, **options)
     page = context.new_page()
-    problems: list[str] = []
-
-    def note(message) -> None:
-        is_own_404 = "404" in message.text and message.location["url"] == page.url
-        is_expected = expected is not None and expected in message.text
-        if message.type in {"error", "warning"} and not is_own_404 and not is_expected:
-            problems.append(message.text)
-
-    page.on("console", note)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("dialog", lambda dialog: problems.append("dialog: " + dialog.message))
-    page.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.removeprefix("blob:").startswith(server.url + "/")
-            else problems.append("request to " + request.url)
-        ),
-    )
+    problems = watch(page, server.url, expected=expected)
     page.goto(server.url + path, wait_until="domcontentloaded")
     yield page
     context.close()
     assert problems == []
+
+
+def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+    context.set_default_timeout(ACTION_MS)
+    return context
+
+
+def watch(page: Page, *origins: str, expected: str | None = None) -> list[str]:
+    """Return what the page complains of, a list that grows: its console, dialogs, foreign requests.
+
+    A page that answers 404 is reported to the console as well; that is no complaint.
+    """
+    problems: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        is_own_status = message.location["url"] == page.url and "status of " in message.text
+        is_expected = expected is not None and expected in message.text
+        if message.type in {"error", "warning"} and not is_own_status and not is_expected:
+            problems.append(message.text)
+
+    def close(dialog: Dialog) -> None:
+        problems.append("dialog: " + dialog.message)
+        dialog.dismiss()
+
+    def check(request: Request) -> None:
+        if not request.url.removeprefix("blob:").startswith(tuple(f"{o}/" for o in origins)):
+            problems.append("request to " + request.url)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("dialog", close)
+    page.on("request", check)
+    return problems

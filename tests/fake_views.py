@@ -481,7 +481,8 @@ class FakeViews:
         payloads = [t.payload for t in self.final if t.type == "receipt"]
         earned = [p.price_micros for p in payloads if p.provider == account]
         spent = [p.price_micros for p in payloads if p.client == account]
-        members = dict(zip([key.account for key in AUTHORITIES], self.authority_names, strict=True))
+        members = {member.account: member.name for member in self.authorities().members}
+        former = {member.account: member.name for member in self.authority_set(0).members}
         waiting = any(
             account in (t.payload.client, t.payload.provider)
             for t in self.pending
@@ -489,7 +490,8 @@ class FakeViews:
         )
         coordinated = sum(p.coordinator == account for p in payloads)
         audited = any(t.type == "audit" and t.payload.auditor == account for t in self.final)
-        if not (earned or spent or coordinated or waiting or audited or account in members):
+        known = earned or spent or coordinated or waiting or audited
+        if not (known or account in members or account in former):
             return None
         return AccountView(
             account=account,
@@ -501,6 +503,7 @@ class FakeViews:
             authority=members.get(account),
             coordinates=account in members,
             is_auditor=audited,
+            former_authority=None if account in members else former.get(account),
             miners=tuple(
                 sorted(
                     {

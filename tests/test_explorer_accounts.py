@@ -86,6 +86,14 @@ def test_an_authority_that_coordinates_is_told_from_one_that_does_not(client):
     assert "north: a member of the set that seals blocks now" in authority
 
 
+def test_an_authority_that_left_has_a_page_which_says_so(views, client):
+    views.add_change()
+    views.seal()
+    text = text_of(client.get(f"/accounts/{AUTHORITIES[3].account}"))
+    assert "This is a former authority of this network" in text
+    assert "west: a member of an earlier set" in text
+
+
 def test_an_account_whose_receipts_all_wait_has_a_page(views, client):
     views.add_receipt(101, client="newcomer")
     text = text_of(client.get("/accounts/newcomer?as=client"))

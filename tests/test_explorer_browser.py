@@ -1,68 +1,17 @@
 """The explorer in Chromium: only our own origin, nothing in the console, nothing too wide."""
 
 import re
-from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import Server, launch_browser, open_page
-from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
+from tests.browser import launch_browser, open_page
+from tests.explorer_stage import Node
+from tests.fake_views import FakeViews, build_chain, receipt_id
 
 HOSTILE = "</bdi><img src=//x.test/i onerror=alert(1)>\u202e" + "W" * 100
-PAGES = {
-    "home": "/",
-    "blocks": "/blocks",
-    "block": "/blocks/31",
-    "receipts": "/receipts",
-    "receipt": f"/receipts/{receipt_id(5)}",
-    "waiting": f"/receipts/{receipt_id(100)}",
-    "hostile": f"/receipts/{receipt_id(90)}",
-    "narrowed": "/receipts?client=demo&from=2026-01-01",
-    "account": f"/accounts/{MINER.account}",
-    "miners": "/miners",
-    "jobs": "/jobs",
-    "running": "/jobs/job_01K10000000000000000000091",
-    "completed": "/jobs/job_01K10000000000000000000005",
-    "pending": "/pending",
-    "throughput": "/charts/throughput",
-    "playground": "/playground",
-    "models": "/charts/jobs?range=year",
-    "verify": "/verify",
-    "search": "/search?q=abcdef12",
-    "missing": "/blocks/99",
-}
-
-
-PAPER = {"light": "rgb(247, 245, 240)", "dark": "rgb(20, 23, 26)"}
-MEASURE = """() => ({
-  overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-  background: getComputedStyle(document.documentElement).backgroundColor,
-  images: document.images.length,
-})"""
-
-
-class Node(Server):
-    """The explorer over a chain that tests make grow."""
-
-    def __init__(self, views: FakeViews) -> None:
-        self.views = views
-        super().__init__(build_app(views))
-
-    def __exit__(self, *exception):
-        self.call(self.views.close())
-        super().__exit__(*exception)
-
-    def change(self, change: Callable[[FakeViews], object]) -> None:
-        async def announce():
-            change(self.views)
-            await self.views.announce()
-
-        self.call(announce())
-
-    def seal(self, number: int) -> None:
-        self.change(lambda views: (views.add_receipt(number), views.seal()))
+RECEIPT = f"/receipts/{receipt_id(5)}"
 
 
 def build_views() -> FakeViews:
@@ -91,21 +40,7 @@ def start_browser():
         yield browser
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [320, 1280])
-def test_every_page_fits_and_complains_of_nothing(browser, node, width, scheme):
-    viewport = {"width": width, "height": 800}
-    with open_page(browser, node, "/", viewport=viewport, color_scheme=scheme) as page:
-        for name, path in PAGES.items():
-            page.goto(node.url + path, wait_until="domcontentloaded")
-            measured = page.evaluate(MEASURE)
-            assert measured["overflow"] <= 0, name
-            assert measured["background"] == PAPER[scheme], name
-            assert measured["images"] == 0, name
-            page.wait_for_load_state("load")
-
-
-@pytest.mark.parametrize("path", ["/", "/receipts", PAGES["receipt"]])
+@pytest.mark.parametrize("path", ["/", "/receipts", RECEIPT])
 def test_pages_are_whole_without_javascript(browser, node, path):
     with open_page(browser, node, path, java_script_enabled=False) as page:
         expect(page.locator("main .lede").first).to_be_visible()
@@ -252,14 +187,14 @@ def test_the_theme_is_kept_from_page_to_page(browser, node):
 
 def test_an_id_is_copied_whole(browser, node):
     permissions = ["clipboard-read", "clipboard-write"]
-    with open_page(browser, node, PAGES["receipt"], permissions=permissions) as page:
+    with open_page(browser, node, RECEIPT, permissions=permissions) as page:
         page.get_by_role("button", name="Copy the receipt id").click()
         expect(page.get_by_role("button", name="Copy the receipt id")).to_have_text("Copied")
         assert page.evaluate("navigator.clipboard.readText()") == receipt_id(5)
 
 
 def test_a_printed_receipt_keeps_the_facts_and_drops_the_furniture(browser, node):
-    with open_page(browser, node, PAGES["receipt"], color_scheme="dark") as page:
+    with open_page(browser, node, RECEIPT, color_scheme="dark") as page:
         page.emulate_media(media="print")
         for gone in ("#find", ".status", ".crumbs", "#theme", "#raw", ".copy"):
             expect(page.locator(gone).first).to_be_hidden()

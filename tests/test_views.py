@@ -388,6 +388,17 @@ def test_authorities_are_told_with_their_history_and_the_evidence_against_them(t
         assert (len(views.block(3).votes), views.block(3).set_hash) == (5, block.next_set_hash)
 
 
+def test_who_sealed_blocks_once_is_known_after_leaving_and_so_is_a_member_without_a_job(tmp_path):
+    chain, store, market = build_changed_views(tmp_path)
+    with contextlib.closing(store), contextlib.closing(market):
+        views = LedgerViews(store, market)
+        gone, stays = chain.genesis.authority_set.members[3], chain.tip.authority_set.members[1]
+        left, present = views.account(gone.account), views.account(stays.account)
+        assert (left.authority, left.former_authority) == (None, gone.name)
+        assert (present.authority, present.former_authority) == (stays.name, None)
+        assert views.account("epoch") is None
+
+
 def test_a_long_history_of_authorities_is_bounded(tmp_path, monkeypatch):
     chain, store, market = build_changed_views(tmp_path, changes=4)
     monkeypatch.setattr(authority_module, "MAX_PAGE", 2)

@@ -17,7 +17,7 @@ MAX_WAITING = 10_000
 def load_account(
     ledger: sqlite3.Connection, market: Connection, account: str
 ) -> AccountView | None:
-    """Return an account that took part in a receipt, audits, coordinates, or is of a miner here.
+    """Return an account that is in a receipt, audits, coordinates, seals or sealed, or mines here.
 
     Raises:
         HistoryMissingError: its totals may lack receipts.
@@ -25,11 +25,13 @@ def load_account(
     require_history(ledger)
     authorities = load_tip(ledger).authority_set
     member = next((m for m in authorities.members if m.account == account), None)
+    former = _find_former_name(ledger, account) if member is None else None
     coordinates = authorities.allows_coordinator(account)
     miners = _load_miners(market, account)
     sums = _load_sums(ledger, account)
     is_auditor = _is_auditor(ledger, account)
-    if not (sums or coordinates or miners or is_auditor or _waits(market, account)):
+    is_known = sums or coordinates or miners or is_auditor or member or former is not None
+    if not (is_known or _waits(market, account)):
         return None
     earned, earned_micros, spent, spent_micros, coordinated = sums or (0, 0, 0, 0, 0)
     return AccountView(
@@ -43,6 +45,7 @@ def load_account(
         coordinates=coordinates,
         miners=miners,
         is_auditor=is_auditor,
+        former_authority=former,
     )
 
 
@@ -67,6 +70,16 @@ def _load_sums(ledger: sqlite3.Connection, account: str) -> tuple[int, int, int,
         (account,),
     ).fetchone()
     return (row[0], row[1], row[2], row[3], row[4]) if row else None
+
+
+def _find_former_name(ledger: sqlite3.Connection, account: str) -> str | None:
+    row = ledger.execute(
+        "SELECT json_extract(member.value, '$.name') FROM authority_sets,"
+        " json_each(authority_sets.document, '$.members') AS member"
+        " WHERE json_extract(member.value, '$.account') = ? ORDER BY epoch DESC LIMIT 1",
+        (account,),
+    ).fetchone()
+    return row[0] if row else None
 
 
 def _load_miners(market: Connection, account: str) -> tuple[str, ...]:

@@ -344,6 +344,9 @@ class AccountView:
     """Names under which miners of this node registered it, at most 20, in their order."""
     is_auditor: bool = False
     """Whether it has audited an answer, in a final audit."""
+    former_authority: str | None = None
+    """Its name in the last authority set that it was a member of, None where it is one now or
+    never was."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,89 @@
+"""Many open pages, and a node that dies under them: each stays live, or says that it is not."""
+
+import re
+import socket
+
+import httpx2
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser import launch_browser, new_context, watch
+from tests.explorer_stage import Node
+from tests.fake_views import build_chain
+from tests.live import LiveNode
+
+TABS = 12
+POLLED_MS = 15_000
+"""A page without a stream asks every 5 seconds; the rest is for a busy machine."""
+STALE_MS = 3_000
+"""Three block times of a network whose blocks come each second."""
+BACK_MS = 30_000
+"""Pages ask again after 5 seconds at most, if the machine lets them."""
+
+
+@pytest.fixture(scope="module", name="browser")
+def start_browser():
+    with launch_browser() as browser:
+        yield browser
+
+
+def test_twelve_tabs_of_one_browser_stay_live(browser):
+    views = build_chain(3)
+    job = views.add_job(7)
+    with Node(views) as node:
+        context = new_context(browser)
+        tabs, problems, streams = [], [], []
+        for address in ["/", "/pending", f"/jobs/{job}"] * (TABS // 3):
+            page = context.new_page()
+            problems.append(watch(page, node.url))
+            with page.expect_response("**/stream*") as stream:
+                page.goto(node.url + address, wait_until="domcontentloaded")
+            streams.append(stream.value.status)
+            tabs.append(page)
+        assert streams == [200] * 4 + [204] * (TABS - 4)
+        for height in (4, 5):
+            node.seal(1000 + height)
+            for page in tabs:
+                expect(page.locator("#status a").first).to_have_text(
+                    f"#{height}", timeout=POLLED_MS
+                )
+        page = context.new_page()
+        page.goto(node.url + "/blocks", wait_until="domcontentloaded")
+        expect(page.locator("tbody th").first).to_have_text("#5")
+        context.close()
+    assert problems == [[]] * TABS
+
+
+def find_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def test_a_killed_node_is_stale_on_open_pages_until_it_is_back(browser, tmp_path):
+    node = LiveNode(tmp_path, "--port", str(find_port()))
+    key = node.create_key("client")
+    node.start()
+    address = node.url
+    context = new_context(browser)
+    pages = [context.new_page() for _ in range(5)]
+    try:
+        for page in pages:
+            with page.expect_response("**/stream*"):
+                page.goto(f"{address}/pending", wait_until="domcontentloaded")
+            expect(page.locator("#lede")).to_contain_text("No jobs wait")
+        node.kill()
+        for page, limit_ms in zip(pages, [STALE_MS] * 4 + [POLLED_MS], strict=True):
+            expect(page.locator("#status .absent")).to_have_text("stale", timeout=limit_ms)
+            note = page.locator("#pause [role=status]")
+            expect(note).to_contain_text(re.compile("has not answered since ..:..:.. UTC"))
+        node.start()
+        assert node.url == address
+        headers = {"X-Api-Key": key}
+        httpx2.post(f"{address}/v1/jobs", json={"prompt": "?"}, headers=headers).raise_for_status()
+        for page in pages:
+            expect(page.locator("#lede")).to_contain_text("1 job waits", timeout=BACK_MS)
+            expect(page.locator("#pause [role=status]")).to_have_text("This page is live.")
+            expect(page.locator("#status .absent")).to_have_count(0)
+    finally:
+        context.close()
+        node.stop()
