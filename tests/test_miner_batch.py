@@ -79,6 +79,14 @@ def stage(tokenizer):
     return Stage(RecordingRuntime(slots=4), tokenizer)
 
 
+@pytest.fixture
+def small_pieces(monkeypatch):
+    """Prompts fit a small context, so pieces of them are small too."""
+    monkeypatch.setattr(batch, "PREFILL_BESIDE", 4)
+    monkeypatch.setattr(batch, "PREFILL_CHUNK", 8)
+    monkeypatch.setattr(batch, "PREFILL_LEAST", 1)
+
+
 # --- each as it would be alone ------------------------------------------------------------------
 
 
@@ -195,8 +203,8 @@ def test_slots_are_given_in_the_order_of_arrival(stage):
     assert ended == list(range(9))
 
 
-def test_a_long_prompt_does_not_stall_running_answers(stage, monkeypatch):
-    monkeypatch.setattr(batch, "PREFILL_BESIDE", 4)
+@pytest.mark.usefixtures("small_pieces")
+def test_a_long_prompt_does_not_stall_running_answers(stage):
     first = stage.submit(request(1, max_tokens=40, temperature_micros=0))
     while not stage.texts[1]:
         stage.hand.turn()
@@ -211,9 +219,9 @@ def test_a_long_prompt_does_not_stall_running_answers(stage, monkeypatch):
     assert prefilled == [4] * 7
 
 
+@pytest.mark.usefixtures("small_pieces")
 def test_a_short_prompt_does_not_wait_for_a_long_one_nor_the_long_one_for_ever(stage, monkeypatch):
-    monkeypatch.setattr(batch, "PREFILL_BESIDE", 4)
-    monkeypatch.setattr(batch, "PREFILL_CHUNK", 4)
+    monkeypatch.setattr(batch, "BURST_S", 0.0)
     long = stage.submit(request(1, prompt="x" * 40, max_tokens=1))
     short = stage.submit(request(2, prompt="y", max_tokens=1))
     order = []
@@ -230,14 +238,131 @@ def test_a_short_prompt_does_not_wait_for_a_long_one_nor_the_long_one_for_ever(s
     assert patient.future.done()
 
 
+# --- bursts -------------------------------------------------------------------------------------
+
+TOKEN_S = 0.01
+"""What a token of a prompt takes on these stages."""
+
+
+@pytest.fixture
+def slow(tokenizer, monkeypatch):
+    """Eight answers at once; reading prompts takes time."""
+    stage = Stage(RecordingRuntime(slots=9), tokenizer)
+    prefill = stage.runtime.prefill
+
+    def read_slowly(token_ids, *, slot, start) -> None:
+        prefill(token_ids, slot=slot, start=start)
+        stage.now_s += TOKEN_S * len(token_ids)
+
+    monkeypatch.setattr(stage.runtime, "prefill", read_slowly)
+    return stage
+
+
+def submit_burst(stage: Stage, numbers, *, prompt: str = "x" * 20) -> list:
+    """Answers that nothing but max_tokens ends soon."""
+    return [
+        stage.submit(request(n, prompt=prompt, owner=str(n), max_tokens=20, temperature_micros=0))
+        for n in numbers
+    ]
+
+
+def widths(stage: Stage) -> list[int]:
+    """Rows of all steps so far."""
+    return [call[2] for call in stage.runtime.calls if call[0] == "step"]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_answers_to_a_burst_begin_together(slow):
+    submit_burst(slow, range(8))
+    slow.hand.turn()
+    assert widths(slow) == [8]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_who_comes_while_a_burst_is_read_begins_with_it(slow, monkeypatch):
+    prefill, late = slow.runtime.prefill, list(range(1, 8))
+
+    def read_and_submit(token_ids, *, slot, start) -> None:
+        prefill(token_ids, slot=slot, start=start)
+        submit_burst(slow, [late.pop()] if late else [])
+
+    monkeypatch.setattr(slow.runtime, "prefill", read_and_submit)
+    submit_burst(slow, [0])
+    slow.hand.turn()
+    assert widths(slow) == [8]
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_the_first_answer_to_a_burst_waits_no_longer_than_the_bound(slow, monkeypatch):
+    monkeypatch.setattr(batch, "BURST_S", 1.0)
+    submit_burst(slow, range(8))
+    slow.hand.turn()
+    assert 1 < widths(slow)[0] < 8
+    assert slow.now_s <= 1.0
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_an_answer_that_grows_waits_for_a_burst_no_longer_than_the_bound(slow):
+    slow.submit(request(100, max_tokens=40, temperature_micros=0))
+    slow.hand.turn()
+    submit_burst(slow, range(7))
+    waited = []
+    while widths(slow)[-1] < 8:
+        began_s = slow.now_s
+        slow.hand.turn()
+        waited.append(slow.now_s - began_s)
+    assert max(waited) <= batch.BURST_BESIDE_S
+    assert waited[0] > batch.BURST_BESIDE_S / 2, "more than a piece, since more wait than grow"
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_answers_that_grow_wait_for_single_pieces_of_fewer_others(slow):
+    submit_burst(slow, range(4))
+    slow.hand.turn()
+    submit_burst(slow, range(4, 8))
+    began_s = slow.now_s
+    slow.hand.turn()
+    assert slow.now_s - began_s <= 5 * TOKEN_S
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_burst_does_not_wait_for_a_document_that_comes_with_it(slow, monkeypatch):
+    monkeypatch.setattr(batch, "BURST_S", 0.5)
+    submit_burst(slow, [0], prompt="x" * 50)
+    submit_burst(slow, [1, 2], prompt="yy")
+    slow.hand.turn()
+    prefilled = [call for call in slow.runtime.calls if call[0] == "prefill"]
+    assert len(slow.engine._batch._answering) == 2
+    assert sum(size for _, slot, _, size in prefilled if slot == prefilled[0][1]) == 8, "one piece"
+
+
+def test_runs_of_few_tokens_are_avoided(slow):
+    """They cost nearly as much as long ones."""
+    submit_burst(slow, range(8))
+    slow.hand.finish()
+    lengths = [call[3] for call in slow.runtime.calls if call[0] == "prefill"]
+    assert len(lengths) == 8, "each prompt in one piece"
+
+
+def test_no_few_tokens_of_a_prompt_are_left_for_another_run(slow, monkeypatch):
+    monkeypatch.setattr(batch, "PREFILL_BESIDE", 24)
+    submit_burst(slow, [0, 1])
+    slow.hand.turn()
+    slow.runtime.calls.clear()
+    _, other = submit_burst(slow, [2, 3], prompt="x" * 24)
+    slow.hand.finish()
+    unread = other.future.result(timeout=0).prompt_tokens - 1
+    assert 24 < unread < 24 + batch.PREFILL_LEAST
+    assert [call[3] for call in slow.runtime.calls if call[0] == "prefill"] == [unread, unread]
+
+
 def test_slots_in_use_stay_together(stage):
     lengths = (30, 3, 20)
     for number, most in enumerate(lengths):
         stage.submit(request(number, max_tokens=most, temperature_micros=0, prompt="q"))
     stage.hand.finish()
-    widths = [call[2] for call in stage.runtime.calls if call[0] == "step"]
-    assert widths[0] == 3
-    assert widths[-1] == 1
+    assert widths(stage)[0] == 3
+    assert widths(stage)[-1] == 1
     assert stage.engine.figures.rows == stage.engine.figures.drawn_tokens, "none for nothing"
     assert stage.engine.figures.moved_tokens > 0
 
@@ -362,6 +487,23 @@ def test_a_prefix_is_copied_from_an_answer_that_still_runs(stage):
     lonely = Stage(RecordingRuntime(slots=2), stage.engine._tokenizer)
     alone = lonely.alone(request(2, prompt="the cat sat on the hat", temperature_micros=0))
     assert second.future.result(timeout=0) == alone
+
+
+def test_a_beginning_that_a_burst_has_in_common_is_computed_once(slow):
+    alone = Stage(RecordingRuntime(slots=2), slow.engine._tokenizer)
+    texts = ["a", "b", "c", "d"]
+    generations = [
+        slow.submit(conversation(n, "be brief, please", text)) for n, text in enumerate(texts)
+    ]
+    slow.hand.finish()
+    prompts = generations[0].future.result(timeout=0).prompt_tokens * len(texts)
+    assert slow.engine.figures.shared_prompts == 3
+    assert slow.engine.figures.prompt_tokens < prompts / 2
+    assert slow.engine.figures.prompt_tokens + slow.engine.figures.shared_tokens == prompts - 4
+    for number, (text, generation) in enumerate(zip(texts, generations, strict=True)):
+        expected = alone.alone(conversation(number, "be brief, please", text))
+        assert generation.future.result(timeout=0) == expected
+    check_books(slow)
 
 
 def test_nobody_learns_from_the_time_an_answer_takes_what_others_have_asked(stage):

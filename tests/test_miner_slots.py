@@ -58,6 +58,19 @@ def test_a_long_text_is_not_overwritten_for_a_short_common_beginning():
     assert (lot.source, lot.shared) == (first, MIN_SHARED)
 
 
+def test_what_another_slot_got_meanwhile_is_shared_within_one_owner():
+    slots = Slots(4)
+    first, second = slots.take(LONG, "anna").slot, slots.take([*LONG, 1], "anna").slot
+    other = slots.take(LONG, "bert").slot
+    assert slots.share_more(second, [*LONG, 1]) is None
+    slots.tokens(first)[:] = LONG[:-1]
+    assert slots.share_more(other, LONG) is None
+    lot = slots.share_more(second, [*LONG, 1])
+    assert (lot.slot, lot.source, lot.shared) == (second, first, len(LONG) - 1)
+    assert slots.tokens(second) == LONG[:-1]
+    assert slots.share_more(second, [*LONG, 1]) is None, "once is enough"
+
+
 def test_a_slot_that_is_forgotten_is_not_shared():
     slots = Slots(2)
     slots.forget(take(slots, LONG))

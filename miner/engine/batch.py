@@ -2,23 +2,26 @@
 
 Rules. Whoever came first gets the next free slot. A turn computes a bounded number of prompt
 tokens, so no prompt, however long, keeps running answers waiting; the oldest prompt and the one
-with the least left take turns, so neither waits for the other. What fails takes down who took part
-in it: one prompt's prefill its answer alone, one row's logits its answer alone, a step all rows.
+with the least left take turns, so neither waits for the other. If more answers wait for their
+prompts than grow, a burst, a turn goes on with the prompts that it can read to their ends within a
+bounded time: steps of all rows at once are cheaper than as many of few rows. What fails takes down
+who took part in it: one prompt's prefill its answer alone, one row's logits its answer alone, a
+step all rows.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miner.engine.answer import FinishReason
+from miner.engine.figures import Figures
 from miner.engine.sequence import Sequence
-from miner.engine.slots import Slots
+from miner.engine.slots import Lot, Slots
 from miner.engine.work import Errand
 from miner.errors import BusyError, OverdueError
 from miner.runtime import PREFILL_CHUNK, LlamaRuntime
@@ -27,33 +30,13 @@ MAX_WAITING: Final = 1_024
 """Answers without a slot, and pieces of other work."""
 PREFILL_BESIDE: Final = 64
 """Prompt tokens of a turn in which answers grow too; without any it is a whole PREFILL_CHUNK."""
-
-
-@dataclass(slots=True)
-class Figures:
-    """What a batch has done since it began; written by its thread, read by others."""
-
-    prompt_tokens: int = 0
-    """Computed; those that were copied are not among them."""
-    shared_tokens: int = 0
-    """Of prompts, copied from another slot or found in their own."""
-    shared_prompts: int = 0
-    drawn_tokens: int = 0
-    moved_tokens: int = 0
-    """Copied to keep the slots in use together."""
-    steps: int = 0
-    rows: int = 0
-    """Of all steps, those that are stepped for nothing included."""
-    prefill_s: float = 0.0
-    decode_s: float = 0.0
-    """In the model."""
-    draw_s: float = 0.0
-    """Choosing tokens and making text of them."""
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Time by what it was for."""
-        return {"prefill": self.prefill_s, "decode": self.decode_s, "draw": self.draw_s}
+PREFILL_LEAST: Final = 16
+"""Every run costs a processor as much as a dozen tokens before the first. So no fewer than these
+are begun with what is left of a turn's tokens, and no fewer are left of a prompt for a next run."""
+BURST_S: Final = 3.0
+"""The longest that the prompts of a burst are read before the first answer of it begins."""
+BURST_BESIDE_S: Final = 1.0
+"""The same while answers grow: longer than this and a run nobody waits for his next token."""
 
 
 class Batch:
@@ -163,42 +146,81 @@ class Batch:
             sequence.slot = lot.slot
             self._filling.append(sequence)
             try:
-                if lot.shared:
-                    self._runtime.copy_slot(lot.source, lot.slot, lot.shared)
+                self._copy_shared(sequence, lot)
             except Exception as error:
                 self._fail(sequence, error, is_cache_good=False)
-                continue
-            self.figures.shared_tokens += lot.shared
-            self.figures.shared_prompts += lot.shared > 0
+
+    def _copy_shared(self, sequence: Sequence, lot: Lot) -> None:
+        if lot.shared:
+            self._runtime.copy_slot(lot.source, lot.slot, lot.shared)
+        self.figures.shared_tokens += lot.gained
+        self.figures.shared_prompts += lot.gained > 0 and not sequence.shares
+        sequence.shares = sequence.shares or lot.gained > 0
 
     def _prefill(self) -> None:
         """Bring prompts, but for the last token of each, into the cache."""
-        began_s = self._clock()
+        until_s = self._clock() + self._burst_s()
         left = PREFILL_BESIDE if self._answering else PREFILL_CHUNK
-        while left > 0 and self._filling:
-            sequence = self._next_to_fill()
-            tokens = self._slots.tokens(sequence.slot)
-            goal = len(sequence.prompt) - 1
-            chunk = sequence.prompt[len(tokens) : min(len(tokens) + left, goal)]
-            try:
-                if chunk:
-                    self._runtime.prefill(chunk, slot=sequence.slot, start=len(tokens))
-            except Exception as error:
-                self._fail(sequence, error, is_cache_good=False)
-                continue
-            tokens += chunk
-            left -= len(chunk)
-            self.figures.prompt_tokens += len(chunk)
-            if len(tokens) == goal:
-                self._filling.remove(sequence)
-                self._answering.append(sequence)
+        while self._filling and left >= PREFILL_LEAST:
+            left -= self._read_piece(self._next_to_fill(), left)
+        while self._filling and self._is_read_by(self._shortest(), until_s):
+            self._read_piece(self._shortest(), PREFILL_CHUNK)
+
+    def _burst_s(self) -> float:
+        """How long prompts may be read in this turn."""
+        if len(self._filling) <= len(self._answering):
+            return 0.0
+        return BURST_BESIDE_S if self._answering else BURST_S
+
+    def _is_read_by(self, sequence: Sequence, until_s: float) -> bool:
+        return self._clock() + self._unread(sequence) * self.figures.prefill_token_s < until_s
+
+    def _unread(self, sequence: Sequence) -> int:
+        """Tokens of its prompt that are to be computed; the last is left for the first step."""
+        return len(sequence.prompt) - 1 - len(self._slots.tokens(sequence.slot))
+
+    def _read_piece(self, sequence: Sequence, most: int) -> int:
+        """Compute some of a prompt; returns how many tokens.
+
+        Who has come or gone meanwhile is seen to afterwards: a burst does not come in one moment.
+        """
+        began_s = self._clock()
+        try:
+            size = self._compute_piece(sequence, most)
+        except Exception as error:
+            self._fail(sequence, error, is_cache_good=False)
+            return 0
+        self.figures.prompt_tokens += size
         self.figures.prefill_s += self._clock() - began_s
+        if self._unread(sequence) == 0:
+            self._filling.remove(sequence)
+            self._answering.append(sequence)
+        self._drop_unwanted()
+        self._admit()
+        return size
+
+    def _compute_piece(self, sequence: Sequence, most: int) -> int:
+        tokens = self._slots.tokens(sequence.slot)
+        lot = self._slots.share_more(sequence.slot, sequence.prompt)
+        if lot is not None:
+            self._copy_shared(sequence, lot)
+        unread = self._unread(sequence)
+        size = most if unread > most + PREFILL_LEAST else min(unread, PREFILL_CHUNK)
+        chunk = sequence.prompt[len(tokens) : len(tokens) + size]
+        if chunk:
+            self._runtime.prefill(chunk, slot=sequence.slot, start=len(tokens))
+        tokens += chunk
+        return size
 
     def _next_to_fill(self) -> Sequence:
         self._is_oldest_next = not self._is_oldest_next
         if not self._is_oldest_next:
             return self._filling[0]
-        return min(self._filling, key=lambda s: len(s.prompt) - len(self._slots.tokens(s.slot)))
+        return self._shortest()
+
+    def _shortest(self) -> Sequence:
+        """The prompt with the least left."""
+        return min(self._filling, key=self._unread)
 
     def _step(self) -> None:
         """One token for every answer that grows."""

@@ -9,7 +9,8 @@ from concurrent.futures import Future
 import numpy as np
 
 from miner.engine.answer import Generation, GenerationRequest
-from miner.engine.batch import Batch, Figures
+from miner.engine.batch import Batch
+from miner.engine.figures import Figures
 from miner.engine.inference import InferenceThread
 from miner.engine.sequence import Sequence
 from miner.engine.work import Errand, T, Work

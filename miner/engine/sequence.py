@@ -35,6 +35,8 @@ class Sequence:
         self.deadline_s = deadline_s
         self.slot = -1
         """Set while it holds one."""
+        self.shares = False
+        """Whether part of its prompt was copied instead of computed."""
         self.finish: FinishReason | None = None
         """Why it ended, once it has."""
         self._drawn: list[int] = []

@@ -37,6 +37,8 @@ class Lot:
     """A slot that holds the shared tokens; `slot` itself if they are there already."""
     shared: int
     """Tokens to copy from `source`."""
+    gained: int
+    """Those of them that he would have had to compute."""
 
 
 class Slots:
@@ -67,7 +69,21 @@ class Slots:
         self._slots[chosen] = _Slot(
             tokens=list(prompt[:shared]), owner=owner, busy=True, used_at=next(self._ticks)
         )
-        return Lot(slot=chosen, source=source if shared else chosen, shared=shared)
+        return Lot(slot=chosen, source=source if shared else chosen, shared=shared, gained=shared)
+
+    def share_more(self, slot: int, prompt: Sequence[int]) -> Lot | None:
+        """More of a prompt than its slot holds, if another slot got it meanwhile.
+
+        Who has several jobs with one beginning often sends them at once: when their slots are taken
+        nobody has computed it yet. The caller copies what is shared, as after `take`.
+        """
+        held = self._slots[slot]
+        source, shared = self._longest_prefix(prompt[:-1], held.owner)
+        gained = shared - len(held.tokens)
+        if gained < MIN_SHARED:
+            return None
+        held.tokens[:] = prompt[:shared]
+        return Lot(slot=slot, source=source, shared=shared, gained=gained)
 
     def free(self, slot: int) -> None:
         """Give a slot back; its tokens stay until somebody else takes it."""
