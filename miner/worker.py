@@ -160,7 +160,7 @@ class Worker:
         await self._drain()
         if not self._runs:
             return
-        ended = asyncio.create_task(_all_ends(self._runs.values()))
+        ended = asyncio.create_task(_all_ends(list(self._runs.values())))
         hurry = asyncio.create_task(self._hurry_asked())
         await asyncio.wait(
             {hurry, ended}, timeout=self._grace_s, return_when=asyncio.FIRST_COMPLETED
@@ -219,7 +219,7 @@ class Worker:
         """Wait for a free slot; False if this machine can take no work now all the same."""
         await self._patience.unless_stopping(self._room.wait())
         while len(self._runs) >= self._room.most_runs and not self._patience.stopping.is_set():
-            await self._patience.unless_stopping(_first_end(self._runs.values()))
+            await self._patience.unless_stopping(_first_end(list(self._runs.values())))
         obstacle = self._find_obstacle()
         if obstacle != self._obstacle:
             self._obstacle = obstacle

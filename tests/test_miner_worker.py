@@ -308,6 +308,27 @@ def test_asked_to_stop_the_worker_gives_the_job_back():
     assert "complete" not in node.calls
 
 
+def test_a_job_that_ends_in_the_moment_of_stopping_is_no_failure():
+    async def story() -> None:
+        client = CoordinatorClient(url="http://127.0.0.1:9", api_key=API_KEY)
+        worker = Worker(
+            client=client,
+            miner_id=MINER_ID,
+            key=build_key("miner"),
+            engines={MODEL: ScriptedEngine(ANSWER)},
+            clock_ms=Clock(),
+        )
+
+        async def end() -> None:
+            worker._runs.clear()
+
+        worker._runs = {object(): asyncio.create_task(end())}
+        await worker._finish()
+        await client.close()
+
+    asyncio.run(story())
+
+
 def test_a_worker_that_waits_for_work_stops_at_once():
     node = FakeCoordinator()
     node.offered = False
