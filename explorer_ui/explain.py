@@ -42,6 +42,23 @@ def explain(text: str, head: HeadView) -> Explanation:
     )
 
 
+def explain_miner() -> Explanation:
+    """Say why a name is no miner's on this node."""
+    return Explanation(
+        finding="No miner of this name is registered on this node.",
+        advice="A miner is known by its name to the authority that it works for. What it earned is "
+        "on the page of its account.",
+    )
+
+
+def explain_authority() -> Explanation:
+    """Say why an account that is known here has no page among the authorities."""
+    return Explanation(
+        finding="This account seals no blocks of this network, and never has.",
+        advice="What it did is on the page of the account: search for it.",
+    )
+
+
 def _explain(text: str, head: HeadView) -> Explanation:
     if match := _HEIGHT.fullmatch(text):
         return _explain_height(int(match[1]), head)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from explorer_ui.errors import NotFoundError
 from explorer_ui.explain import explain
 from explorer_ui.format import money
-from explorer_ui.site import Address, Site
+from explorer_ui.site import Site
 from explorer_ui.sources import Views
 from ledger.views import BlockView, HeadView, ReceiptFilter, ReceiptView
 
@@ -44,10 +43,7 @@ class Feed:
     urn: str
     title: str
     """Untrusted."""
-    origin: str
-    """Scheme and host of this node, for addresses that work elsewhere."""
     own_path: str
-    """With the prefix that the node is served under."""
     page_path: str
     updated_ms: int
     entries: list[Entry]
@@ -106,9 +102,8 @@ class Feeds:
         feed = Feed(
             urn=f"urn:x-aitbc:{head.genesis}:{page.strip('/').replace('/', ':')}",
             title=f"{title} of {head.network}",
-            origin=f"{request.url.scheme}://{request.url.netloc}",
-            own_path=quote(request.url.path),
-            page_path=Address(request)(page),
+            own_path=f"/feeds{page}.atom",
+            page_path=page,
             updated_ms=entries[0].time_ms if entries else head.time_ms,
             entries=entries,
         )

@@ -23,8 +23,7 @@ class Finding:
 
     async def description(self, request: Request) -> Response:
         """Answer `/opensearch.xml`: how a browser searches here."""
-        origin = f"{request.url.scheme}://{request.url.netloc}"
-        body = self._site.render("opensearch.xml", request, origin=origin).encode()
+        body = self._site.render("opensearch.xml", request).encode()
         return self._site.answer(request, body, DESCRIPTION_TYPE, None)
 
     async def suggest(self, request: Request) -> Response:

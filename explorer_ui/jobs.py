@@ -59,8 +59,6 @@ class JobPage:
     """Names this state, for the stream."""
     is_over: bool
     """Whether nothing of it will change any more."""
-    origin: str
-    """Scheme, host and prefix of this node, for commands to copy."""
 
 
 class Jobs:
@@ -168,7 +166,6 @@ class Jobs:
                 receipt=receipt,
                 mark=look.mark,
                 is_over=is_over,
-                origin=str(request.base_url).rstrip("/"),
             )
 
         look = Look(

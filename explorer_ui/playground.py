@@ -22,8 +22,6 @@ class PlaygroundPage:
 
     models: list[str]
     """Those with the most receipts of late."""
-    origin: str
-    """Scheme, host and prefix of this node, for programs."""
     has_market: bool
     """Whether this node takes jobs."""
 
@@ -44,7 +42,6 @@ class Playground:
             return unchanged
         page = PlaygroundPage(
             models=self._list_models(head),
-            origin=str(request.base_url).rstrip("/"),
             has_market=self._market is not None,
         )
         frame = Frame(title="Playground", section="jobs", crumbs=(("Jobs", "/jobs"),))

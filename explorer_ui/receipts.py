@@ -41,8 +41,6 @@ class ReceiptPage:
     job_here: bool
     """Whether this node coordinated its job, and so has a page of it."""
     not_proved: tuple[str, ...]
-    origin: str
-    """Scheme, host and prefix of this node, for commands to copy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +85,6 @@ class Receipts:
             facts=list_facts(payload),
             job_here=self._views.job(payload.job_id) is not None,
             not_proved=NOT_PROVED,
-            origin=str(request.base_url).rstrip("/"),
         )
         frame = Frame(
             title=f"Receipt {payload.receipt_id[:12]}…",

@@ -55,6 +55,7 @@ def build_explorer(
     clock_ms: Callable[[], int],
     head_changed: HeadWatch,
     release: str,
+    public_url: str = "",
 ) -> list[BaseRoute]:
     """Return the routes of all pages, to be mounted at the root beside the API's.
 
@@ -64,8 +65,9 @@ def build_explorer(
         clock_ms: Unix milliseconds, for the figures of the last 24 hours.
         head_changed: rings for new blocks and for the end of the process.
         release: version of the node, as the footer shows it.
+        public_url: where others reach this node, for addresses to take away; empty: as asked.
     """
-    site = Site(release=release)
+    site = Site(release=release, public_url=public_url)
     live = Live(site=site, head_changed=head_changed)
     home = Home(site=site, views=views, live=live, clock_ms=clock_ms)
     blocks = Blocks(site=site, views=views)
@@ -77,8 +79,8 @@ def build_explorer(
     pending = Pending(site=site, views=views, market=market, live=live)
     charts = Charts(site=site, views=views)
     miners = Miners(site=site, views=views, market=market)
-    network = Network(site=site, views=views)
-    search = Search(site=site, views=views)
+    network = Network(site=site, views=views, release=release)
+    search = Search(site=site, views=views, market=market)
     finding = Finding(site=site, views=views)
     feeds = Feeds(site=site, views=views)
     playground = Playground(site=site, views=views, market=market)
@@ -130,6 +132,8 @@ def build_explorer(
         page("/charts/{key}", charts.page),
         data("/miners.json", miners.data),
         page("/miners", miners.page),
+        data("/miners/{key:path}.json", miners.miner_data),
+        page("/miners/{key:path}", miners.miner),
         page("/playground", playground.page),
         data("/feeds/blocks.atom", feeds.blocks),
         data("/feeds/receipts.atom", feeds.receipts),
@@ -141,6 +145,8 @@ def build_explorer(
         Route("/verify/verify_receipt.py", verify.script),
         data("/network.json", network.data),
         page("/network", network.page),
+        data("/authorities/{key}.json", network.authority_data),
+        page("/authorities/{key}", network.authority),
         page("/search", search.page),
         Route("/static/{release}/{name:path}", static),
         Route("/robots.txt", robots),

@@ -9,11 +9,13 @@ from starlette.responses import Response
 
 from explorer_ui.explain import MAX_QUERY, Explanation, explain
 from explorer_ui.site import SECURITY_HEADERS, Address, Frame, Site
-from explorer_ui.sources import Views
-from ledger.views import ReceiptFilter
+from explorer_ui.sources import Market, Views
+from ledger.errors import MarketError
+from ledger.views import HeadView, ReceiptFilter
 
 _PAGES = {
     "account": "/accounts/",
+    "authority": "/authorities/",
     "block": "/blocks/",
     "job": "/jobs/",
     "receipt": "/receipts/",
@@ -38,9 +40,10 @@ class SearchPage:
 class Search:
     """Serves `/search`."""
 
-    def __init__(self, *, site: Site, views: Views) -> None:
+    def __init__(self, *, site: Site, views: Views, market: Market | None) -> None:
         self._site = site
         self._views = views
+        self._market = market
 
     async def page(self, request: Request) -> Response:
         """Answer `/search?q=`: 303 to an exact hit, else a page that helps further."""
@@ -57,8 +60,8 @@ class Search:
                 advice="Search for one height, hash, id, account or name at a time.",
             )
         elif query:
-            if (path := self._find(query)) is not None:
-                location = Address(request)(path)
+            if (path := self._find(query, head)) is not None:
+                location = Address(request)(*path)
                 return Response(status_code=303, headers=SECURITY_HEADERS | {"Location": location})
             lists = self._find_lists(query)
             explanation = None if lists else explain(query, head)
@@ -72,13 +75,27 @@ class Search:
         frame = Frame(title="Search", query=query[:MAX_QUERY])
         return self._site.page("search.html", request, frame=frame, page=page, head=head, tag=tag)
 
-    def _find(self, query: str) -> str | None:
+    def _find(self, query: str, head: HeadView) -> tuple[str, str] | None:
         # People copy heights as pages print them: #20,411.
         plain = query.removeprefix("#").replace(",", "")
         hit = self._views.search(plain if plain.isascii() and plain.isdigit() else query)
-        if hit is None:
-            return None
-        return "/network" if hit.kind == "authority" else _PAGES[hit.kind] + hit.key
+        if hit is not None:
+            is_plain = hit.kind == "authority" and not self._is_member(hit.key, head)
+            return _PAGES["account" if is_plain else hit.kind], hit.key
+        return ("/miners/", query) if self._is_miner(query) else None
+
+    def _is_member(self, account: str, head: HeadView) -> bool:
+        """Tell whether an account seals blocks; others may coordinate without."""
+        if head.missing:
+            return True  # nothing else can be told yet, and its page says so
+        found = self._views.account(account)
+        return found is not None and found.authority is not None
+
+    def _is_miner(self, query: str) -> bool:
+        try:
+            return self._market is not None and bool(self._market.miner(query))
+        except MarketError:
+            return False
 
     def _find_lists(self, query: str) -> list[str]:
         filters = {

@@ -51,6 +51,8 @@ class Frame:
     """(text, path) of the pages above this one, below the home page."""
     json_path: str | None = None
     """Path of the same data as JSON."""
+    api_path: str | None = None
+    """Path of the API call for the same, where that is not the JSON itself."""
     csv_path: str | None = None
     """Path of the same data as CSV."""
     feed_path: str | None = None
@@ -66,8 +68,10 @@ class Frame:
 class Address:
     """Builds addresses that work below whatever prefix the node is served under."""
 
-    def __init__(self, request: Request) -> None:
-        self._prefix = quote(request.scope.get("root_path", "").rstrip("/"))
+    def __init__(self, request: Request, *, origin: str | None = None) -> None:
+        """`origin`: scheme, host and prefix, for addresses that work elsewhere too."""
+        own = quote(request.scope.get("root_path", "").rstrip("/"))
+        self._prefix = own if origin is None else origin
 
     def __call__(self, path: str, name: str = "", **query: str | int | None) -> str:
         """Return the address of `path` on this node; absent parameters are left out.
@@ -82,7 +86,9 @@ class Address:
 class Site:
     """Everything pages share; made once."""
 
-    def __init__(self, *, release: str, assets: Assets | None = None) -> None:
+    def __init__(self, *, release: str, public_url: str = "", assets: Assets | None = None) -> None:
+        """`public_url`: where others reach this node; empty if nobody has said."""
+        self._public_url = public_url.rstrip("/")
         self.assets = assets or load_assets()
         self._release = release
         self._environment = jinja2.Environment(
@@ -115,7 +121,11 @@ class Site:
         return Response(status_code=304, headers=SECURITY_HEADERS | headers)
 
     def render(self, template: str, request: Request, **context: object) -> str:
-        """Fill a template; `url` and `asset` build addresses in it."""
+        """Fill a template.
+
+        In it `url` and `asset` build addresses for this page, `absolute` such that work elsewhere;
+        `origin` is what these begin with.
+        """
         address = Address(request)
 
         def asset(name: str) -> str:
@@ -123,8 +133,17 @@ class Site:
             return address(f"/static/{self.assets.release}/{name}")
 
         return self._environment.get_template(template).render(
-            url=address, asset=asset, release=self._release, **context
+            url=address,
+            asset=asset,
+            absolute=Address(request, origin=self.origin(request)),
+            origin=self.origin(request),
+            release=self._release,
+            **context,
         )
+
+    def origin(self, request: Request) -> str:
+        """Return scheme, host and prefix of this node as its readers see them."""
+        return self._public_url or str(request.base_url).rstrip("/")
 
     def page(
         self,
@@ -199,6 +218,7 @@ def _filters() -> dict[str, Callable[..., object]]:
         "duration": show.duration,
         "iso": show.iso,
         "money": show.money,
+        "share": show.share,
         "short": show.short,
         "size": show.size,
         "span": show.span,

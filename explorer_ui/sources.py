@@ -19,6 +19,7 @@ from ledger.views import (
     HeadView,
     InclusionView,
     JobView,
+    NodeView,
     PaceView,
     PeerView,
     ReceiptFilter,
@@ -55,12 +56,24 @@ class Market(Protocol):
         """Return miners in the order of their names, above `after`."""
         ...
 
+    def miner(self, miner_id: str, /) -> MinerStanding:
+        """Return one miner.
+
+        Raises:
+            MarketError: there is none of this name.
+        """
+        ...
+
 
 class Views(Protocol):
     """The short, synchronous reads that pages are made of. Lists are newest first."""
 
     def head(self) -> HeadView:
         """Return where the chain stands."""
+        ...
+
+    def node(self) -> NodeView:
+        """Return what there is to say of this node itself."""
         ...
 
     def peers(self) -> Sequence[PeerView]:

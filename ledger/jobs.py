@@ -158,6 +158,10 @@ class MinerStanding:
     """Whether it was heard of lately."""
     running: int
     """Jobs that it runs now, counted to a thousand."""
+    completed: int = 0
+    """Attempts of its that ended with a result."""
+    lost: int = 0
+    """Attempts that ended without one: failed, given back, or their lease ran out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

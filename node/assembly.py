@@ -165,7 +165,9 @@ def open_node(
         views = LedgerViews(
             chain,
             market,
-            network=NodeWatch(progress=lambda: syncer.progress, peers=network.list_peers),
+            network=NodeWatch(
+                progress=lambda: syncer.progress, peers=network.list_peers, account=key.account
+            ),
         )
         endpoints = PeerEndpoints(
             chain=chain,

@@ -12,10 +12,20 @@ class NodeWatch:
     """Fulfils `ledger.views.NetworkWatch`."""
 
     def __init__(
-        self, *, progress: Callable[[], SyncProgress], peers: Callable[[], Sequence[Peer]]
+        self,
+        *,
+        progress: Callable[[], SyncProgress],
+        peers: Callable[[], Sequence[Peer]],
+        account: str = "",
     ) -> None:
+        """`account`: of the key that this node votes with; empty for a follower."""
+        self._account = account
         self._progress = progress
         self._peers = peers
+
+    def account(self) -> str:
+        """Return the account of this node's own key; empty for a follower."""
+        return self._account
 
     def sync(self) -> SyncProgress | None:
         """Return how far catching up is; None while there is nothing to catch up with."""
@@ -31,6 +41,7 @@ class NodeWatch:
                 url=peer.stated_url,
                 height=peer.height,
                 answers=peer.failure is None,
+                release=peer.release,
             )
             for peer in self._peers()
         ]

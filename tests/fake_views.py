@@ -19,6 +19,7 @@ from ledger.audits import AuditTotals
 from ledger.authorities import Authority, AuthoritySet, hash_authority_set
 from ledger.block import Certificate, Header, find_next_set, hash_header
 from ledger.encoding import encode
+from ledger.errors import MarketError
 from ledger.jobs import Miner, MinerStanding, Queue
 from ledger.keys import KeyPair
 from ledger.payloads import find_receipt_id, name_type
@@ -41,6 +42,7 @@ from ledger.views import (
     HeadView,
     InclusionView,
     JobView,
+    NodeView,
     PaceView,
     PeerView,
     ReceiptFilter,
@@ -111,7 +113,9 @@ class FakeMarket:
 
     standings: list[MinerStanding] = field(default_factory=list)
 
-    def add_miner(self, miner_id: str, *, active=True, running=0, **changes) -> None:
+    def add_miner(
+        self, miner_id: str, *, active=True, running=0, completed=0, lost=0, **changes
+    ) -> None:
         values = {
             "miner_id": miner_id,
             "account": MINER.account,
@@ -123,8 +127,15 @@ class FakeMarket:
             "last_seen_at_ms": START_MS,
         }
         miner = Miner(**values | changes)
-        self.standings.append(MinerStanding(miner=miner, active=active, running=running))
+        counts = {"running": running, "completed": completed, "lost": lost}
+        self.standings.append(MinerStanding(miner=miner, active=active, **counts))
         self.standings.sort(key=lambda standing: standing.miner.miner_id)
+
+    def miner(self, miner_id: str) -> MinerStanding:
+        for standing in self.standings:
+            if standing.miner.miner_id == miner_id:
+                return standing
+        raise MarketError("MINER_NOT_FOUND", "no such miner")
 
     def miners(self, *, after: str, limit: int) -> list[MinerStanding]:
         return [s for s in self.standings if s.miner.miner_id > after][:limit]
@@ -146,6 +157,7 @@ class FakeViews:
     bell: asyncio.Condition = field(default_factory=asyncio.Condition)
     closing: bool = False
     others: tuple[PeerView, ...] = ()
+    account_here: str = ""
     sync: SyncProgress | None = None
     market: FakeMarket | None = field(default_factory=FakeMarket)
     all_jobs: list[JobView] = field(default_factory=list)
@@ -304,16 +316,19 @@ class FakeViews:
     def leaf_hash(self, leaf: int) -> bytes:
         return merkle.hash_leaf(self.final[leaf].id.encode())
 
-    def node(self, level: int, index: int) -> bytes:
+    def tree_node(self, level: int, index: int) -> bytes:
         if level == 0:
             return self.leaf_hash(index)
-        left, right = self.node(level - 1, 2 * index), self.node(level - 1, 2 * index + 1)
+        left, right = self.tree_node(level - 1, 2 * index), self.tree_node(level - 1, 2 * index + 1)
         return merkle.hash_children(left, right)
 
     def root(self, size: int) -> str:
-        return merkle.compute_root(size, self.node).hex()
+        return merkle.compute_root(size, self.tree_node).hex()
 
     # --- reads ----------------------------------------------------------------------------------
+
+    def node(self) -> NodeView:
+        return NodeView(account=self.account_here, ledger_bytes=1_234_567)
 
     def peers(self):
         return self.others
@@ -505,13 +520,9 @@ class FakeViews:
             is_auditor=audited,
             former_authority=None if account in members else former.get(account),
             miners=tuple(
-                sorted(
-                    {
-                        name
-                        for receipt, name in self.miner_ids.items()
-                        if self.receipt(receipt).payload.provider == account
-                    }
-                )
+                s.miner.miner_id
+                for s in (self.market.standings if self.market else ())
+                if s.miner.account == account
             ),
         )
 
@@ -525,7 +536,7 @@ class FakeViews:
 
     def inclusion(self, leaf: int, height: int) -> InclusionView:
         size = self.chain[height - 1].tree_size
-        path = merkle.build_inclusion_path(leaf, size, self.node)
+        path = merkle.build_inclusion_path(leaf, size, self.tree_node)
         return InclusionView(
             leaf=leaf,
             leaf_hash=self.leaf_hash(leaf).hex(),

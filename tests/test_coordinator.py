@@ -790,3 +790,26 @@ def test_text_that_comes_while_the_job_ends_is_not_kept(node):
 
     node.do(both())
     assert not node.coordinator.feed._texts
+
+
+def test_a_miners_attempts_are_counted_by_how_they_ended(node):
+    def counts(miner_id: str) -> tuple[int, int]:
+        standing = node.coordinator.miner(miner_id)
+        return standing.completed, standing.lost
+
+    done, late, failed, cancelled = (node.submit() for _ in range(4))
+    for job in (done, late, failed, cancelled):
+        node.claim(job)
+    node.complete(done)
+    assert counts("m1") == (1, 0)
+    sweep_at(node, LEASE_MS)
+    assert counts("m1") == (1, 3)
+    for job in (failed, cancelled):
+        node.claim(job, "m2")
+    node.do(node.coordinator.fail(MINER, failed.job_id, "m2", reason="no", retryable=False))
+    node.do(node.coordinator.cancel(CLIENT, cancelled.job_id))
+    assert counts("m2") == (0, 1)
+    # Delivered late, after all: the attempt was lost, and brought a result.
+    node.complete(late)
+    assert counts("m1") == (2, 3)
+    assert counts("m2") == (0, 1)

@@ -14,9 +14,9 @@ from ledger.views.suggest import PER_KIND
 from tests.api_node import ApiNode
 from tests.browser import Server, launch_browser, open_page
 from tests.crawler import text_of
+from tests.explorer_addresses import HOSTILE
 from tests.explorer_node import build_faces
 from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
-from tests.test_explorer_pages import HOSTILE
 from tests.test_ledger_lists import Ledger
 
 ATOM = "{http://www.w3.org/2005/Atom}"

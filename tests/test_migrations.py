@@ -23,6 +23,7 @@ from ledger.store.fsck import verify_chain
 from ledger.store.jobs import load_job
 from ledger.store.market import open_market
 from ledger.store.mempool import insert_transaction, list_mempool
+from ledger.store.registry import find_miner, view_miner
 from ledger.store.rows import block_figures, receipt_rows
 from tests.builders import build_chain, build_evidence, build_members, build_receipt
 from tests.test_market_store import build_miner
@@ -236,12 +237,16 @@ def test_jobs_of_an_older_node_are_counted_and_queued(path):
                 " VALUES (?, ?, '', 'c', ?, 'm', 'm', 'p', 1, 1, 1, '[]', 1, ?, ?, 1, 1, 1)",
                 (bytes([number]) * 16, state, owner, bytes(32), bytes(32)),
             )
+        connection.execute("INSERT INTO miners VALUES ('m', NULL, '[]', NULL, NULL, 'y', 1, 1)")
+        connection.execute("UPDATE jobs SET miner_id = 'm' WHERE state = 'failed'")
         connection.commit()
     with contextlib.closing(open_market(path, GENESIS_HASH)) as store:
         reader = store.reader
         assert lists.count_jobs(reader) == 5
         assert lists.count_jobs(reader, owner="x", state="pending") == 3
         assert lists.count_jobs(reader, state="failed") == 1
+        standing = view_miner(reader, find_miner(reader, "m"), 0)
+        assert (standing.completed, standing.lost) == (0, 1)
         taken = []
         while job := queue.find_available(reader, build_miner()):
             taken.append(job.owner)

@@ -11,7 +11,7 @@ from scripts import verify_receipt as script
 from tests import edwards
 from tests.browser import launch_browser
 from tests.builders import build_chain, build_key
-from tests.test_explorer_pages import HOSTILE
+from tests.explorer_addresses import HOSTILE
 from tests.verify_modules import WAYS, open_modules, vector
 
 LOWER, HIGHER = sorted(build_key(name).account for name in ("one", "another"))

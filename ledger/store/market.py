@@ -259,6 +259,39 @@ def m008_changes(db: sqlite_utils.Database) -> None:
             db.execute(f"CREATE TRIGGER {name} AFTER {event} ON {table} BEGIN {count}; END")
 
 
+@migrations()
+def m009_outcomes(db: sqlite_utils.Database) -> None:
+    """Let triggers count for each miner how its attempts ended: with a result, or without one.
+
+    An attempt without one failed, was given back, or its lease ran out; of jobs that ended before,
+    only the last one is known.
+    """
+    ended = {"completed": "'completed'", "lost": "'failed'"}
+    for column, state in ended.items():
+        db.execute(f"ALTER TABLE miners ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+        db.execute(
+            f"UPDATE miners SET {column} = found.jobs FROM (SELECT miner_id, count(*) AS jobs"  # noqa: S608 - own words
+            f" FROM jobs WHERE state = {state} GROUP BY miner_id) AS found"
+            " WHERE found.miner_id = miners.miner_id"
+        )
+    for name, condition, work in (
+        (
+            "attempts_completed",
+            "new.state = 'completed' AND old.state <> 'completed'",
+            "SET completed = completed + 1 WHERE miner_id = new.miner_id",
+        ),
+        (
+            "attempts_lost",
+            "old.state = 'running' AND new.state IN ('failed', 'pending')",
+            "SET lost = lost + 1 WHERE miner_id = old.miner_id",
+        ),
+    ):
+        db.execute(
+            f"CREATE TRIGGER {name} AFTER UPDATE OF state ON jobs WHEN {condition}"
+            f" BEGIN UPDATE miners {work}; END"
+        )
+
+
 def open_market(path: Path, genesis_hash: bytes) -> Database:
     """Open node.db or create it.
 

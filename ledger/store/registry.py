@@ -20,6 +20,11 @@ MAX_CAPABILITY_LISTS = 1_000
 """Miners of one kind have the same list; more kinds are not looked at."""
 MAX_KNOWN_ROWS = 4_096
 """Of miners, whose meaning is kept."""
+_MINER = (
+    "miner_id, account, capabilities, gpu_name, gpu_memory, owner, registered_at_ms,"
+    " last_seen_at_ms, draining, audits"
+)
+"""All but the counts, which change with every job."""
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +84,8 @@ def list_miners(
 ) -> list[MinerStanding]:
     """Return miners in the order of their names, above `after`."""
     rows = connection.execute(
-        "SELECT * FROM miners WHERE miner_id > ? ORDER BY miner_id LIMIT ?", (after, limit)
+        f"SELECT {_MINER} FROM miners WHERE miner_id > ? ORDER BY miner_id LIMIT ?",  # noqa: S608 - own words
+        (after, limit),
     ).fetchall()
     return [view_miner(connection, _miner(row), active_since_ms) for row in rows]
 
@@ -91,8 +97,15 @@ def view_miner(connection: Connection, miner: Miner, active_since_ms: int) -> Mi
         " WHERE state = 'running' AND miner_id = ? LIMIT ?) AS held",
         (miner.miner_id, MAX_COUNTED_RUNNING),
     ).fetchone()
+    completed, lost = connection.execute(
+        "SELECT completed, lost FROM miners WHERE miner_id = ?", (miner.miner_id,)
+    ).fetchone() or (0, 0)  # it may have been forgotten since
     return MinerStanding(
-        miner=miner, active=miner.last_seen_at_ms >= active_since_ms, running=running
+        miner=miner,
+        active=miner.last_seen_at_ms >= active_since_ms,
+        running=running,
+        completed=completed,
+        lost=lost,
     )
 
 
@@ -125,7 +138,10 @@ def find_idle_miner(connection: Connection, owner: str, seen_before_ms: int) -> 
 
 def find_miner(connection: Connection, miner_id: str) -> Miner | None:
     """Return a registered miner."""
-    row = connection.execute("SELECT * FROM miners WHERE miner_id = ?", (miner_id,)).fetchone()
+    row = connection.execute(
+        f"SELECT {_MINER} FROM miners WHERE miner_id = ?",  # noqa: S608 - own words
+        (miner_id,),
+    ).fetchone()
     return _known_miner(tuple(row)) if row else None
 
 

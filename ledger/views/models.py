@@ -56,10 +56,25 @@ class PeerView:
     """Of its newest final block, as it said last."""
     answers: bool
     """Whether it took what was sent to it last."""
+    release: str = ""
+    """Of its software, as it said last; empty until it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """This node itself."""
+
+    account: str
+    """Of the key that it votes with, if that is in the set; empty for a follower."""
+    ledger_bytes: int
+    """Size of ledger.db without what waits in its log."""
 
 
 class NetworkWatch(Protocol):
     """What a node knows of the others, besides the chain."""
+
+    def account(self) -> str:
+        """Return the account of this node's own key; empty for a follower."""
 
     def sync(self) -> SyncProgress | None:
         """Return how far catching up is; None while there is nothing to catch up with."""

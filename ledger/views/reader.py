@@ -46,6 +46,7 @@ from ledger.views.models import (
     InclusionView,
     JobView,
     NetworkWatch,
+    NodeView,
     PaceView,
     PeerView,
     ReceiptFilter,
@@ -110,6 +111,14 @@ class LedgerViews:
             missing=missing,
             sync=self._watch.sync() if self._watch else None,
         )
+
+    def node(self) -> NodeView:
+        """Return what there is to say of this node itself."""
+        (size_bytes,) = self._ledger.execute(
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        ).fetchone()
+        account = self._watch.account() if self._watch else ""
+        return NodeView(account=account, ledger_bytes=size_bytes)
 
     def peers(self) -> Sequence[PeerView]:
         """Return the nodes that this one talks to."""

@@ -55,6 +55,8 @@ class Peer:
     """That of the authority set."""
     height: int = 0
     """Of its newest final block, as it said last."""
+    release: str = ""
+    """Of its software, as it said last."""
     failure: str | None = None
     """Why it cannot be reached; None while it can."""
 
@@ -123,6 +125,7 @@ class PeerLink:
             return False
         self._note_answer()
         self._note_height(status.height)
+        self.peer.release = status.release
         return True
 
     def _note_answer(self) -> None:

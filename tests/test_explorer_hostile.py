@@ -1,0 +1,81 @@
+"""Names and questions of others in the explorer: they change no markup and hide nothing."""
+
+import unicodedata
+from urllib.parse import quote
+
+import pytest
+from starlette.testclient import TestClient
+
+from explorer_ui.jobs import STATES
+from tests.crawler import Skeleton
+from tests.explorer_addresses import HIDDEN, HOSTILE, build_busy_views, every_address
+from tests.fake_views import (
+    MINER,
+    FakeViews,
+    build_app,
+)
+
+
+@pytest.fixture(name="views")
+def build_views() -> FakeViews:
+    return build_busy_views()
+
+
+@pytest.fixture(name="client")
+def build_client(views):
+    with TestClient(build_app(views), follow_redirects=False) as client:
+        yield client
+
+
+# --- hostile text -------------------------------------------------------------------------------
+
+
+def chain_of(name: str) -> FakeViews:
+    """A chain in which everything that somebody else chooses is `name`."""
+    views = FakeViews(network=name, authority_names=[name] * 4)
+    views.add_change(name=name, url=name)
+    views.add_evidence()
+    views.market.add_miner(name, capabilities=(name,), gpu_name=name, gpu_memory=name)
+    for number, state in enumerate(STATES):
+        views.add_job(number, state, client=name, model=name, miner_id=name, reason=name)
+    views.add_receipt(0, provider=MINER.account, miner_id=name, model=name)
+    for number in (1, 2):
+        views.add_receipt(
+            number, miner_id=name, client=name, provider=name, model=name, sampler=name,
+            metered_by=name, unit_type=name, model_digest=name,
+        )  # fmt: skip
+        if number == 1:
+            views.seal()
+    return views
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_change_no_markup_and_hide_nothing(name):
+    hostile, plain = chain_of(name), chain_of("plain")
+    with TestClient(build_app(hostile)) as bad, TestClient(build_app(plain)) as good:
+        addresses = zip(
+            [*every_address(hostile), "/_f/home"], [*every_address(plain), "/_f/home"], strict=True
+        )
+        for bad_address, good_address in addresses:
+            response = bad.get(bad_address)
+            assert response.status_code == 200, bad_address
+            page = Skeleton(response.text)
+            assert page.tags == Skeleton(good.get(good_address).text).tags, bad_address
+            assert not {unicodedata.category(c) for c in response.text if c != "\n"} & HIDDEN
+            assert not [link for link in page.links if link.lower().startswith("javascript")]
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_questions_are_shown_as_they_are(client, name):
+    for response in (
+        client.get("/search", params={"q": name}),
+        client.get("/receipts", params={"model": name, "miner": name, "client": name}),
+        client.get("/blocks/x" + quote(name, safe="")),
+        client.get("/", headers={"host": 'x"><script>'}),
+    ):
+        assert response.status_code in {200, 404}
+        page = Skeleton(response.text)
+        assert ("h1", ()) in page.tags
+        assert not {"img"} & {tag for tag, _ in page.tags}
+        assert all(names for tag, names in page.tags if tag == "script")
+        assert not {unicodedata.category(c) for c in "".join(page.words) if c != "\n"} & HIDDEN
