@@ -18,7 +18,7 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench bench-miner generate soak rehearse \
+.PHONY: help run setup dev test lint types check format bench bench-miner generate soak chaos \
     simulate crash-images conformance vectors lock gpu browser clean
 
 help:  ## show this list
@@ -62,8 +62,8 @@ bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-lla
 soak: setup  ## keep a miner busy and watch its memory; ARGS go to scripts/soak_miner.py
 	@$(PY) -m scripts.soak_miner $(ARGS)
 
-rehearse: setup  ## kill and stop nodes of a real local network; ARGS go to scripts/rehearse.py
-	@$(PY) -m scripts.rehearse $(ARGS)
+chaos: setup  ## kill, pause, cut off and fill a real network under load: MINUTES=N (10)
+	@$(PY) -m scripts.chaos --minutes $(or $(MINUTES),10) $(ARGS)
 
 simulate: dev  ## consensus under faults: SEEDS=N histories (2000), or SEED=N to replay one
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000)) $(ARGS)

@@ -27,8 +27,7 @@ from node.local.network import (
     run_local_network,
 )
 from node.local.ports import FIRST_PORT, HOST, LAST_PORT, choose_ports
-from scripts.local_network import LocalNetwork, RehearsalError, require
-from scripts.rehearse import rehearse
+from scripts.local_network import LocalNetwork
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 180
@@ -75,19 +74,6 @@ def test_once_runs_a_job_that_every_node_shows_as_final(tmp_path, embedded_model
     assert len({verify(node["data"]) for node in nodes}) == 1
     # The file holds keys.
     assert stat.S_IMODE((root / "network.json").stat().st_mode) == 0o600
-
-
-def test_a_network_keeps_its_promises_whatever_happens_to_its_nodes(tmp_path):
-    """SIGKILL, a lost quorum, restarts, under load: `rehearse` raises where a promise breaks."""
-    figures = rehearse(tmp_path / "network", phase_s=2)
-    assert figures["ledgers verified and identical"].startswith("5: ")
-    assert "each in the chain once" in figures["acknowledged receipts"]
-    assert not figures["accepted as pending meanwhile"].startswith("0")
-
-
-def test_a_broken_promise_is_noticed():
-    with pytest.raises(RehearsalError, match="lost"):
-        require(set(), "lost")
 
 
 def test_a_network_is_started_with_as_many_nodes_as_it_has(tmp_path):

@@ -1,0 +1,226 @@
+"""The course of a run: rounds of faults under load, then peace, then the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import msgspec
+
+from node.p2p.documents import Status
+from scripts.bench_figures.connection import Connection
+from scripts.chaos.disk import SmallDisk
+from scripts.chaos.faults import Drawer, Fault
+from scripts.chaos.history import History, Verdict, judge
+from scripts.chaos.links import Links
+from scripts.chaos.load import Onlooker, Party, watch_heights
+from scripts.chaos.nodes import Node, Nodes, require
+
+PARTIES = 2
+"""Of each authority."""
+PAUSE_S = 0.1
+LASTS_S = (0.5, 6.0)
+"""How long faults last."""
+PEACE_S = (0.2, 1.0)
+"""Between rounds, once all is healed."""
+GRACE_S = 1.5
+QUORUM_LOST_S = 2.0
+MAX_COMPLAINTS = 40
+"""Warnings and errors that two nodes may log in that time."""
+HEAL_TIMEOUT_S = 90.0
+DRAIN_TIMEOUT_S = 120.0
+POLL_S = 0.05
+STATUS_TIMEOUT_S = 3.0
+AT_ONCE = ((1, 65), (2, 25), (3, 10))
+"""Faults at once, with how often."""
+
+
+class _Health(msgspec.Struct):
+    pending_transactions: int
+
+
+@dataclass
+class Outcome:
+    """What was done, and what it cost."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    heal_s: list[float] = field(default_factory=list)
+    """From the end of the faults of a round until every node has a newer block."""
+    rounds: int = 0
+    history: History = field(default_factory=History)
+    verdict: Verdict = field(default_factory=Verdict)
+    complaints: int = 0
+    tracebacks: int = 0
+
+
+class Run:
+    """One run."""
+
+    def __init__(self, root: Path, disk: SmallDisk | None, *, seed: int) -> None:
+        self._rng = random.Random(seed)  # noqa: S311 - no secret
+        self._nodes = Nodes(root, disk.root if disk else None)
+        self._links = Links(self._nodes.find_pids)
+        self._drawer = Drawer(self._nodes, self._links, disk, self._rng)
+        self.outcome = Outcome()
+
+    def run(self, seconds: float) -> Outcome:
+        """Run it all.
+
+        Raises:
+            ChaosError: the network did not heal, or a node ended by itself.
+        """
+        with self._nodes.running():
+            try:
+                asyncio.run(self._run(seconds))
+            except ExceptionGroup as group:  # of the tasks, the first that failed says why
+                raise group.exceptions[0] from group
+        self.outcome.verdict = judge(self.outcome.history, list(self._nodes.all.values()))
+        for node in self._nodes.all.values():
+            self.outcome.complaints += node.count_complaints()
+            self.outcome.tracebacks += node.count_tracebacks()
+        return self.outcome
+
+    async def _run(self, seconds: float) -> None:
+        for node in self._nodes.all.values():
+            await self._links.listen(node.name, node.proxy, node.port)
+        await asyncio.gather(*(self._nodes.start(node) for node in self._nodes.all.values()))
+        history = self.outcome.history
+        parties = [
+            Party(node, history, number, pause_s=PAUSE_S)
+            for node in self._nodes.authorities
+            for number in range(PARTIES)
+        ]
+        over, seen = asyncio.Event(), asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            guard = tasks.create_task(self._guard())
+            working = [tasks.create_task(party.run(over)) for party in parties]
+            for seed, node in enumerate(self._nodes.all.values()):
+                onlooker = Onlooker(node, history, seed, pause_s=PAUSE_S)
+                tasks.create_task(onlooker.run(seen))
+            for node in self._nodes.authorities:
+                tasks.create_task(watch_heights(node, history, seen))
+            await self._wait_healed()
+            await self._lose_quorum()
+            ends_at = time.monotonic() + seconds
+            while time.monotonic() < ends_at:
+                await self._round()
+            over.set()
+            await asyncio.gather(*working)
+            await self._settle(parties[::PARTIES])
+            seen.set()
+            guard.cancel()
+        await asyncio.gather(*(self._nodes.stop(node) for node in self._nodes.all.values()))
+        await self._links.close()
+
+    async def _lose_quorum(self) -> None:
+        """Stop two of four: nothing becomes final, and work goes on.
+
+        Raises:
+            ChaosError: it is otherwise, or the logs of the others can no longer be read.
+        """
+        away, here = self._nodes.authorities[2:], self._nodes.authorities[:2]
+        print("  lost quorum", end="", file=sys.stderr)
+        await asyncio.gather(*(self._nodes.stop(node) for node in away))
+        await asyncio.sleep(GRACE_S)  # what had its votes already may still become final
+        height, accepted = await _read_height(here[0]), len(self.outcome.history.completed)
+        complaints = sum(node.count_complaints() for node in here)
+        await asyncio.sleep(QUORUM_LOST_S)
+        require(await _read_height(here[0]) == height, "a block became final without a quorum")
+        require(len(self.outcome.history.completed) > accepted, "nothing is accepted meanwhile")
+        complaints = sum(node.count_complaints() for node in here) - complaints
+        require(complaints <= MAX_COMPLAINTS, f"{complaints} complaints in the logs of the others")
+        self.outcome.counts["lost quorums"] += 1
+        await self._heal(*(self._nodes.start(node) for node in away))
+
+    async def _round(self) -> None:
+        (count,) = self._rng.choices(
+            [count for count, _ in AT_ONCE], [weight for _, weight in AT_ONCE]
+        )
+        faults = self._drawer.draw(count)
+        print(f"  {' + '.join(_describe(fault) for fault in faults)}", end="", file=sys.stderr)
+        for fault in faults:
+            await fault.begin()
+            self.outcome.counts[fault.name] += 1
+        await asyncio.sleep(self._rng.uniform(*LASTS_S))
+        await self._heal(*(fault.heal() for fault in faults))
+        await asyncio.sleep(self._rng.uniform(*PEACE_S))
+
+    async def _heal(self, *mending: Awaitable[None]) -> None:
+        began = time.monotonic()
+        await asyncio.gather(*mending)
+        await self._wait_healed()
+        self.outcome.heal_s.append(time.monotonic() - began)
+        self.outcome.rounds += 1
+        print(f": healed in {self.outcome.heal_s[-1]:.2f} s", file=sys.stderr)
+
+    async def _wait_healed(self) -> None:
+        """Wait until every node has a block that is newer than any at this moment."""
+        nodes = list(self._nodes.all.values())
+        heights = await asyncio.gather(*(_read_height(node) for node in nodes))
+        await self._wait_for_height(max(heights) + 1)
+
+    async def _wait_for_height(self, height: int) -> None:
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        for node in self._nodes.all.values():
+            while (found := await _read_height(node)) < height:
+                require(
+                    time.monotonic() < deadline,
+                    f"stuck: {node.name} is at {found} and does not reach {height}",
+                )
+                await asyncio.sleep(POLL_S)
+
+    async def _settle(self, parties: list[Party]) -> None:
+        """Let every job end, and every receipt become final everywhere."""
+        with contextlib.suppress(TimeoutError):  # the verdict names the jobs that have not ended
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await asyncio.gather(*(party.drain() for party in parties))
+        deadline = time.monotonic() + HEAL_TIMEOUT_S
+        for node in self._nodes.authorities:
+            while (waiting := await _count_waiting(node)) != 0:
+                require(time.monotonic() < deadline, f"{node.name}: {waiting} are never final")
+                await asyncio.sleep(POLL_S)
+        heights = [await _read_height(node) for node in self._nodes.authorities]
+        await self._wait_for_height(max(heights))
+
+    async def _guard(self) -> None:
+        """See that no node ends by itself."""
+        while True:
+            for node in self._nodes.all.values():
+                self._nodes.note_ended(node)
+            await asyncio.sleep(POLL_S)
+
+
+def _describe(fault: Fault) -> str:
+    return f"{fault.name} {', '.join(sorted(fault.targets))}"
+
+
+async def _read_height(node: Node) -> int:
+    """Return a node's height, -1 if it does not answer."""
+    body = await _get(node, "/p2p/status")
+    return msgspec.json.decode(body, type=Status).height if body else -1
+
+
+async def _count_waiting(node: Node) -> int:
+    """Return how many transactions wait for a block on a node, -1 if it does not answer."""
+    body = await _get(node, "/health")
+    return msgspec.json.decode(body, type=_Health).pending_transactions if body else -1
+
+
+async def _get(node: Node, path: str) -> bytes:
+    """Return what a node answers, nothing if it does not."""
+    try:
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            connection = await Connection.open(node.port, {})
+            answer = await connection.request("GET", path)
+            await connection.close()
+    except (OSError, EOFError, ValueError, TimeoutError):
+        return b""
+    return answer.body if answer.status == httpx2.codes.OK else b""
