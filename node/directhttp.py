@@ -7,7 +7,7 @@ uvicorn's way, unchanged:
 - the application names who answers it (`api.direct`), and admits it;
 - head and body come in one piece, and the body's length is in the head and small;
 - the connection has nothing else in hand, its client reads, and it is to be kept;
-- fewer connections and requests are open than the limit.
+- the connection is not one too many.
 
 To uvicorn's protocol such a request looks like one of its own (`cycle`): so pipelined requests,
 the end of the node and of the connection, keep-alive and counts are uvicorn's business.
@@ -165,12 +165,11 @@ class DirectProtocol(BoundedHeadProtocol):
         return found if self._direct.admits(scope) else None
 
     def _is_free(self) -> bool:
-        limit = self.limit_concurrency
         return (
-            (self.cycle is None or self.cycle.response_complete)
+            not self._is_excess
+            and (self.cycle is None or self.cycle.response_complete)
             and not self.transport.is_closing()
             and not self.flow.write_paused
-            and (limit is None or max(len(self.connections), len(self.tasks)) < limit)
         )
 
     def _is_plain(self) -> bool:

@@ -17,14 +17,15 @@ from starlette.applications import Starlette
 
 from ledger.errors import StoreError
 from node.directhttp import DirectProtocol
+from node.httphead import REFUSED_SHARE
 
 BACKLOG = 2048
 MAX_CONNECTIONS = 4096
-"""Above this many open connections requests are answered 503."""
+"""Above this many open connections new ones are answered 503."""
 MAX_OPEN_FILES = 65_536
 """What the file limit is raised to, where the system allows it."""
 RESERVED_FILES = 128
-"""Kept from connections, for the databases, the log and connections about to be refused."""
+"""Kept from connections, for the databases and the log."""
 COLLECT_AFTER = 20_000
 """Objects that are made more than dropped before garbage is collected."""
 KEEP_ALIVE_S = 30
@@ -149,7 +150,8 @@ def bound_connections() -> int:
             f"a node needs {RESERVED_FILES + 2} open files or more, and this system allows {soft}; "
             "raise it with ulimit -n"
         )
-    return min(MAX_CONNECTIONS, soft - RESERVED_FILES)
+    # Those above the limit take files too, until they have read why.
+    return min(MAX_CONNECTIONS, (soft - RESERVED_FILES) * REFUSED_SHARE // (REFUSED_SHARE + 1))
 
 
 def _calm_collector() -> None:

@@ -22,6 +22,7 @@ import msgspec
 from ledger.errors import LedgerError
 from miner.errors import MinerError
 from scripts.bench_figures.abuse import measure_abuse
+from scripts.bench_figures.crowd import measure_crowd
 from scripts.bench_figures.jobs import measure_finality, measure_jobs
 from scripts.bench_figures.measure import Plan, Row, describe_machine
 from scripts.bench_figures.model import measure_model
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "model": measure_model,
     "pages": measure_pages,
     "abuse": measure_abuse,
+    "crowd": measure_crowd,
 }
 HEADINGS = ("figure", "value", "p99", "reference", "", "ratio", "goal", "CPU µs")
 
@@ -55,6 +57,8 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
             visits=20,
             finals=20,
             attackers=16,
+            crowd=1000,
+            crowd_s=5,
         )
     return Plan(
         folder=folder,
@@ -66,6 +70,8 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
         visits=50,
         finals=100,
         attackers=64,
+        crowd=10_000,
+        crowd_s=30,
     )
 
 

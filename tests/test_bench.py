@@ -69,6 +69,15 @@ FIGURES = {
         "most memory under 10 x unfinished bodies of 1 MiB",
         "GET /health while attacked",
     ],
+    "crowd": [
+        "job life cycles, 256 at a time, in a crowd",
+        "complete, in a crowd",
+        "event streams open in a crowd of 20",
+        "until a stream begins",
+        "GET /health on a new connection, in a crowd",
+        "receipts synced by a follower, in a crowd",
+        "most memory of a node in a crowd",
+    ],
 }
 
 
@@ -84,6 +93,8 @@ def plan(tmp_path):
         visits=1,
         finals=2,
         attackers=2,
+        crowd=20,
+        crowd_s=1,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from node.httphead import MAX_HEAD_BYTES, MAX_REFUSED_CONNECTIONS, BoundedHeadProtocol
+from node.httphead import MAX_HEAD_BYTES, REFUSED_SHARE, BoundedHeadProtocol
 from node.server import MAX_CONNECTIONS, RESERVED_FILES
 from tests.api_server import serve
 from tests.live import ROOT, LiveNode
@@ -197,19 +197,72 @@ def test_an_idle_connection_is_kept_and_a_slow_answer_awaited(impatient):
 # --- how many ---------------------------------------------------------------------------------
 
 
-def test_connections_far_above_the_limit_are_closed_unheard():
-    with serve(measure, limit_concurrency=2) as port, contextlib.ExitStack() as stack:
-        for _ in range(2 + MAX_REFUSED_CONNECTIONS):
-            stack.enter_context(connect(port))
-        with connect(port) as connection, contextlib.suppress(ConnectionError):
-            assert receive_all(connection) == b""
+class Crowded(BoundedHeadProtocol):
+    min_idle_s = 0.0
+
+
+@pytest.fixture(params=[BoundedHeadProtocol])
+def two_places(request):
+    options = {"limit_concurrency": 2, "http": request.param}
+    with serve(measure, **options) as port, contextlib.ExitStack() as stack:
+        yield lambda: stack.enter_context(connect(port))
+
+
+def test_who_comes_when_all_are_at_work_is_told_when_to_try_again_and_they_work_on(two_places):
+    first, second = two_places(), two_places()
+    for busy in (first, second):
+        busy.sendall(SEND.replace(b"Connection: close", b"Content-Length: 2") + b"\r\nx")
+    third = two_places()
+    third.sendall(LAST)
+    refusal = receive_all(third).lower()
+    assert refusal.startswith(b"http/1.1 503 ")
+    assert b"retry-after: " in refusal
+    for busy in (first, second):
+        busy.sendall(b"x")
+        receive_until(busy, b"size=2;")
+        busy.sendall(LAST)
+        assert receive_all(busy).endswith(b"size=0;")
+
+
+def test_who_was_answered_just_now_keeps_the_place(two_places):
+    """The next request of a busy client is on its way, and might not be safe to send again."""
+    for connection in (one := two_places(), other := two_places()):
+        connection.sendall(ASK + b"\r\n")
+        receive_until(connection, b"size=0;")
+    third = two_places()
+    third.sendall(LAST)
+    assert receive_all(third).startswith(b"HTTP/1.1 503 ")
+    for connection in (one, other):
+        connection.sendall(LAST)
+        assert receive_all(connection).endswith(b"size=0;")
+
+
+@pytest.mark.parametrize("two_places", [Crowded], indirect=True)
+def test_an_idle_connection_gives_its_place_to_a_new_one(two_places):
+    idle, busy = two_places(), two_places()
+    idle.sendall(ASK + b"\r\n")
+    receive_until(idle, b"size=0;")
+    busy.sendall(SEND.replace(b"Connection: close", b"Content-Length: 2") + b"\r\nx")
+    third = two_places()
+    third.sendall(LAST)
+    assert receive_all(third).endswith(b"size=0;")
+    assert receive_all(idle) == b""
+    busy.sendall(b"x")
+    receive_until(busy, b"size=2;")
+
+
+def test_connections_far_above_the_limit_are_closed_unheard(two_places):
+    for _ in range(2 + 2 // REFUSED_SHARE):
+        two_places()
+    with contextlib.suppress(ConnectionError):
+        assert receive_all(two_places()) == b""
 
 
 @pytest.mark.parametrize(
     ("soft", "hard", "expected"),
     [
-        (64, 300, (300, 300 - RESERVED_FILES)),
-        (300, 300, (300, 300 - RESERVED_FILES)),
+        (64, 300, (300, (300 - RESERVED_FILES) * 2 // 3)),
+        (300, 300, (300, (300 - RESERVED_FILES) * 2 // 3)),
         (1024, 8192, (8192, MAX_CONNECTIONS)),
     ],
 )

@@ -20,15 +20,13 @@ from api.bodies import MAX_RESULT_BYTES
 from api.requests import MAX_BODIES_BYTES, MAX_BODY_BYTES
 from node.clock import read_clock_ms
 from scripts.bench_figures.connection import Connection
-from scripts.bench_figures.measure import Plan, Row, percentile
+from scripts.bench_figures.measure import MIB, Plan, Row, percentile, read_memory
 from scripts.bench_figures.node_process import (
-    RunningNode,
     make_api_key,
     make_data_directory,
     run_node,
 )
 
-MIB = 1 << 20
 HELD_S = 1.0
 """How long unfinished bodies are held."""
 CHUNK = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
@@ -119,12 +117,12 @@ def measure_abuse(plan: Plan) -> Iterator[Row]:
         quiet_ms = uvloop.run(_probe(node.port, 0, plan.visits))
         for name, (attack, times) in ATTACKS.items():
             count = round(plan.attackers * times)
-            before = _read_memory(node, "VmRSS")
+            before = read_memory(node.pid, "VmRSS")
             Path(f"/proc/{node.pid}/clear_refs").write_text(PEAK_RESET)
             times_ms += uvloop.run(_attack(target, attack, count))
             yield Row(
                 figure=f"most memory under {count} x {name}",
-                value=_read_memory(node, "VmHWM") / MIB,
+                value=read_memory(node.pid, "VmHWM") / MIB,
                 unit="MiB",
                 reference="before",
                 reference_value=before / MIB,
@@ -188,11 +186,3 @@ async def _close(writer: asyncio.StreamWriter) -> None:
     writer.close()
     with suppress(ConnectionError):
         await writer.wait_closed()
-
-
-def _read_memory(node: RunningNode, field: str) -> int:
-    """Return a figure of the process' memory in bytes."""
-    for line in Path(f"/proc/{node.pid}/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc tells no {field}")

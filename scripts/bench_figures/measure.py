@@ -17,6 +17,7 @@ from statistics import median
 import msgspec
 
 MICROS = 1_000_000
+MIB = 1 << 20
 _CPUCLOCK_SCHED = 2
 
 
@@ -42,6 +43,10 @@ class Plan:
     """Jobs whose way to finality is timed."""
     attackers: int
     """Hostile clients at once."""
+    crowd: int
+    """Clients that follow events at once."""
+    crowd_s: float
+    """How long the crowd stays after the work."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -127,6 +132,14 @@ def read_threads_s(pid: int) -> dict[str, float]:
             nanoseconds = int((thread / "schedstat").read_text().split()[0])
             times[name] = times.get(name, 0) + nanoseconds / 1e9
     return times
+
+
+def read_memory(pid: int, field: str) -> int:
+    """Return a figure of a process' memory in bytes, as /proc names it. Linux only."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc tells no {field}")
 
 
 def describe_machine() -> str:
