@@ -215,11 +215,11 @@ def test_a_client_that_leaves_while_it_waits_harms_nobody(stage, port):
 
 
 def test_above_the_limit_of_connections_requests_are_refused(stage):
-    with staged(stage, limit_concurrency=1) as port, Wire(port) as first:
-        assert first.ask(SUBMIT) == DIRECT
-        with Wire(port) as second:
-            second.send(SUBMIT)
-            assert second.read()[0] == 503
+    with staged(stage, limit_concurrency=2) as port, Wire(port) as first, Wire(port) as second:
+        assert (first.ask(SUBMIT), second.ask(SUBMIT)) == (DIRECT, DIRECT)
+        with Wire(port) as third:
+            third.send(SUBMIT)
+            assert third.read()[0] == 503
         assert first.ask(SUBMIT) == DIRECT
 
 

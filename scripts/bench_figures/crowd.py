@@ -38,7 +38,7 @@ from scripts.generate import INTERVAL_MS, generate
 
 BUSY = 256
 GATHERING_S = 3.0
-"""Until the work begins, all of the crowd have come."""
+"""Until the work begins, all of a large crowd have come."""
 SYNC_TIMEOUT_S = 300.0
 KEYS = 8
 """Whose jobs the crowd follows."""
@@ -60,7 +60,7 @@ def measure_crowd(plan: Plan) -> Iterator[Row]:
         alone, quiet_ms = run_load(order), uvloop.run(_probe(node.port, plan.visits))
         before = read_memory(node.pid, "VmRSS")
         crowd = _Crowd(node, plan, clients, job=uvloop.run(_submit(node.port, clients[0])))
-        time.sleep(GATHERING_S)
+        time.sleep(min(GATHERING_S, plan.crowd_s))
         follower = _Follower(node, data, plan.folder / "crowd-follower")
         among = run_load(order)
         probed_ms = uvloop.run(_probe(node.port, plan.visits))
