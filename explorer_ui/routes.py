@@ -154,13 +154,13 @@ def build_explorer(
     ]
 
 
-def build_error_handler(views: Views, *, release: str) -> ErrorHandler:
+def build_error_handler(views: Views, *, release: str, public_url: str = "") -> ErrorHandler:
     """Return a handler for HTTPException and Exception on paths that are pages.
 
     For an address without a page it says so; for our own bug it shows a page that reads nothing,
     with status 500 (log the exception before calling it).
     """
-    site = Site(release=release)
+    site = Site(release=release, public_url=public_url)
 
     async def handle(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):

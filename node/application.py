@@ -27,12 +27,19 @@ from explorer_ui import build_error_handler, build_explorer
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
 from ledger.views import LedgerViews, TreeViews
-from node.config import NodeSettings, choose_access_log, choose_mode, choose_rate_limits
+from node.config import (
+    NodeSettings,
+    choose_access_log,
+    choose_mode,
+    choose_rate_limits,
+    read_prefix,
+)
 from node.head import HeadWatch
 from node.logs import log_outcome
 from node.metrics import NodeMetrics, NodeRole
 from node.ownname import OwnNameOnly
 from node.p2p.blocks import build_block_route
+from node.prefix import Prefixed
 from node.randomness import RandomPool
 from node.sync import Syncer
 
@@ -76,7 +83,7 @@ def build_application(
         mode=choose_mode(settings), version=RELEASE, default_model=settings.default_model
     )
     random = RandomPool()
-    show_error = build_error_handler(views, release=RELEASE)
+    show_error = build_error_handler(views, release=RELEASE, public_url=settings.public_url)
 
     async def show_failure(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -100,6 +107,7 @@ def build_application(
     # The API answers first; what it does not claim belongs to the explorer.
     app = DirectApplication(
         own_host=settings.host if api.mode == "dev" else None,
+        prefix=read_prefix(settings.public_url),
         direct_routes=api_routes,
         routes=[
             *routes,
@@ -111,6 +119,7 @@ def build_application(
                 clock_ms=clock_ms,
                 head_changed=head,
                 release=RELEASE,
+                public_url=settings.public_url,
             ),
         ],
         exception_handlers={HTTPException: show_error, Exception: show_failure},
@@ -123,17 +132,27 @@ def build_application(
 
 
 class DirectApplication(Starlette):
-    """Starlette, and beside it what may be answered before it; in dev mode under its own name."""
+    """Starlette, and beside it what may be answered before it; in dev mode under its own name.
+
+    Under a prefix nothing is answered before it, since answers name addresses below the prefix.
+    """
 
     def __init__(
-        self, *, own_host: str | None, direct_routes: Sequence[BaseRoute], **options: Any
+        self,
+        *,
+        own_host: str | None,
+        direct_routes: Sequence[BaseRoute],
+        prefix: str = "",
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self._front: ASGIApp = super().__call__
-        self.direct = Direct(direct_routes)
+        self.direct: Direct | None = Direct(direct_routes)
         if own_host is not None:
             self._front = guard = OwnNameOnly(self._front, host=own_host)
             self.direct = Direct(direct_routes, admits=guard.admits)
+        if prefix:
+            self._front, self.direct = Prefixed(self._front, prefix=prefix), None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, or the lifespan."""

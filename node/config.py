@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class NodeSettings:
     """Requests per second of one API key, 0 for any number; None: as the mode has it."""
     rate_limit_address: float | None = None
     """The same of one client address, for requests without a good key."""
+    public_url: str = ""
+    """Where others reach this node, without a slash at its end; its path is a proxy's prefix."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks whose X-Forwarded-For is believed."""
     access_log: bool | None = None
@@ -122,6 +125,29 @@ def check_market_times(settings: NodeSettings) -> None:
             f"--lease-ms {settings.lease_ms}: expected at most --execution-timeout-ms "
             f"{settings.execution_timeout_ms}, after which the attempt ends anyway"
         )
+
+
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9.\[\]:-]+((?:/[A-Za-z0-9._~-]+)*)/?")
+
+
+def parse_public_url(text: str) -> str:
+    """Return an address without a slash at its end; empty for none.
+
+    Raises:
+        StoreError: this is no address, or has more than a path.
+    """
+    if text and not _PUBLIC_URL.fullmatch(text):
+        raise StoreError(
+            f"--public-url {text}: expected http(s)://host[:port][/path], such as "
+            "https://node.example/aitbc"
+        )
+    return text.removesuffix("/")
+
+
+def read_prefix(public_url: str) -> str:
+    """Return the path of a public address: what a proxy serves the node under, mostly nothing."""
+    match = _PUBLIC_URL.fullmatch(public_url)
+    return match[1] if match else ""
 
 
 def parse_trusted_proxies(texts: Sequence[str]) -> list[str]:

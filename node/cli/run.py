@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -37,7 +38,7 @@ from node.cli.options import (
     read_stored_options,
     stdin_option,
 )
-from node.config import STRICT_LIMITS, NodeSettings, parse_trusted_proxies
+from node.config import STRICT_LIMITS, NodeSettings, parse_public_url, parse_trusted_proxies
 from node.datadir import DataDirectory, create_key, load_key
 from node.follower import open_follower, prepare_follower
 from node.logs import LogFormat, configure_logging
@@ -128,6 +129,13 @@ log_format_option = option(
     help="The same for one client address, for requests without a valid key.",
 )
 @option(
+    "--public-url",
+    default="",
+    show_default=False,
+    help="Where others reach this node, such as https://node.example/aitbc: for QR codes, feeds "
+    "and commands on pages. Its path, if any, is what a proxy serves the node under.",
+)
+@option(
     "--trusted-proxy",
     "trusted_proxies",
     multiple=True,
@@ -215,6 +223,7 @@ def run(
     configure_logging(log_file, log_format)
     follow_parent(enabled=until_stdin_closes)
     proxies = parse_trusted_proxies(node.trusted_proxies)
+    node = replace(node, public_url=parse_public_url(node.public_url))
     serve(
         partial(open_follower if node.follow else open_node, node),
         host=node.host,
