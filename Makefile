@@ -10,6 +10,7 @@ LOCKED   := base cpu gpu cuda dev conformance peers llama
 RUNTIME  := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 CUDA     := $(if $(filter gpu,$(RUNTIME)),cuda,$(if $(GPU),$(error GPU=1 needs Linux on x86-64)))
 PEERS    := build/peers
+LIGHTHOUSE := build/lighthouse
 # Its version is fixed, but not its hash: which build pip takes depends on platform and settings.
 TORCH    := torch==2.13.0
 LLAMA_OFF := LLAVA_BUILD MTMD_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_SERVER LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS
@@ -19,7 +20,7 @@ export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help run setup dev test lint types check format bench bench-miner generate soak chaos \
-    simulate crash-images conformance vectors lock gpu browser clean
+    simulate crash-images conformance vectors lock gpu browser lighthouse clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ soak: setup  ## keep a miner busy and watch its memory; ARGS go to scripts/soak_
 
 chaos: setup  ## kill, pause, cut off and fill a real network under load: MINUTES=N (10)
 	@$(PY) -m scripts.chaos --minutes $(or $(MINUTES),10) $(ARGS)
+
+lighthouse: setup browser $(LIGHTHOUSE)/installed  ## one page of each kind in Lighthouse; ARGS go to scripts/lighthouse.py
+	@$(PY) -m scripts.lighthouse $(ARGS)
 
 simulate: dev  ## consensus under faults: SEEDS=N histories (2000), or SEED=N to replay one
 	@$(PY) -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000)) $(ARGS)
@@ -123,6 +127,13 @@ $(VENV)/installed-%: requirements/%.txt $(PY)
 $(VENV)/installed-npm: requirements/npm.json $(VENV)/installed-conformance
 	@echo "Installing requirements/npm.json"
 	@$(PY) -m scripts.npm_packages
+	@touch $@
+
+# `npm ci` takes only bytes that have the digests of the lock, and runs nothing of theirs.
+$(LIGHTHOUSE)/installed: requirements/lighthouse/package-lock.json requirements/lighthouse/package.json $(VENV)/installed-conformance
+	@echo "Installing requirements/lighthouse into $(LIGHTHOUSE)"
+	@mkdir -p $(LIGHTHOUSE) && cp $(filter %.json,$^) $(LIGHTHOUSE)
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix $(LIGHTHOUSE) --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 $(PEERS)/bin/python: | $(PY)

@@ -37,7 +37,7 @@ from ledger.views import HeadView
 Endpoint = Callable[[Request], Awaitable[Response]]
 ErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
 
-_ROBOTS = "User-agent: *\nDisallow: /_f/\nDisallow: /search\n"
+_ROBOTS = "User-agent: *\nDisallow: /_f/\nDisallow: /search?\n"
 _BROKEN = Explanation(
     finding="Something went wrong on this node, and it is our fault, not yours.",
     advice="What was final stays final. Try again in a moment; the node's log says more.",

@@ -155,6 +155,16 @@ def test_every_npm_package_is_pinned_and_hashed():
         assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", pin["integrity"]), name
 
 
+def test_the_lock_of_lighthouse_has_a_digest_for_every_package_and_names_no_host():
+    lock = json.loads((ROOT / "requirements/lighthouse/package-lock.json").read_bytes())
+    wanted = json.loads((ROOT / "requirements/lighthouse/package.json").read_bytes())
+    packages = {name: pin for name, pin in lock["packages"].items() if name}
+    assert lock["packages"][""]["dependencies"] == wanted["dependencies"]
+    for name, pin in packages.items():
+        assert re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", pin["integrity"]), name
+        assert "resolved" not in pin, name
+
+
 def test_a_venv_never_holds_both_onnx_runtimes():
     cpu, gpu, cuda, base, dev = (
         set(re.findall(r"^onnxruntime[a-z-]*", path.read_text(encoding="utf-8"), re.MULTILINE))
