@@ -31,7 +31,7 @@ from node.clock import read_clock_ms
 from node.datadir import DataDirectory, create_data_directory
 from node.files import write_public
 from scripts.generating.market import fill_market
-from scripts.generating.months import DAY_MS, Months
+from scripts.generating.months import BATCH_BLOCKS, DAY_MS, Months
 from scripts.generating.people import draw_bytes
 from scripts.generating.sealing import Progress, store_story
 from scripts.generating.story import INTERVAL_MS, Even
@@ -82,6 +82,7 @@ def generate_months(
     order: Order,
     *,
     processes: int = 1,
+    batch_blocks: int = BATCH_BLOCKS,
     progress: Progress = lambda _stored: None,
     progress_of_jobs: Progress = lambda _stored: None,
 ) -> Tip:
@@ -97,7 +98,13 @@ def generate_months(
             f"{data.root}: was made of {found and msgspec.json.encode(found).decode()}, expected "
             f"{msgspec.json.encode(order).decode()}; remove it or choose another directory"
         )
-    recipe = Months(root=data.root, seed=order.seed, receipts=order.receipts, days=order.days)
+    recipe = Months(
+        root=data.root,
+        seed=order.seed,
+        receipts=order.receipts,
+        days=order.days,
+        batch_blocks=batch_blocks,
+    )
     with data.lock():
         tip = store_story(
             data,

@@ -10,9 +10,17 @@ import os
 from hypothesis import HealthCheck, settings
 
 from tests.api_fixtures import node
+from tests.generated_ledger import generated
 from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
 
-__all__ = ["embedded_engine", "embedded_model", "node", "tiny_directory", "tiny_model"]
+__all__ = [
+    "embedded_engine",
+    "embedded_model",
+    "generated",
+    "node",
+    "tiny_directory",
+    "tiny_model",
+]
 
 SLOW_MACHINE = [HealthCheck.too_slow]
 

@@ -15,19 +15,11 @@ from node.memory import refuse_old_votes
 from scripts.generate import Order, generate_months
 from scripts.generating import times
 from scripts.generating.draws import Choices
-
-ORDER = Order(seed=7, receipts=1200, days=40, end_ms=1_760_000_000_000)
+from tests.generated_ledger import ORDER
 
 
 class BrokenOffError(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    data = DataDirectory(tmp_path_factory.mktemp("generated") / "data")
-    generate_months(data, ORDER)
-    return data
 
 
 def dump(path, table: str, order: str) -> str:
@@ -55,17 +47,17 @@ def select(path, statement: str):
         return connection.execute(statement).fetchall()
 
 
-def test_it_passes_fsck_and_its_authority_may_go_on(whole):
-    tip = verify_chain(whole.ledger, whole.load_genesis(), lambda *_: None)
-    assert select(whole.ledger, "SELECT count(*) FROM receipts") == [(ORDER.receipts,)]
+def test_it_passes_fsck_and_its_authority_may_go_on(generated):
+    tip = verify_chain(generated.ledger, generated.load_genesis(), lambda *_: None)
+    assert select(generated.ledger, "SELECT count(*) FROM receipts") == [(ORDER.receipts,)]
     assert tip.tree_size > ORDER.receipts  # audits
     assert ORDER.end_ms - tip.time_ms < 3_600_000
-    key, instance = load_key(whole.authority_key)
+    key, instance = load_key(generated.authority_key)
     with (
-        closing(ChainStore(whole.ledger, whole.load_genesis())) as chain,
+        closing(ChainStore(generated.ledger, generated.load_genesis())) as chain,
         closing(
             VoteStore.open(
-                whole.votes,
+                generated.votes,
                 instance=instance,
                 account=key.account,
                 genesis_hash=chain.tip().genesis_hash,
@@ -75,13 +67,13 @@ def test_it_passes_fsck_and_its_authority_may_go_on(whole):
         refuse_old_votes(chain, votes, account=key.account)
 
 
-def test_a_second_call_finds_it_whole(whole):
-    before = describe(whole)
-    generate_months(whole, ORDER)
-    assert describe(whole) == before
+def test_a_second_call_finds_it_whole(generated):
+    before = describe(generated)
+    generate_months(generated, ORDER)
+    assert describe(generated) == before
 
 
-def test_the_same_order_makes_the_same_ledger_however_often_it_is_broken_off(whole, tmp_path):
+def test_the_same_order_makes_the_same_ledger_however_often_it_is_broken_off(generated, tmp_path):
     """It takes other processes, and ends while it stores blocks and while it writes jobs."""
     data = DataDirectory(tmp_path / "data")
     reports = []
@@ -93,33 +85,33 @@ def test_the_same_order_makes_the_same_ledger_however_often_it_is_broken_off(who
 
     for how in ({"progress": break_off}, {"progress_of_jobs": break_off}):
         with pytest.raises(BrokenOffError):
-            generate_months(data, ORDER, processes=2, **how)
+            generate_months(data, ORDER, processes=2, batch_blocks=30, **how)
     assert reports[0] < ORDER.receipts
     generate_months(data, ORDER)
-    assert describe(data) == describe(whole)
+    assert describe(data) == describe(generated)
 
 
-def test_a_directory_of_another_order_is_left_alone(whole):
+def test_a_directory_of_another_order_is_left_alone(generated):
     other = Order(seed=8, receipts=1200, days=40, end_ms=ORDER.end_ms)
     with pytest.raises(StoreError, match="was made of"):
-        generate_months(whole, other)
+        generate_months(generated, other)
 
 
-def test_there_is_something_to_see_on_every_page(whole):
+def test_there_is_something_to_see_on_every_page(generated):
     def count(path, statement: str) -> int:
         return select(path, statement)[0][0]
 
-    assert count(whole.ledger, "SELECT count(DISTINCT model) FROM receipts") >= 10
-    assert count(whole.ledger, "SELECT count(DISTINCT provider) FROM receipts") >= 25
-    assert count(whole.ledger, "SELECT count(DISTINCT unit_type) FROM receipts") == 2
-    assert count(whole.ledger, "SELECT count(*) FROM audits") >= 10
+    assert count(generated.ledger, "SELECT count(DISTINCT model) FROM receipts") >= 10
+    assert count(generated.ledger, "SELECT count(DISTINCT provider) FROM receipts") >= 25
+    assert count(generated.ledger, "SELECT count(DISTINCT unit_type) FROM receipts") == 2
+    assert count(generated.ledger, "SELECT count(*) FROM audits") >= 10
     days = "SELECT count(*) FROM usage_rollups WHERE span_ms = 86400000 AND model = ''"
-    assert count(whole.ledger, days) >= 25
-    states = dict(select(whole.market, "SELECT state, jobs FROM job_counts WHERE owner = '*'"))
+    assert count(generated.ledger, days) >= 25
+    states = dict(select(generated.market, "SELECT state, jobs FROM job_counts WHERE owner = '*'"))
     assert states["completed"] == ORDER.receipts
     assert min(states["failed"], states["cancelled"]) >= 5
     (jobs,) = select(
-        whole.market,
+        generated.market,
         "SELECT count(*) FROM jobs WHERE receipt_id IS NOT NULL AND created_at_ms < started_at_ms"
         " AND started_at_ms < completed_at_ms",
     )[0]

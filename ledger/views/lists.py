@@ -65,6 +65,25 @@ def list_transactions(
     return _choose([*pending, *final], page)
 
 
+def list_block_transactions(
+    ledger: sqlite3.Connection, height: int, page: Page
+) -> list[TransactionView]:
+    """Return those of one block, in its order; none of a block that is not here."""
+    block = ledger.execute(
+        "SELECT first_leaf, transactions, time_ms FROM blocks WHERE height = ?", (height,)
+    ).fetchone()
+    if block is None:
+        return []
+    # One bound on each side: of two, SQLite would seek by either, and look at what is between.
+    first = block["first_leaf"] if page.after is None else max(block["first_leaf"], page.after + 1)
+    rows = ledger.execute(
+        "SELECT *, ? AS time_ms FROM transactions WHERE leaf >= ? AND leaf < ?"
+        " ORDER BY leaf LIMIT ?",
+        (block["time_ms"], first, block["first_leaf"] + block["transactions"], page.rows),
+    )
+    return [view_final(row) for row in rows]
+
+
 def list_receipts(
     ledger: sqlite3.Connection, market: Connection, wanted: ReceiptFilter, page: Page
 ) -> list[TransactionView]:

@@ -17,7 +17,6 @@ from ledger.block import parse_certificate
 from ledger.hashing import build_receipt_id
 from ledger.jobs import JobState, Queue
 from ledger.keys import is_account
-from ledger.payloads import find_receipt_id
 from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.lists import count_jobs
 from ledger.store.marketstore import MarketStore
@@ -32,6 +31,7 @@ from ledger.views.jobs import find_job, find_queue, list_jobs
 from ledger.views.lists import (
     Page,
     list_audits,
+    list_block_transactions,
     list_provider_audits,
     list_receipts,
     list_spellings,
@@ -57,7 +57,7 @@ from ledger.views.models import (
     TransactionView,
     UsageView,
 )
-from ledger.views.rows import view_block, view_final, view_waiting
+from ledger.views.rows import view_blocks, view_final, view_receipts, view_waiting
 from ledger.views.statements import load_statement, load_statement_bundle
 from ledger.views.suggest import suggest
 
@@ -130,7 +130,7 @@ class LedgerViews:
             "SELECT * FROM blocks WHERE height < ? ORDER BY height DESC LIMIT ?",
             (MAX_HEIGHT if before is None else before, _bound(limit)),
         ).fetchall()
-        return [view_block(self._ledger, row) for row in rows]
+        return view_blocks(self._ledger, rows)
 
     def block(self, height: int) -> BlockView | None:
         """Return the block at a height."""
@@ -148,13 +148,7 @@ class LedgerViews:
         self, height: int, *, limit: int, after: int | None = None
     ) -> list[TransactionView]:
         """Return a block's transactions above leaf `after`, in their order."""
-        rows = self._ledger.execute(
-            "SELECT t.*, b.time_ms FROM blocks b JOIN transactions t ON t.leaf >= b.first_leaf"
-            " AND t.leaf < b.first_leaf + b.transactions"
-            " WHERE b.height = ? AND t.leaf > ? ORDER BY t.leaf LIMIT ?",
-            (height, -1 if after is None else after, _bound(limit)),
-        )
-        return [view_final(row) for row in rows]
+        return list_block_transactions(self._ledger, height, Page(limit=limit, after=after))
 
     def inclusion(self, leaf: int, height: int) -> InclusionView:
         """Return the path of a leaf to the tree root of block `height`."""
@@ -194,7 +188,7 @@ class LedgerViews:
         """
         page = Page(limit=limit, before=before, after=after)
         rows = list_receipts(self._ledger, self._market.reader, wanted, page)
-        return [self._receipt(transaction) for transaction in rows]
+        return view_receipts(self._market.reader, rows)
 
     def count_receipts(self, wanted: ReceiptFilter) -> int | None:
         """Return how many receipts `receipts` would list in all; None where that is not cheap."""
@@ -210,7 +204,7 @@ class LedgerViews:
         """Return a receipt, final or pending."""
         found = self._find_pending("receipt_id = ?", receipt_id)
         found = self._find_final_receipt(receipt_id) or found
-        return self._receipt(found) if found else None
+        return view_receipts(self._market.reader, [found])[0] if found else None
 
     def bundle(self, receipt_id: str) -> bytes | None:
         """Return the canonical proof bundle of a final receipt."""
@@ -399,7 +393,7 @@ class LedgerViews:
             f"SELECT * FROM blocks WHERE {column} = ?",  # noqa: S608 - a column named above
             (value,),
         ).fetchone()
-        return view_block(self._ledger, row) if row else None
+        return view_blocks(self._ledger, [row])[0] if row else None
 
     def _find_transaction(self, condition: str, value: object) -> TransactionView | None:
         pending = self._find_pending(condition, value)
@@ -424,13 +418,6 @@ class LedgerViews:
             (receipt_id,),
         ).fetchone()
         return view_final(row) if row else None
-
-    def _receipt(self, transaction: TransactionView) -> ReceiptView:
-        row = self._market.reader.execute(
-            "SELECT miner_id FROM jobs WHERE receipt_id = ?",
-            (find_receipt_id(transaction.payload),),
-        ).fetchone()
-        return ReceiptView(transaction=transaction, miner_id=row[0] if row else None)
 
 
 def _count_votes(ledger: sqlite3.Connection, height: int) -> int:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable, Sequence
 
 from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate, parse_header
+from ledger.payloads import find_receipt_id
 from ledger.store.chain import load_authority_set
 from ledger.transaction import Transaction, parse_transaction
-from ledger.views.models import BlockView, TransactionView, VoteView
+from ledger.views.models import BlockView, ReceiptView, TransactionView, VoteView
 
 PENDING_CURSOR = 1 << 52
 """Pending transactions sort above every leaf of the tree."""
@@ -56,11 +58,39 @@ def view_waiting(row: sqlite3.Row) -> TransactionView:
     )
 
 
-def view_block(ledger: sqlite3.Connection, row: sqlite3.Row) -> BlockView:
-    """Return a block of the chain."""
+def view_receipts(
+    market: sqlite3.Connection, transactions: Sequence[TransactionView]
+) -> list[ReceiptView]:
+    """Return receipts with the names of the miners that ran their jobs on this node."""
+    ids = [find_receipt_id(transaction.payload) for transaction in transactions]
+    marks = ", ".join("?" * len(ids))
+    names = dict(
+        market.execute(
+            f"SELECT receipt_id, miner_id FROM jobs WHERE receipt_id IN ({marks})",  # noqa: S608
+            ids,
+        )
+    )
+    return [
+        ReceiptView(transaction=transaction, miner_id=names.get(receipt_id))
+        for transaction, receipt_id in zip(transactions, ids, strict=True)
+    ]
+
+
+def view_blocks(ledger: sqlite3.Connection, rows: Iterable[sqlite3.Row]) -> list[BlockView]:
+    """Return blocks of the chain."""
+    sets: dict[str, AuthoritySet] = {}
+    return [_view_block(ledger, row, sets) for row in rows]
+
+
+def _view_block(
+    ledger: sqlite3.Connection, row: sqlite3.Row, sets: dict[str, AuthoritySet]
+) -> BlockView:
     header = parse_header(row["header"].encode())
     certificate = parse_certificate(row["certificate"].encode())
-    authorities = load_authority_set(ledger, bytes.fromhex(header.set_hash))
+    if (authorities := sets.get(header.set_hash)) is None:
+        # Most blocks beside each other were certified by one set.
+        authorities = load_authority_set(ledger, bytes.fromhex(header.set_hash))
+        sets[header.set_hash] = authorities
     signatures = dict(certificate.votes)
     return BlockView(
         height=header.height,

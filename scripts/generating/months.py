@@ -36,7 +36,8 @@ from scripts.generating.story import Draft, PlannedBlock
 from scripts.generating.times import Calendar, list_block_ends
 
 DAY_MS = 86_400_000
-BATCH_BLOCKS = 50
+BATCH_BLOCKS = 400
+"""The more receipts in a transaction, the fewer of them share a page of an index with no other."""
 
 _AUDIT_LAG = 3
 """An audit stands so many blocks above its receipt."""
