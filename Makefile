@@ -23,7 +23,7 @@ export CHROMIUM
     simulate crash-images conformance vectors lock gpu browser lighthouse clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: setup  ## set up, then ./aitbc up $(ARGS)
 	@./aitbc up $(ARGS)
@@ -53,6 +53,10 @@ format: dev  ## rewrite the code as lint wants it
 
 bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 	@$(PY) -m scripts.bench $(ARGS)
+
+.PHONY: bench-explorer
+bench-explorer: setup  ## the explorer's budgets over 1,000,000 receipts; ARGS as --help says
+	@$(PY) -m scripts.bench_explorer $(ARGS)
 
 generate: setup  ## a ledger of RECEIPTS really signed receipts to look at, kept in build/; ARGS go to scripts/generate.py
 	@$(PY) -m scripts.generate --receipts $(or $(RECEIPTS),10000) $(ARGS)

@@ -22,6 +22,8 @@ class Answer:
     """As sent, perhaps compressed."""
     first_byte_ms: float
     """From the request's start until the answer's head was here."""
+    tag: str
+    """Its entity tag, empty if it has none."""
 
 
 class Connection:
@@ -52,11 +54,12 @@ class Connection:
         self._writer.write(f"{head}\r\n".encode() + body)
         answer_head = await self._reader.readuntil(b"\r\n\r\n")
         first_byte_ms = (perf_counter() - began) * 1000
-        length = answer_head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+        length = _find_header(answer_head.lower(), b"content-length: ") or b"0"
         return Answer(
             status=int(answer_head[9:12]),
             body=await self._reader.readexactly(int(length)),
             first_byte_ms=first_byte_ms,
+            tag=_find_header(answer_head, b"etag: ").decode(),
         )
 
     async def expect(self, status: int, method: str, path: str, body: bytes = b"") -> Answer:
@@ -70,3 +73,7 @@ class Connection:
         """Close the connection."""
         self._writer.close()
         await self._writer.wait_closed()
+
+
+def _find_header(head: bytes, name: bytes) -> bytes:
+    return head.partition(b"\r\n" + name)[2].partition(b"\r\n")[0]

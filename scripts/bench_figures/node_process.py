@@ -35,6 +35,13 @@ class RunningNode:
         return read_threads_s(self.pid)
 
 
+def read_memory(pid: int) -> float:
+    """Return how many megabytes of memory a process has to itself. Linux only."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) / 1000
+
+
 def make_data_directory(root: Path, *, created_ms: int) -> DataDirectory:
     """Make the directory of a new network of one authority."""
     return create_data_directory(root, network="aitbc-bench", name="authority-1", now_ms=created_ms)

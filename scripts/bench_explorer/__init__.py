@@ -1,0 +1,1 @@
+"""What the explorer costs its readers and its node, over a long ledger, beside its budgets."""
