@@ -9,6 +9,7 @@ from ledger.authorities import AuthoritySet
 from ledger.block import parse_certificate, parse_header
 from ledger.payloads import find_receipt_id
 from ledger.store.chain import load_authority_set
+from ledger.store.sessions import Connection
 from ledger.transaction import Transaction, parse_transaction
 from ledger.views.models import BlockView, ReceiptView, TransactionView, VoteView
 
@@ -58,18 +59,17 @@ def view_waiting(row: sqlite3.Row) -> TransactionView:
     )
 
 
-def view_receipts(
-    market: sqlite3.Connection, transactions: Sequence[TransactionView]
-) -> list[ReceiptView]:
+def view_receipts(market: Connection, transactions: Sequence[TransactionView]) -> list[ReceiptView]:
     """Return receipts with the names of the miners that ran their jobs on this node."""
     ids = [find_receipt_id(transaction.payload) for transaction in transactions]
+    if not ids:
+        return []
     marks = ", ".join("?" * len(ids))
-    names = dict(
-        market.execute(
-            f"SELECT receipt_id, miner_id FROM jobs WHERE receipt_id IN ({marks})",  # noqa: S608
-            ids,
-        )
+    rows = market.execute(
+        f"SELECT receipt_id, miner_id FROM jobs WHERE receipt_id IN ({marks})",  # noqa: S608 - marks
+        ids,
     )
+    names = {row[0]: row[1] for row in rows}
     return [
         ReceiptView(transaction=transaction, miner_id=names.get(receipt_id))
         for transaction, receipt_id in zip(transactions, ids, strict=True)
