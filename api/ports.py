@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from ledger.audits import AuditTotals
 from ledger.draws import AuditClaim, AuditReport, DrawnAudit
@@ -33,12 +33,14 @@ from ledger.jobs import (
 from ledger.quotas import KeyStanding
 from ledger.store.webhooks import Webhook
 from ledger.tiles import TilePlace
+from ledger.totals import Share
 from ledger.views import (
     AuthoritiesView,
     BlockView,
     HeadView,
     ReceiptFilter,
     ReceiptView,
+    StatementLineView,
     StatementView,
     StatsView,
     TransactionView,
@@ -292,13 +294,29 @@ class Views(Protocol):
         """Return the canonical proof bundle of a final receipt."""
 
     def statement(self, account: str, /, *, from_ms: int, to_ms: int) -> StatementView:
-        """Return an account's lines in a period; not short, unlike the others.
+        """Return an account's period and sums; not short, unlike the others."""
+
+    def statement_lines(
+        self, statement: StatementView, /, *, limit: int, after: int | None = None
+    ) -> list[StatementLineView]:
+        """Return lines above leaf `after`, oldest first."""
+
+    def statement_shares(
+        self,
+        statement: StatementView,
+        by: Literal["counterparty", "model"],
+        /,
+        *,
+        limit: int,
+        after: str = "",
+    ) -> list[Share]:
+        """Return totals of each model or counterparty with a name above `after`; not short."""
+
+    def statement_bundle(self, account: str, /, *, from_ms: int, to_ms: int) -> bytes | None:
+        """Return the canonical proof of all lines, None if there are none.
 
         Raises StatementTooLongError.
         """
-
-    def statement_bundle(self, account: str, /, *, from_ms: int, to_ms: int) -> bytes | None:
-        """Return the canonical proof of the same lines, None if there are none."""
 
 
 class Tree(Protocol):

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterable
 from typing import Literal
+
+import msgspec
 
 from api.render import Json, format_decimal, format_micros, format_time
 from ledger.encoding import MAX_INTEGER
@@ -20,22 +23,32 @@ CSV_COLUMNS = (
     *("counterparty", "model", "unit_type", "units", "price"),
 )
 
+Noun = Literal["counterparty", "model"]
+
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def render_statement(statement: StatementView) -> Json:
-    """Return a Statement."""
-    totals = statement.totals
-    return {
+def render_head(statement: StatementView) -> bytes:
+    """Return the beginning of a Statement, which a comma and its other fields follow."""
+    head: Json = {
         "account": statement.account,
         "period": _render_period(statement),
-        "totals": {"earned": _render_sum(totals.earned), "spent": _render_sum(totals.spent)},
-        "by_model": [_render_share(share, "model") for share in totals.by_model],
-        "by_counterparty": [
-            _render_share(share, "counterparty") for share in totals.by_counterparty
-        ],
-        "lines": [_render_line(line) for line in statement.lines],
+        "totals": {
+            "earned": _render_sum(statement.earned),
+            "spent": _render_sum(statement.spent),
+        },
     }
+    return msgspec.json.encode(head).removesuffix(b"}")
+
+
+def render_shares(shares: Iterable[Share], noun: Noun) -> bytes:
+    """Return totals of each model or counterparty as the inside of an array."""
+    return b",".join(msgspec.json.encode(_render_share(share, noun)) for share in shares)
+
+
+def render_lines(lines: Iterable[StatementLineView]) -> bytes:
+    """Return lines as the inside of an array."""
+    return b",".join(msgspec.json.encode(_render_line(line)) for line in lines)
 
 
 def _render_period(statement: StatementView) -> Json:
@@ -52,7 +65,7 @@ def _render_period(statement: StatementView) -> Json:
     return period
 
 
-def _render_share(share: Share, noun: Literal["counterparty", "model"]) -> Json:
+def _render_share(share: Share, noun: Noun) -> Json:
     return {
         noun: share.name,
         "earned": _render_sum(share.earned),
@@ -88,28 +101,30 @@ def _render_line(view: StatementLineView) -> Json:
     }
 
 
-def write_csv(statement: StatementView) -> bytes:
-    """Return one row of names and one for each line, as RFC 4180 has them, in UTF-8."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(CSV_COLUMNS)
-    for view in statement.lines:
-        line = view.line
-        writer.writerow(
-            (
-                format_time(view.time_ms),
-                view.height,
-                line.receipt_id,
-                line.job_id,
-                line.transaction_id,
-                line.role,
-                _neutralise(line.counterparty),
-                _neutralise(line.model),
-                line.unit_type,
-                format_decimal(line.units_micros),
-                format_decimal(line.price_micros),
-            )
+def write_lines(lines: Iterable[StatementLineView]) -> bytes:
+    """Return lines as CSV, in the order of CSV_COLUMNS."""
+    return write_rows(
+        (
+            format_time(view.time_ms),
+            view.height,
+            view.line.receipt_id,
+            view.line.job_id,
+            view.line.transaction_id,
+            view.line.role,
+            _neutralise(view.line.counterparty),
+            _neutralise(view.line.model),
+            view.line.unit_type,
+            format_decimal(view.line.units_micros),
+            format_decimal(view.line.price_micros),
         )
+        for view in lines
+    )
+
+
+def write_rows(rows: Iterable[Iterable[object]]) -> bytes:
+    """Return rows of CSV as RFC 4180 has them, in UTF-8."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
     return text.getvalue().encode()
 
 

@@ -1,7 +1,7 @@
 """Statements of accounts: what one earned and spent in a period, as JSON, as CSV, and its proof.
 
-A statement is bounded but not short, so it is read and written in a thread of its own, and only a
-few at a time.
+A statement has as many lines as there are: it is read and written a piece at a time, in a thread,
+each when the client has taken the one before. Its proof is one document, and bounded.
 """
 
 from __future__ import annotations
@@ -9,21 +9,25 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
-from api.answers import Answer, answer_json, link
+from api.answers import JSON, Answer, Stream, link
 from api.errors import RequestError, refuse_field
 from api.ports import Views
 from api.render import format_time
-from api.render_statement import render_statement, write_csv
 from api.requests import Request
-from api.resource import Operation
+from api.resource import Handler, Operation
+from api.statement_stream import write_csv, write_json
+from api.waiting import Places
 from ledger.encoding import MAX_INTEGER
 from ledger.errors import StatementTooLongError
 from ledger.statement import MAX_STATEMENT_LINES
+from ledger.views import StatementView
 
-MAX_AT_ONCE = 4
-"""Statements that are made at the same time; the next one is asked to come back."""
+MAX_AT_ONCE = 16
+"""Statements that are made at the same time, half of them for callers without a key."""
 
 CSV = b"text/csv; charset=utf-8; header=present"
 
@@ -40,68 +44,71 @@ class StatementEndpoints:
 
     def __init__(self, views: Views) -> None:
         self._views = views
-        self._running = 0
+        self._places = Places(MAX_AT_ONCE)
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
-        handlers = {
+        handlers: dict[str, Handler] = {
             "/v1/accounts/{account}/statement": self.show,
             "/v1/accounts/{account}/statement.csv": self.show_csv,
             "/v1/accounts/{account}/statement/proof": self.show_proof,
         }
         return {path: {"GET": Operation(handler=handler)} for path, handler in handlers.items()}
 
-    async def show(self, request: Request) -> Answer:
+    async def show(self, request: Request) -> Stream:
         """`GET /v1/accounts/{account}/statement`."""
-        account, from_ms, to_ms = _parse(request)
+        account = parse_account(request)
 
-        def build() -> Answer:
-            statement = self._views.statement(account, from_ms=from_ms, to_ms=to_ms)
+        def begin(statement: StatementView) -> Stream:
             links = {"alternate": _address(request, account, "statement.csv")}
-            if statement.lines:
+            if not statement.is_empty:
                 links["describedby"] = _address(request, account, "statement/proof")
-            return answer_json(render_statement(statement), headers=link(links))
-
-        return await self._run(build)
-
-    async def show_csv(self, request: Request) -> Answer:
-        """`GET /v1/accounts/{account}/statement.csv`: the lines alone."""
-        account, from_ms, to_ms = _parse(request)
-
-        def build() -> Answer:
-            statement = self._views.statement(account, from_ms=from_ms, to_ms=to_ms)
-            return Answer(
-                body=write_csv(statement),
-                content_type=CSV,
-                headers=(_name_file(account, "statement.csv"),),
+            return Stream(
+                pieces=write_json(self._views, statement),
+                content_type=JSON,
+                headers=link(links),
             )
 
-        return await self._run(build)
+        return await self._stream(request, begin)
+
+    async def show_csv(self, request: Request) -> Stream:
+        """`GET /v1/accounts/{account}/statement.csv`: the lines alone."""
+        account = parse_account(request)
+        name = _name_file(account, "statement.csv")
+        return await self._stream(
+            request,
+            lambda statement: Stream(
+                pieces=write_csv(self._views, statement), content_type=CSV, headers=(name,)
+            ),
+        )
 
     async def show_proof(self, request: Request) -> Answer:
         """`GET /v1/accounts/{account}/statement/proof`: the canonical bundle, to be kept."""
         account, from_ms, to_ms = _parse(request)
+        read = partial(self._views.statement_bundle, account, from_ms=from_ms, to_ms=to_ms)
+        with self._places.hold(request.caller, request.payer):
+            try:
+                bundle = await asyncio.to_thread(read)
+            except StatementTooLongError as error:
+                raise _refuse_length(error) from error
+        if bundle is None:
+            raise RequestError(
+                "RECEIPT_NOT_FOUND", "this account has no final receipt in this period to prove"
+            )
+        return Answer(body=bundle, headers=(_name_file(account, "statement.proof.json"),))
 
-        def build() -> Answer:
-            bundle = self._views.statement_bundle(account, from_ms=from_ms, to_ms=to_ms)
-            if bundle is None:
-                raise RequestError(
-                    "RECEIPT_NOT_FOUND", "this account has no final receipt in this period to prove"
-                )
-            return Answer(body=bundle, headers=(_name_file(account, "statement.proof.json"),))
-
-        return await self._run(build)
-
-    async def _run(self, build: Callable[[], Answer]) -> Answer:
-        if self._running >= MAX_AT_ONCE:
-            raise RequestError("SYSTEM_OVERLOADED", "too many statements are being made; try again")
-        self._running += 1
+    async def _stream(self, request: Request, begin: Callable[[StatementView], Stream]) -> Stream:
+        """Begin a stream, whose place is held until it ends."""
+        account, from_ms, to_ms = _parse(request)
+        free = self._places.take(request.caller, request.payer)
         try:
-            return await asyncio.to_thread(build)
-        except StatementTooLongError as error:
-            raise _refuse_length(error) from error
-        finally:
-            self._running -= 1
+            statement = await asyncio.to_thread(
+                self._views.statement, account, from_ms=from_ms, to_ms=to_ms
+            )
+        except BaseException:
+            free()
+            raise
+        return replace(begin(statement), ended=free)
 
 
 def parse_account(request: Request) -> str:

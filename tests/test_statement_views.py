@@ -10,6 +10,7 @@ from ledger.errors import StatementTooLongError, StoreError
 from ledger.statement import parse_statement, verify_statement
 from ledger.store.chain import ChainStore
 from ledger.store.market import open_market
+from ledger.totals import Sum, Totals
 from ledger.views import LedgerViews
 from ledger.views import statements as module
 from tests.builders import CREATED_MS, build_chain, build_receipt
@@ -58,10 +59,37 @@ def time_of(height):
     return CREATED_MS + height * BLOCK_MS
 
 
-def read(statement):
+def list_lines(ledger, statement, limit=2):
+    """All lines, read a few at a time."""
+    lines, after = [], None
+    while page := ledger.views.statement_lines(statement, limit=limit, after=after):
+        assert len(page) <= limit
+        lines += page
+        after = page[-1].line.leaf
+    return lines
+
+
+def add_up(ledger, statement, limit=1) -> Totals:
+    """All totals, read a few at a time."""
+    shares = {"model": [], "counterparty": []}
+    for noun, found in shares.items():
+        name = ""
+        while page := ledger.views.statement_shares(statement, noun, limit=limit, after=name):
+            assert len(page) <= limit
+            found += page
+            name = page[-1].name
+    return Totals(
+        earned=statement.earned,
+        spent=statement.spent,
+        by_model=tuple(shares["model"]),
+        by_counterparty=tuple(shares["counterparty"]),
+    )
+
+
+def read(ledger, statement):
     return [
         (line.line.leaf, line.height, line.time_ms, line.line.receipt_id)
-        for line in statement.lines
+        for line in list_lines(ledger, statement)
     ]
 
 
@@ -75,7 +103,7 @@ def test_a_statement_holds_the_lines_of_its_period_and_no_other(ledger, account)
     for from_ms, to_ms in itertools.combinations(MOMENTS, 2):
         expected = ledger.expect(account, from_ms, to_ms)
         statement = ledger.views.statement(account, from_ms=from_ms, to_ms=to_ms)
-        assert read(statement) == expected
+        assert read(ledger, statement) == expected
         assert (statement.account, statement.from_ms, statement.to_ms) == (account, from_ms, to_ms)
         heights = [h for h in HEIGHTS if from_ms <= time_of(h) < to_ms]
         below = [h for h in HEIGHTS if time_of(h) < from_ms]
@@ -96,28 +124,32 @@ def test_its_bundle_is_the_one_that_the_protocol_describes_and_proves_the_same_t
             verdict = verify_statement(data, genesis=ledger.chain.genesis)
             assert verdict.verified, verdict.claims
             statement = ledger.views.statement(account, from_ms=from_ms, to_ms=to_ms)
-            assert verdict.totals == statement.totals
-            assert verdict.lines == len(statement.lines)
+            assert verdict.totals == add_up(ledger, statement)
+            assert verdict.lines == len(list_lines(ledger, statement))
 
 
 def test_a_line_names_both_sides_and_what_was_done(ledger):
-    (line,) = ledger.views.statement("old-miner", from_ms=0, to_ms=time_of(3)).lines
+    (line,) = list_lines(ledger, ledger.views.statement("old-miner", from_ms=0, to_ms=time_of(3)))
     payload = ledger.chain.transactions[2].payload
     assert (line.line.role, line.line.counterparty) == ("provider", CLIENT)
     assert (line.line.model, line.line.price_micros) == ("llama3.2", 7)
     assert line.line.transaction_id == ledger.chain.transactions[2].id.hex()
     assert line.line.job_id == payload.job_id
-    own = ledger.views.statement(MINER, **OPEN).lines[3].line
+    own = list_lines(ledger, ledger.views.statement(MINER, **OPEN))[3].line
     assert (own.role, own.counterparty) == ("both", MINER)
-    assert ledger.views.statement(CLIENT, **OPEN).lines[0].line.role == "client"
+    first = list_lines(ledger, ledger.views.statement(CLIENT, **OPEN))[0]
+    assert first.line.role == "client"
 
 
 def test_an_empty_chain_has_empty_statements(tmp_path):
     ledger = Ledger(tmp_path, build_chain(1))
     statement = ledger.views.statement(CLIENT, **OPEN)
-    assert (statement.lines, statement.first_height, statement.last_height) == ((), 1, 0)
+    assert (list_lines(ledger, statement), add_up(ledger, statement)) == (
+        [],
+        Totals(earned=Sum(), spent=Sum(), by_model=(), by_counterparty=()),
+    )
+    assert (statement.is_empty, statement.first_height, statement.last_height) == (True, 1, 0)
     assert (statement.first_leaf, statement.end_leaf) == (0, 0)
-    assert statement.totals.spent.lines == 0
     assert ledger.views.statement_bundle(CLIENT, **OPEN) is None
     ledger.close()
 
@@ -132,19 +164,20 @@ def test_too_many_lines_are_refused_with_the_end_that_still_fits(ledger, monkeyp
         (MINER, 4, time_of(4)),
     ):
         monkeypatch.setattr(module, "MAX_STATEMENT_LINES", limit)
-        for read in (ledger.views.statement, ledger.views.statement_bundle):
-            with pytest.raises(StatementTooLongError) as refused:
-                read(account, **OPEN)
-            assert refused.value.fits_until_ms == ends
-        assert ledger.views.statement(account, from_ms=0, to_ms=ends).lines
+        with pytest.raises(StatementTooLongError) as refused:
+            ledger.views.statement_bundle(account, **OPEN)
+        assert refused.value.fits_until_ms == ends
+        assert ledger.views.statement_bundle(account, from_ms=0, to_ms=ends)
+        whole = list_lines(ledger, ledger.views.statement(account, **OPEN))
+        assert len(whole) == len(ledger.expect(account, 0, MAX_INTEGER)) > limit
     monkeypatch.setattr(module, "MAX_STATEMENT_LINES", 5)
-    assert len(ledger.views.statement(CLIENT, **OPEN).lines) == 5
+    assert ledger.views.statement_bundle(CLIENT, **OPEN)
 
 
 def test_a_block_that_alone_is_too_much_has_no_end_that_fits(ledger, monkeypatch):
     monkeypatch.setattr(module, "MAX_STATEMENT_LINES", 1)
     with pytest.raises(StatementTooLongError) as refused:
-        ledger.views.statement(CLIENT, from_ms=time_of(2), to_ms=MAX_INTEGER)
+        ledger.views.statement_bundle(CLIENT, from_ms=time_of(2), to_ms=MAX_INTEGER)
     assert refused.value.fits_until_ms is None
 
 
@@ -154,6 +187,7 @@ def test_a_statement_reads_by_index_only(ledger):
     reader.set_trace_callback(statements.append)
     try:
         ledger.views.statement_bundle(CLIENT, from_ms=time_of(2), to_ms=time_of(5))
+        list_lines(ledger, ledger.views.statement(CLIENT, from_ms=time_of(2), to_ms=time_of(5)))
     finally:
         reader.set_trace_callback(None)
     selects = [statement for statement in statements if statement.startswith("SELECT")]
@@ -164,13 +198,21 @@ def test_a_statement_reads_by_index_only(ledger):
         assert scans == [], statement
 
 
-def test_a_missing_block_or_a_foreign_row_is_our_fault_and_said_so(tmp_path):
-    ledger = Ledger(tmp_path, build_chain(1, blocks=[1, 1, 1]))
+def test_the_largest_amounts_are_added_up_exactly(tmp_path):
+    """Their sum is no integer of SQLite's any more."""
+    ledger = Ledger(tmp_path, build_chain(1, blocks=[3]))
+    most = MAX_INTEGER * 1000
     ledger.store.database.write(
-        lambda c: c.execute("UPDATE receipts SET client = 'x' WHERE leaf = 1") and None
+        lambda c: c.execute("UPDATE receipts SET price_micros = ?", (most,)) and None
     ).result()
-    with pytest.raises(StoreError, match="leaf 1"):
-        ledger.views.statement("x", **OPEN)
+    statement = ledger.views.statement(CLIENT, **OPEN)
+    assert statement.spent.price_micros == 3 * most > 2**63
+    assert add_up(ledger, statement).by_model[0].spent.price_micros == 3 * most
+    ledger.close()
+
+
+def test_a_missing_block_is_our_fault_and_said_so(tmp_path):
+    ledger = Ledger(tmp_path, build_chain(1, blocks=[1, 1, 1]))
 
     def lose_block(connection):
         connection.execute("PRAGMA defer_foreign_keys = ON")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ledger.jobs import JobState
-from ledger.totals import Line, Totals
+from ledger.totals import Line, Sum
 from ledger.transaction import Payload, ReceiptPayload, Signature
 
 Finality = Literal["final", "pending"]
@@ -375,7 +375,7 @@ class StatementLineView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementView:
-    """What an account earned and spent in the blocks of a period, oldest line first."""
+    """What an account earned and spent in the blocks of a period, apart from its lines."""
 
     account: str
     from_ms: int
@@ -388,8 +388,15 @@ class StatementView:
     """Tree size before its first block."""
     end_leaf: int
     """Tree size after its last block."""
-    lines: tuple[StatementLineView, ...]
-    totals: Totals
+    earned: Sum
+    """Of all receipts of the period in which it is the provider."""
+    spent: Sum
+    """Of all in which it is the client."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no line."""
+        return not self.earned.lines and not self.spent.lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
+from typing import Literal
 
 from ledger.audits import AuditTotals
 from ledger.authorities import AuthoritySet
@@ -21,6 +22,7 @@ from ledger.store.chain import ChainStore, load_tip, read_node
 from ledger.store.lists import count_jobs
 from ledger.store.marketstore import MarketStore
 from ledger.store.reading import find_missing, load_pin
+from ledger.totals import Share
 from ledger.views.accounts import load_account, took_part
 from ledger.views.audits import load_audit_totals
 from ledger.views.authorities import load_authorities, load_epoch
@@ -52,13 +54,19 @@ from ledger.views.models import (
     ReceiptFilter,
     ReceiptView,
     SearchHit,
+    StatementLineView,
     StatementView,
     StatsView,
     TransactionView,
     UsageView,
 )
 from ledger.views.rows import view_blocks, view_final, view_receipts, view_waiting
-from ledger.views.statements import load_statement, load_statement_bundle
+from ledger.views.statements import (
+    list_lines,
+    list_shares,
+    load_statement,
+    load_statement_bundle,
+)
 from ledger.views.suggest import suggest
 
 ACTIVE_MINER_MS = 120_000
@@ -302,6 +310,23 @@ class LedgerViews:
         """Return what an account earned and spent in blocks of a period, from final receipts."""
         with self._chain.database.snapshot() as ledger:
             return load_statement(ledger, account, from_ms=from_ms, to_ms=to_ms)
+
+    def statement_lines(
+        self, statement: StatementView, *, limit: int, after: int | None = None
+    ) -> list[StatementLineView]:
+        """Return the lines of a statement above leaf `after`, oldest first."""
+        return list_lines(self._ledger, statement, after=after, limit=limit)
+
+    def statement_shares(
+        self,
+        statement: StatementView,
+        by: Literal["counterparty", "model"],
+        *,
+        limit: int,
+        after: str = "",
+    ) -> list[Share]:
+        """Return its totals of each model or counterparty with a name above `after`."""
+        return list_shares(self._ledger, statement, by, after=after, limit=limit)
 
     def statement_bundle(self, account: str, *, from_ms: int, to_ms: int) -> bytes | None:
         """Return the canonical bundle that proves a statement, None if it has no line."""

@@ -1,40 +1,50 @@
-"""Statements read from the chain: one range of leaves, two indexes, no counting.
+"""Statements read from the chain: one range of leaves, two indexes, a piece at a time.
 
 Within the leaves of the period the lines of an account come from the indexes on client and
-provider, which are ordered by leaf.
+provider, which are ordered by leaf. What is final never changes, so a statement of any length is
+read piece by piece, with nothing held in between; its proof is one document, and bounded.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from typing import Literal
 
 import msgspec
 
 from ledger import merkle
 from ledger.encoding import encode
-from ledger.errors import StatementTooLongError, StoreError
+from ledger.errors import StatementTooLongError
 from ledger.statement import MAX_STATEMENT_LINES
 from ledger.store.chain import read_node
-from ledger.totals import build_line, sum_lines
-from ledger.transaction import ReceiptPayload, parse_transaction
+from ledger.totals import Line, Share, Sum, find_role
 from ledger.views.bundles import load_epochs, load_header
 from ledger.views.models import StatementLineView, StatementView
 from ledger.views.periods import Period, find_period
+
+_HALF_BITS = 30
+_ADDED = (
+    "price_micros",
+    "CASE WHEN unit_type = 'tokens' THEN units_micros END",
+    "CASE WHEN unit_type = 'gpu_seconds' THEN units_micros END",
+)
+_SUMS = "count(*), " + ", ".join(
+    f"sum(({amount}) >> {_HALF_BITS}), sum(({amount}) & {(1 << _HALF_BITS) - 1})"
+    for amount in _ADDED
+)
+"""Sums in two halves, since a sum of the largest amounts is no integer of SQLite's any more."""
 
 
 def load_statement(
     ledger: sqlite3.Connection, account: str, *, from_ms: int, to_ms: int
 ) -> StatementView:
-    """Return the lines and totals of an account for block times in [from_ms, to_ms).
+    """Return period and sums of an account for block times in [from_ms, to_ms).
 
     Raises:
-        StatementTooLongError: it has more than MAX_STATEMENT_LINES.
         HistoryMissingError: lines may be missing.
     """
     period = find_period(ledger, from_ms, to_ms)
-    lines = [
-        _view_line(account, row) for row in _select(ledger, account, period, MAX_STATEMENT_LINES)
-    ]
+    leaves = (period.first_leaf, period.end_leaf)
     return StatementView(
         account=account,
         from_ms=from_ms,
@@ -43,9 +53,56 @@ def load_statement(
         last_height=period.last_height,
         first_leaf=period.first_leaf,
         end_leaf=period.end_leaf,
-        lines=tuple(lines),
-        totals=sum_lines([line.line for line in lines]),
+        earned=_add_up(ledger, "provider", account, leaves),
+        spent=_add_up(ledger, "client", account, leaves),
     )
+
+
+def list_lines(
+    ledger: sqlite3.Connection, statement: StatementView, *, after: int | None, limit: int
+) -> list[StatementLineView]:
+    """Return the next lines above leaf `after`, by ascending leaf. What is final never changes."""
+    first = statement.first_leaf if after is None else max(statement.first_leaf, after + 1)
+    found: dict[int, StatementLineView] = {}
+    for column in ("client", "provider"):
+        rows = ledger.execute(
+            "SELECT r.leaf, r.receipt_id, r.job_id, r.client, r.provider, r.model, r.unit_type,"  # noqa: S608 - named above
+            " r.units_micros, r.price_micros, t.id, t.height, b.time_ms"
+            f" FROM receipts r INDEXED BY receipts_{column} CROSS JOIN transactions t"
+            " ON t.leaf = r.leaf CROSS JOIN blocks b ON b.height = t.height"
+            f" WHERE r.{column} = ? AND r.leaf >= ? AND r.leaf < ? ORDER BY r.leaf LIMIT ?",
+            (statement.account, first, statement.end_leaf, limit),
+        )
+        found |= {row["leaf"]: _view_line(statement.account, row) for row in rows}
+    return [found[leaf] for leaf in sorted(found)[:limit]]
+
+
+def list_shares(
+    ledger: sqlite3.Connection,
+    statement: StatementView,
+    by: Literal["counterparty", "model"],
+    *,
+    after: str,
+    limit: int,
+) -> list[Share]:
+    """Return the next totals with names above `after`: of each model, or of each other side."""
+    earned, spent = (
+        _add_up_each(
+            ledger,
+            statement,
+            side,
+            by=other if by == "counterparty" else "model",
+            after=after,
+            limit=limit,
+        )
+        for side, other in (("provider", "client"), ("client", "provider"))
+    )
+    # Each has all its names up to its last one, so the first of both together are complete.
+    names = sorted({*earned, *spent})[:limit]
+    return [
+        Share(name=name, earned=earned.get(name, Sum()), spent=spent.get(name, Sum()))
+        for name in names
+    ]
 
 
 def load_statement_bundle(
@@ -127,13 +184,58 @@ def _select(
 
 
 def _view_line(account: str, row: sqlite3.Row) -> StatementLineView:
-    transaction = parse_transaction(row["envelope"].encode())
-    payload = transaction.payload
-    line = (
-        build_line(account, payload, row["leaf"], transaction.id)
-        if isinstance(payload, ReceiptPayload)
-        else None
+    role = find_role(account, client=row["client"], provider=row["provider"])
+    assert role is not None, "it was looked for by this account"
+    line = Line(
+        leaf=row["leaf"],
+        receipt_id=row["receipt_id"],
+        job_id=row["job_id"],
+        transaction_id=row["id"].hex(),
+        role=role,
+        counterparty=row["client"] if role == "provider" else row["provider"],
+        model=row["model"],
+        unit_type=row["unit_type"],
+        units_micros=row["units_micros"],
+        price_micros=row["price_micros"],
     )
-    if line is None:
-        raise StoreError(f"ledger.db: the row of leaf {row['leaf']} is not its receipt's; run fsck")
     return StatementLineView(line=line, height=row["height"], time_ms=row["time_ms"])
+
+
+def _add_up(ledger: sqlite3.Connection, column: str, account: str, leaves: tuple[int, int]) -> Sum:
+    row = ledger.execute(
+        f"SELECT {_SUMS} FROM receipts INDEXED BY receipts_{column}"  # noqa: S608 - named above
+        f" WHERE {column} = ? AND leaf >= ? AND leaf < ?",
+        (account, *leaves),
+    ).fetchone()
+    return _read_sum(row)
+
+
+def _add_up_each(
+    ledger: sqlite3.Connection,
+    statement: StatementView,
+    column: str,
+    *,
+    by: str,
+    after: str,
+    limit: int,
+) -> dict[str, Sum]:
+    """Return sums by the values of `by`, in their order. SQLite sorts, and spills what is much."""
+    rows = ledger.execute(
+        f"SELECT {_SUMS}, {by} FROM receipts INDEXED BY receipts_{column}"  # noqa: S608 - named above
+        f" WHERE {column} = ? AND leaf >= ? AND leaf < ? AND {by} > ?"
+        f" GROUP BY {by} ORDER BY {by} LIMIT ?",
+        (statement.account, statement.first_leaf, statement.end_leaf, after, limit),
+    )
+    return {row[by]: _read_sum(row) for row in rows}
+
+
+def _read_sum(row: sqlite3.Row) -> Sum:
+    count, *halves = row[: 1 + 2 * len(_ADDED)]
+    pairs = zip(halves[::2], halves[1::2], strict=True)
+    amounts = [((high or 0) << _HALF_BITS) + (low or 0) for high, low in pairs]
+    return Sum(
+        lines=count,
+        price_micros=amounts[0],
+        tokens_micros=amounts[1],
+        gpu_seconds_micros=amounts[2],
+    )
