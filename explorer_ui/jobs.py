@@ -15,6 +15,7 @@ from explorer_ui.live import Live, Look
 from explorer_ui.paging import PAGE_ROWS
 from explorer_ui.site import Frame, Site
 from explorer_ui.sources import Market, Views
+from ledger.encoding import encode
 from ledger.jobs import ENDED, JobState, Queue
 from ledger.views import HeadView, JobView, ReceiptView
 
@@ -90,10 +91,23 @@ class Jobs:
         frame = Frame(
             title="Jobs",
             section="jobs",
-            json_path="/v1/jobs" if self._market is not None else None,
+            json_path="/jobs.json" if self._market is not None else None,
             data_query={"status": state},
         )
         return self._site.page("jobs.html", request, frame=frame, page=page, head=head, tag=tag)
+
+    async def data(self, request: Request) -> Response:
+        """Answer `/jobs.json`: what the page shows, which is what everybody may see."""
+        state = _parse_state(request)
+        head, counts = self._views.head(), self._count()
+        tag = self._site.tag(request, head, counts)
+        if (unchanged := self._site.unchanged(request, tag)) is not None:
+            return unchanged
+        page = self._read_page(request, state, counts)
+        body = encode(
+            {"jobs": page.jobs, "counts": counts, "newer": page.newer, "older": page.older}
+        )
+        return self._site.answer(request, body, "application/json", tag)
 
     def _count(self) -> dict[JobState, int]:
         return {state: self._views.count_jobs(state) for state in STATES}

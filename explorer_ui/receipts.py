@@ -12,6 +12,7 @@ from explorer_ui.errors import NotFoundError
 from explorer_ui.explain import explain
 from explorer_ui.facts import Fact, PathStep, list_facts, list_path
 from explorer_ui.format import unit_price, units
+from explorer_ui.qr import QrCode, draw_qr
 from explorer_ui.site import Frame, Site
 from explorer_ui.sources import Views
 from ledger.proof import NOT_PROVED
@@ -38,6 +39,10 @@ class ReceiptPage:
     audits: list[AuditFacts]
     """The newest ones."""
     facts: list[tuple[str, list[Fact]]]
+    qr: QrCode | None
+    """Of the address where others find this receipt, or of its id."""
+    qr_address: str | None
+    """None where the code holds the id."""
     job_here: bool
     """Whether this node coordinated its job, and so has a page of it."""
     not_proved: tuple[str, ...]
@@ -76,6 +81,7 @@ class Receipts:
             return unchanged
         receipt = self._find(request, head)
         payload = receipt.payload
+        address = self._site.public(f"/receipts/{payload.receipt_id}")
         page = ReceiptPage(
             receipt=receipt,
             proof=read_proof(self._views, receipt.transaction),
@@ -83,6 +89,8 @@ class Receipts:
             unit_price=unit_price(payload.price_micros, payload.units_micros),
             audits=describe_audits(audits),
             facts=list_facts(payload),
+            qr=draw_qr(address or payload.receipt_id),
+            qr_address=address,
             job_here=self._views.job(payload.job_id) is not None,
             not_proved=NOT_PROVED,
         )

@@ -118,6 +118,7 @@ def build_explorer(
         data("/accounts/{key}.json", accounts.data),
         data("/accounts/{key}.csv", accounts.table),
         page("/accounts/{key}", accounts.page),
+        data("/jobs.json", jobs.data),
         page("/jobs", jobs.list),
         page("/jobs/{key}", jobs.job),
         data("/_f/jobs/{key}", jobs.fragment),

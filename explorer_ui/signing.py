@@ -119,8 +119,10 @@ class Strip:
         rows = max(1, -(-len(self.marks) // grid.columns))
         pitch = grid.cell_height + grid.gap
         shapes = ((mark, "".join(_draw(self.marks, mark, grid))) for mark in MARKS)
+        # A line without gaps fills its place, however short the chain is.
+        is_line = not grid.gap and 0 < len(self.marks) < grid.columns
         return Cells(
-            width=grid.width,
+            width=len(self.marks) * grid.cell_width if is_line else grid.width,
             height=rows * pitch - grid.gap,
             shapes=tuple((mark, path) for mark, path in shapes if path),
         )

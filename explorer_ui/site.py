@@ -150,6 +150,10 @@ class Site:
             **context,
         )
 
+    def public(self, path: str) -> str | None:
+        """Return an address that others reach, None where nobody has said how."""
+        return self._public_url + quote(path) if self._public_url else None
+
     def origin(self, request: Request) -> str:
         """Return scheme, host and prefix of this node as its readers see them."""
         return self._public_url or str(request.base_url).rstrip("/")

@@ -45,7 +45,7 @@ def test_tabs_count_the_jobs_and_narrow_the_list(client):
     failed = client.get("/jobs?status=failed")
     assert len(LINK.findall(failed.text)) == 12
     assert 'aria-current="page">Failed' in failed.text
-    assert 'href="/v1/jobs?status=failed"' in failed.text
+    assert 'href="/jobs.json?status=failed"' in failed.text
 
 
 def test_pages_of_jobs_lead_down_and_back_up(client):
@@ -233,3 +233,15 @@ def test_the_holder_of_the_key_cancels_a_job_that_has_not_ended(browser, server)
         expect(page.locator("#lede")).to_have_text(
             "This job was cancelled. It cost nothing, and has no receipt."
         )
+
+
+def test_the_twin_of_the_jobs_shows_what_the_page_shows_and_no_text(client):
+    shown = client.get("/jobs.json").json()
+    assert len(shown["jobs"]) == 25
+    assert shown["counts"] == dict.fromkeys(STATES, 12)
+    assert not {"prompt", "result"} & set(shown["jobs"][0])
+    older = client.get("/jobs.json", params={"before": shown["older"]}).json()
+    assert older["jobs"][0]["cursor"] == shown["older"] - 1
+    failed = client.get("/jobs.json?status=failed").json()["jobs"]
+    assert {job["state"] for job in failed} == {"failed"}
+    assert client.get("/jobs.json?status=lost").status_code == 400
