@@ -70,8 +70,8 @@ class DirectProtocol(BoundedHeadProtocol):
     _held: Found | None = None
     """Who will answer the request whose body is being read, if all of it comes now."""
     _held_body = b""
-    _seen: tuple[bytes, int] = b"", 0
-    """Of a piece that began with a head: its header lines, and how much is behind them."""
+    _seen: tuple[bytes, bytes, int] = b"", b"", 0
+    """Of a piece that begins with a head: first line, header lines, and how much is behind them."""
 
     def __init__(
         self, config: Config, server_state: ServerState, app_state: dict[str, Any], **options: Any
@@ -92,9 +92,9 @@ class DirectProtocol(BoundedHeadProtocol):
         line, _, rest = data.partition(b"\r\n")
         lines, _, body = rest.partition(b"\r\n\r\n")
         if not self._recognise(self._direct, line, lines, body):
-            self._seen = lines, len(body)
+            self._seen = line, lines, len(body)
             super().data_received(data)
-            self._seen = b"", 0
+            self._seen = b"", b"", 0
 
     def _recognise(self, direct: Direct, line: bytes, lines: bytes, body: bytes) -> bool:
         """Begin to answer a request whose head was read before, if this is one, whole and alone."""
@@ -138,8 +138,9 @@ class DirectProtocol(BoundedHeadProtocol):
         found, self._held = self._held, None
         method, body = self.parser.get_method(), self._held_body
         known = KnownHead(Head(self.headers), self.headers, len(body))
-        lines, body_bytes = self._seen
-        if lines and body_bytes == len(body):
+        # What the parser has read must be just what would be recognised.
+        line, lines, body_bytes = self._seen
+        if line == b"%s %s HTTP/1.1" % (method, self.url) and body_bytes == len(body):
             self._direct.remember(method, lines, known)
         self._begin(found, method, known, body)
 

@@ -180,6 +180,7 @@ def test_large_bodies_go_through_the_routes_up_to_their_bound(wire):
         status, _, body = wire.read()
         assert status == (413 if size > MAX_BODY_BYTES else 200)
         assert body.startswith(b"direct") <= (size <= MAX_DIRECT_BYTES)
+        assert status == 413 or body.endswith(b" " + b"x" * size)
 
 
 def test_a_body_that_does_not_come_is_given_up():
@@ -233,8 +234,14 @@ def test_an_idle_connection_is_closed_in_time_and_a_used_one_is_kept(stage):
     class Impatient(DirectProtocol):
         head_timeout_s = 0.2
 
-    with staged(stage, http=Impatient) as port, Wire(port) as kept, Wire(port) as silent:
-        kept.ask(SUBMIT)
+    with staged(stage, http=Impatient) as port, Wire(port) as first:
+        first.ask(SUBMIT)
+        keep_one_and_leave_one(port)
+
+
+def keep_one_and_leave_one(port):
+    with Wire(port) as kept, Wire(port) as silent:
+        assert kept.ask(SUBMIT) == DIRECT  # its head is known
         assert silent.is_closed()
         assert kept.ask(SUBMIT) == DIRECT
 
@@ -252,6 +259,14 @@ def test_a_known_head_with_another_body_is_another_request(wire):
     wire.ask(SUBMIT)
     assert wire.ask(SUBMIT[:-7] + b'{"b":2}').endswith(b'{"b":2}')
     wire.send(SUBMIT + b"GARBAGE\r\n\r\n")
+    assert wire.read()[0] == 400
+
+
+def test_only_what_the_parser_would_take_is_recognised(wire):
+    line, _, lines = SUBMIT.partition(b"\r\n")
+    for before in (b"\r\n", b"\r\n\r\n"):
+        assert wire.ask(before + SUBMIT) == DIRECT
+    wire.send(line + b"\r\n" + line + b"\r\n" + lines)
     assert wire.read()[0] == 400
 
 
