@@ -39,8 +39,7 @@ _BODYLESS = frozenset({204, 304})
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """One response."""
 
     status: int = 200

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
@@ -402,7 +403,13 @@ def parse_micros(
     given = default if value is None else value
     if not low <= given <= high:
         raise refuse_field(path, f"expected a number in {Decimal(repr(low)):f}..{high:g}")
-    return int((Decimal(repr(given)) * MICROS).to_integral_value(ROUND_HALF_EVEN))
+    return _to_micros(repr(given))
+
+
+@lru_cache(maxsize=256)
+def _to_micros(number: str) -> int:
+    """Few numbers are asked for again and again."""
+    return int((Decimal(number) * MICROS).to_integral_value(ROUND_HALF_EVEN))
 
 
 def _parse_time(path: str, text: str) -> int:

@@ -6,9 +6,8 @@ whom one may read less have different tags.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from blake3 import blake3
+from msgspec.structs import replace
 
 from api.answers import Answer
 from api.requests import Request

@@ -13,10 +13,10 @@ an `error_code` may not.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 import msgspec
+from msgspec.structs import replace
 
 from api.answers import Answer, Header, answer_json
 from ledger.errors import InvalidFieldError, MarketError

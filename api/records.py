@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from api.answers import IMMUTABLE, REVALIDATED, Answer, answer_json, link, tell_total
 from api.conditional import answer_if_changed

@@ -13,6 +13,7 @@ job says is decided in `metering.py`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -40,14 +41,15 @@ GENERIC_CAPABILITIES = frozenset(
 )
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_ULID_LENGTH = 26
-_ULID_SHIFTS = range(5 * (_ULID_LENGTH - 1), -1, -5)
+_ULID_SHIFTS = range(125, -1, -5)
+_ULID = re.compile(f"[0-7][{_CROCKFORD}]{{25}}")
+_TO_BASE_32 = str.maketrans(_CROCKFORD, "0123456789abcdefghijklmnopqrstuv")
+"""From the digits of a ULID to those that `int` reads."""
 _CACHED_ULIDS = 4096
 """The id of a job is written and read about ten times while the job lives."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """Who makes a request, as far as an API key tells."""
 
     key: str
@@ -164,8 +166,7 @@ class MinerStanding:
     """Attempts that ended without one: failed, given back, or their lease ran out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a request to submit jobs."""
 
     jobs: tuple[Job, ...]
@@ -187,8 +188,7 @@ class ServedModel:
     """When the first of them registered."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """A miner's hold on a job."""
 
     attempt: int
@@ -200,8 +200,7 @@ class Lease:
     """0 where the lease is as long as the job may run, and no heartbeats are expected."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What a miner gets when it claims a job."""
 
     job: Job
@@ -219,8 +218,7 @@ class Progress:
     """Of a running job, what its miner has told of this attempt; of a completed one, the result."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """Where a pending job stands."""
 
     position: int
@@ -244,8 +242,7 @@ class Registration:
     """Whether it is willing to replay answers of other miners."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What a miner says it did. Everything but the result may be missing."""
 
     miner_id: str
@@ -288,15 +285,9 @@ def format_ulid(name: bytes) -> str:
 @lru_cache(maxsize=_CACHED_ULIDS)
 def parse_ulid(digits: str) -> bytes | None:
     """Return the 16 bytes of a ULID, or None if `digits` is not one."""
-    if len(digits) != _ULID_LENGTH:
+    if not _ULID.fullmatch(digits):
         return None
-    number = 0
-    for digit in digits:
-        value = _CROCKFORD.find(digit)
-        if value < 0:
-            return None
-        number = number << 5 | value
-    return number.to_bytes(JOB_ID_BYTES, "big") if number < 1 << 8 * JOB_ID_BYTES else None
+    return int(digits.translate(_TO_BASE_32), 32).to_bytes(JOB_ID_BYTES, "big")
 
 
 def build_registration_message(*, genesis_hash: bytes, miner_id: str, account: str) -> bytes:

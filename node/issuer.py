@@ -57,7 +57,7 @@ class ReceiptIssuer:
             signatures.append(report.signature)
         try:
             transaction = build_transaction(payload, signatures)
-            verify_transaction(transaction, self._chain.tip())
+            verify_transaction(transaction, self._chain.recent_tip())
         except InvalidSignatureError as error:
             raise MarketError(
                 "RECEIPT_MISMATCH",

@@ -23,7 +23,7 @@ from prometheus_client import (
 from api.errors import STATUSES
 from api.metering import Outcome
 from node.market.desk import FAILURES, JOB_EVENTS, JobEvent
-from node.tally import RequestTally
+from node.tally import JobTally, RequestTally
 
 NodeRole = Literal["authority", "follower", "witness"]
 
@@ -43,21 +43,17 @@ class NodeMetrics:
             ("error_code",),
             registry=registry,
         )
-        jobs = Counter(
-            "aitbc_job_transitions",
-            "Durable transitions of jobs; reason says why a job failed.",
-            ("event", "reason"),
-            registry=registry,
+        self._jobs = JobTally(
+            [
+                (event, reason)
+                for event in JOB_EVENTS
+                for reason in (FAILURES if event == "failed" else ("",))
+            ]
         )
+        registry.register(self._jobs)
         # A counter that begins at its first event hides that event from every rate.
         for code in STATUSES:
             self._refusals.labels(code)
-        self._moves = {
-            (event, reason): jobs.labels(event, reason)
-            for event in JOB_EVENTS
-            for reason in (FAILURES if event == "failed" else ("",))
-        }
-        """By event and reason, which the library would look up under a lock."""
         build = Gauge(
             "aitbc_build_info",
             "Always 1; the labels say what this node is.",
@@ -75,7 +71,7 @@ class NodeMetrics:
 
     def note_job(self, event: JobEvent, reason: str) -> None:
         """Count a durable transition of a job."""
-        self._moves[event, reason].inc()
+        self._jobs.note(event, reason)
 
     def render(self) -> bytes:
         """Return everything in the text format, version 0.0.4."""

@@ -413,13 +413,14 @@ class Sealer:
 
     def _fill_block(self, tip: Tip) -> Block | None:
         """Build a block of the oldest transactions that may stand in it."""
-        chosen = self._mempool.choose(tip)
-        if not chosen:
-            return None
-        return build_block(
-            tip,
-            chosen,
-            time_ms=self._clock_ms(),
-            proposer=self._key.account,
-            read=self._chain.read_node,
-        )
+        with self._chain.database.snapshot():  # one look at the file, not one a receipt
+            chosen = self._mempool.choose(tip)
+            if not chosen:
+                return None
+            return build_block(
+                tip,
+                chosen,
+                time_ms=self._clock_ms(),
+                proposer=self._key.account,
+                read=self._chain.read_node,
+            )

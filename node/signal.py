@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 
 
 class Signal:
@@ -11,6 +12,8 @@ class Signal:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        """Of the loop."""
         self._event = asyncio.Event()
         self._is_due = False
         """Whether the loop has been asked to wake all, and has not done so yet."""
@@ -20,12 +23,15 @@ class Signal:
     def bind(self) -> None:
         """Let `fire` reach waiters of the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._is_due = False
 
     def fire(self) -> None:
         """Wake all waiters, from any thread. Without a running loop nobody waits."""
+        if self._thread == threading.get_ident():
+            self._wake()
         # Whoever is woken reads later than this, so one wake-up stands for all that came before it.
-        if self._loop is not None and not self._is_due:
+        elif self._loop is not None and not self._is_due:
             self._is_due = True
             with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
                 self._loop.call_soon_threadsafe(self._wake)
@@ -48,8 +54,9 @@ class Signal:
 
     def _wake(self) -> None:
         self._is_due = False
-        event, self._event = self._event, asyncio.Event()
-        event.set()
+        if self.waiting:
+            event, self._event = self._event, asyncio.Event()
+            event.set()
 
 
 class Latch:

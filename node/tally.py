@@ -1,4 +1,4 @@
-"""Requests, counted: what the metrics library would do under a lock for each number of each label.
+"""Requests and jobs, counted: the metrics library would lock and look up each number of each label.
 
 Its own counters and histograms cost a request as much as reading its body.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -73,3 +73,29 @@ class RequestTally(Collector):
 def _list_buckets(times: _Times) -> list[tuple[str, float]]:
     bounds = [*map(floatToGoString, SECONDS), "+Inf"]
     return list(zip(bounds, accumulate(times.counts), strict=True))
+
+
+class JobTally(Collector):
+    """The same of the transitions of jobs, by event and reason. Any thread may count."""
+
+    def __init__(self, moves: Collection[tuple[str, str]]) -> None:
+        """`moves` are all there may be; a counter that begins at its first event hides that one."""
+        self._lock = threading.Lock()
+        self._counts = dict.fromkeys(moves, 0)
+
+    def note(self, event: str, reason: str) -> None:
+        """Count a transition."""
+        with self._lock:
+            self._counts[event, reason] += 1
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metric as it stands."""
+        family = CounterMetricFamily(
+            "aitbc_job_transitions",
+            "Durable transitions of jobs; reason says why a job failed.",
+            labels=("event", "reason"),
+        )
+        with self._lock:
+            for labels, count in self._counts.items():
+                family.add_metric(labels, count)
+        return (family,)

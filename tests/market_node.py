@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from ledger.block import hash_genesis
 from ledger.jobs import (
@@ -215,4 +215,4 @@ def sign_report(claim: Claim, key: KeyPair, *, now_ms: int, **report: Any) -> Re
     payload = build_receipt(
         claim.job, draft, terms=claim.terms, now_ms=now_ms, max_run_ms=SETTINGS.execution_timeout_ms
     )
-    return replace(draft, signature=sign_payload(payload, key, "provider"))
+    return structs.replace(draft, signature=sign_payload(payload, key, "provider"))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from ledger import draws
 from ledger.draws import (
@@ -304,7 +305,7 @@ def test_an_audit_is_tried_a_few_times(node):
     for number in range(MAX_TRIES):
         name, caller = (
             f"auditor {number}".replace(" ", "-"),
-            replace(AUDIT_CALLER, key=f"k{number}"),
+            structs.replace(AUDIT_CALLER, key=f"k{number}"),
         )
         node.enlist(name, build_key(name), caller)
         claim = node.take(name, caller)
@@ -425,8 +426,8 @@ def test_a_failed_audit_draws_one_more_by_somebody_else_once(node):
     node.enlist("second", SECOND, SECOND_CALLER)
     second = node.take("second", SECOND_CALLER)
     node.deliver(second, node.report(second, SECOND, verdict="fail"), SECOND_CALLER)
-    node.enlist("third", build_key("third"), replace(AUDIT_CALLER, key="key4"))
-    assert node.find("third", replace(AUDIT_CALLER, key="key4")) is None
+    node.enlist("third", build_key("third"), structs.replace(AUDIT_CALLER, key="key4"))
+    assert node.find("third", structs.replace(AUDIT_CALLER, key="key4")) is None
     node.seal()
     assert len(node.views.audits(receipt_id, limit=9)) == 2
     assert node.events() == {"drawn": 2, "passed": 0, "failed": 2, "expired": 0}

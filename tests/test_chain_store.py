@@ -114,6 +114,26 @@ def test_a_tip_is_new_as_soon_as_its_block_can_be_read(path, monkeypatch):
     store.close()
 
 
+def test_while_a_block_is_stored_the_recent_tip_is_the_one_before_it_and_no_older_one(
+    path, monkeypatch
+):
+    with contextlib.closing(ChainStore(path, CHAIN.genesis)) as store:
+        writer = store.database._writer
+        assert store.tip().height == 0
+        store.append(CHAIN.blocks[0], CHAIN.certificates[0]).result()
+        writer.version += 1  # as it is from just before a commit until just after it
+        assert store.recent_tip().height == 1
+        writer.version += 1
+        assert store.recent_tip().height == 1
+        writer.version += 1
+        monkeypatch.setattr("ledger.store.chain.load_tip", lambda _: pytest.fail("read"))
+        assert store.recent_tip().height == 1
+        monkeypatch.undo()
+        writer.version += 1
+        store.append(CHAIN.blocks[1], CHAIN.certificates[1]).result()
+        assert store.recent_tip().height == 2
+
+
 def test_every_block_comes_back_as_it_went_in(store):
     for height, expected in enumerate(zip(CHAIN.blocks, CHAIN.certificates, strict=True), 1):
         assert load_block(store.database.reader, height) == expected

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from ledger.errors import MarketError
 from ledger.jobs import (
@@ -423,7 +424,7 @@ def test_cancelling_is_for_the_owner_and_final(node):
     job = node.submit()
     node.claim(job)
     with refused("AUTH_INSUFFICIENT_SCOPE"):
-        node.do(node.coordinator.cancel(replace(CLIENT, key="other"), job.job_id))
+        node.do(node.coordinator.cancel(structs.replace(CLIENT, key="other"), job.job_id))
     ended = node.do(node.coordinator.cancel(CLIENT, job.job_id))
     assert (ended.state, ended.status_reason) == ("cancelled", "cancelled_by_client")
     node.now_ms += 5
@@ -448,7 +449,7 @@ def test_a_key_has_a_bounded_number_of_pending_jobs(node):
     jobs = [node.submit() for _ in range(SETTINGS.max_pending_per_key)]
     with refused("RATE_LIMIT_EXCEEDED"):
         node.submit()
-    node.submit(replace(CLIENT, key="other"))
+    node.submit(structs.replace(CLIENT, key="other"))
     node.claim(jobs[0])
     node.submit()
     with refused("RATE_LIMIT_EXCEEDED"):
@@ -480,7 +481,7 @@ def test_prices_are_those_of_the_day_of_submission(node):
 
 
 def test_a_miner_answers_to_the_key_that_registered_it(node):
-    other = replace(MINER, key="other")
+    other = structs.replace(MINER, key="other")
     with refused("MINER_ALREADY_REGISTERED"):
         node.register("m1", caller=other)
     with refused("AUTH_INSUFFICIENT_SCOPE"):
@@ -519,7 +520,9 @@ def test_a_signed_registration_binds_the_receipts(node):
         node.complete(job)
     report = sign_report(claim, key, now_ms=node.now_ms + 10, result="r")
     with refused("RECEIPT_MISMATCH"):
-        node.do(node.coordinator.complete(MINER, job.job_id, replace(report, result="other")))
+        node.do(
+            node.coordinator.complete(MINER, job.job_id, structs.replace(report, result="other"))
+        )
     receipt = node.do(node.coordinator.complete(MINER, job.job_id, report))
     assert receipt.payload.provider == key.account
     assert receipt.provider_signature == report.signature
@@ -693,7 +696,7 @@ def test_who_may_not_end_a_job_does_not_end_its_text(node, who):
     tell(node, job, "Ray")
     if who == "another client":
         with refused("AUTH_INSUFFICIENT_SCOPE"):
-            node.do(node.coordinator.cancel(replace(CLIENT, key="other"), job.job_id))
+            node.do(node.coordinator.cancel(structs.replace(CLIENT, key="other"), job.job_id))
     else:
         with refused("JOB_LEASE_LOST"):
             node.do(node.coordinator.release(MINER, job.job_id, "m2"))

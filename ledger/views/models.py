@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import msgspec
+
 from ledger.jobs import JobState
 from ledger.totals import Line, Sum
 from ledger.transaction import Payload, ReceiptPayload, Signature
@@ -143,8 +145,7 @@ class BlockView:
         return sum(vote.signature is not None for vote in self.votes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransactionView:
+class TransactionView(msgspec.Struct, frozen=True, kw_only=True):
     """One transaction, final or pending."""
 
     id: str
@@ -161,8 +162,7 @@ class TransactionView:
     signatures: tuple[Signature, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReceiptView:
+class ReceiptView(msgspec.Struct, frozen=True, kw_only=True):
     """One receipt, final or pending."""
 
     transaction: TransactionView

@@ -178,7 +178,7 @@ class Desk:
 
     def _check_standing(self) -> None:
         """Refuse work whose receipts no block could hold."""
-        authority_set = self._chain.tip().authority_set
+        authority_set = self._chain.recent_tip().authority_set
         if not authority_set.allows_coordinator(self._issuer.account):
             others = [member.url for member in authority_set.members if member.url]
             raise MarketError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -81,6 +82,8 @@ class JobFeed:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        """Of the loop."""
         self._watches: dict[bytes, set[JobWatch]] = {}
         self._texts: dict[bytes, _Text] = {}
         self._chars = 0
@@ -92,6 +95,7 @@ class JobFeed:
     def bind(self) -> None:
         """Let `note` and `end` reach the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def close(self) -> None:
         """Wake everybody, now and later."""
@@ -111,7 +115,9 @@ class JobFeed:
         self._call(self._end, job_id)
 
     def _call(self, action: Callable[[bytes], None], job_id: bytes) -> None:
-        if self._loop is not None:
+        if self._thread == threading.get_ident():
+            action(job_id)
+        elif self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
                 self._loop.call_soon_threadsafe(action, job_id)
 
