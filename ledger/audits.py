@@ -26,6 +26,8 @@ class AuditSubject:
 
     coordinator: str
     provider: str
+    model_digest: str
+    """Empty where the provider reported none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

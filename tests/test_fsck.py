@@ -170,9 +170,11 @@ EXTRA = {
     "evidence without a transaction": "INSERT INTO evidence SELECT 99, accused, height, view"
     " FROM evidence",
     "an audit in a receipt": "INSERT INTO audits SELECT 0, receipt_id, 'x', verdict, tokens,"
-    " exact_tokens, mean_gap_micros, provider FROM audits LIMIT 1",
+    " exact_tokens, mean_gap_micros, provider, method,"
+    " model_digest, same_model FROM audits LIMIT 1",
     "an audit without a transaction": "INSERT INTO audits SELECT 99, receipt_id, 'x', verdict,"
-    " tokens, exact_tokens, mean_gap_micros, provider FROM audits LIMIT 1",
+    " tokens, exact_tokens, mean_gap_micros, provider, method,"
+    " model_digest, same_model FROM audits LIMIT 1",
     "totals of nobody": "INSERT INTO audit_totals VALUES ('x', 0, 0, 0, 0, 0)",
     "a counter": "INSERT INTO counters VALUES ('other', 0)",
 }
@@ -332,3 +334,20 @@ def dump(path) -> list[tuple]:
             for table in sorted({table for table, _, _ in list_columns()})
             for row in connection.execute(f"SELECT * FROM {table} ORDER BY rowid")
         ]
+
+
+def test_an_older_file_learns_what_its_audits_weigh(path):
+    def read():
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            return connection.execute("SELECT * FROM audits ORDER BY leaf").fetchall()
+
+    today = read()
+    assert today
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        for column in ("method", "model_digest", "same_model"):
+            connection.execute(f"ALTER TABLE audits DROP COLUMN {column}")
+        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm008_weighing'")
+        connection.commit()
+    ChainStore(path, CHAIN.genesis).close()
+    assert read() == today
+    verify(path)

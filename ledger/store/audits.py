@@ -31,10 +31,13 @@ def find_subject(
 ) -> AuditSubject | None:
     """Return the receipt with this id, if it is on the chain below a leaf."""
     row = connection.execute(
-        "SELECT coordinator, provider FROM receipts WHERE receipt_id = ? AND leaf < ?",
+        "SELECT coordinator, provider, json_extract(envelope, '$.payload.model_digest')"
+        " FROM receipts CROSS JOIN transactions USING (leaf) WHERE receipt_id = ? AND leaf < ?",
         (receipt_id, below_leaf),
     ).fetchone()
-    return AuditSubject(coordinator=row[0], provider=row[1]) if row else None
+    if row is None:
+        return None
+    return AuditSubject(coordinator=row[0], provider=row[1], model_digest=row[2])
 
 
 def is_due(connection: sqlite3.Connection, transaction: Transaction) -> bool:
@@ -96,10 +99,13 @@ def insert_audits(
 ) -> None:
     """Store the audits of a block (`audit_rows`), and add them to their providers' totals."""
     for row, subject in zip(rows, subjects, strict=True):
-        provider = None if subject is None else subject.provider
-        connection.execute("INSERT INTO audits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*row, provider))
-        if provider is not None:
-            _add_to_totals(connection, provider, row)
+        connection.execute(
+            "INSERT INTO audits (leaf, receipt_id, auditor, verdict, tokens, exact_tokens,"
+            " mean_gap_micros, method, model_digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        if subject is not None:
+            _settle(connection, row, subject)
 
 
 def settle_audits(connection: sqlite3.Connection) -> None:
@@ -126,10 +132,16 @@ def settle_audits(connection: sqlite3.Connection) -> None:
                 f"ledger.db: the audit of leaf {leaf} is not valid: {error}; the network that the "
                 "checkpoint was taken from breaks the rules"
             ) from error
-        connection.execute(
-            "UPDATE audits SET provider = ? WHERE leaf = ?", (subject.provider, leaf)
-        )
-        _add_to_totals(connection, subject.provider, row)
+        _settle(connection, row, subject)
+
+
+def _settle(connection: sqlite3.Connection, row: Sequence[object], subject: AuditSubject) -> None:
+    """Say whose answer a stored audit is about, and add it to what is known of them."""
+    connection.execute(
+        "UPDATE audits SET provider = ?, same_model = model_digest = ? WHERE leaf = ?",
+        (subject.provider, subject.model_digest, row[0]),
+    )
+    _add_to_totals(connection, subject.provider, row)
 
 
 def _add_to_totals(connection: sqlite3.Connection, provider: str, row: Sequence[object]) -> None:
@@ -153,10 +165,13 @@ def verify_audit_totals(connection: sqlite3.Connection, *, is_whole: bool) -> No
     unsettled = "" if is_whole else " AND a.provider IS NOT NULL"
     (wrong,) = connection.execute(
         "SELECT count(*) FROM audits a LEFT JOIN receipts r USING (receipt_id)"  # noqa: S608 - ours
-        f" WHERE a.provider IS NOT r.provider{unsettled}"
+        " LEFT JOIN transactions t ON t.leaf = r.leaf WHERE (a.provider IS NOT r.provider"
+        " OR a.same_model IS NOT"
+        " (a.model_digest = json_extract(t.envelope, '$.payload.model_digest')))"
+        f"{unsettled}"
     ).fetchone()
     if wrong:
-        raise StoreError(f"ledger.db: audits: {wrong} do not name their receipt's provider")
+        raise StoreError(f"ledger.db: audits: {wrong} do not say what their receipt says")
     (wrong,) = connection.execute(
         f"WITH counted AS ({_COUNTED}) SELECT count(*) FROM"  # noqa: S608 - our words
         " (SELECT * FROM (SELECT * FROM audit_totals EXCEPT SELECT * FROM counted) UNION ALL"

@@ -44,7 +44,8 @@ _DERIVED: dict[str, tuple[str, Callable[[Block, int], list[tuple[object, ...]]]]
     "transactions": ("*", transaction_rows),
     "receipts": ("*", receipt_rows),
     "audits": (
-        "leaf, receipt_id, auditor, verdict, tokens, exact_tokens, mean_gap_micros",
+        "leaf, receipt_id, auditor, verdict, tokens, exact_tokens, mean_gap_micros, method,"
+        " model_digest",
         audit_rows,
     ),
     "evidence": ("*", evidence_rows),

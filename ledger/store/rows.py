@@ -102,7 +102,7 @@ def receipt_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
 
 
 def audit_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
-    """Rows of `audits` for one block, without the provider, which its receipt tells."""
+    """Rows of `audits` for one block, without what its receipt tells."""
     return [
         (
             first_leaf + i,
@@ -112,6 +112,8 @@ def audit_rows(block: Block, first_leaf: int) -> list[tuple[object, ...]]:
             payload.tokens,
             payload.exact_tokens,
             payload.mean_gap_micros,
+            payload.method,
+            payload.model_digest,
         )
         for i, payload in enumerate(transaction.payload for transaction in block.transactions)
         if isinstance(payload, AuditPayload)

@@ -108,3 +108,22 @@ def m006_rollups(db: sqlite_utils.Database) -> None:
 def m007_auditors(db: sqlite_utils.Database) -> None:
     """Who has audited anything, found by the account."""
     db.execute("CREATE INDEX audits_auditor ON audits (auditor)")
+
+
+@migrations()
+def m008_weighing(db: sqlite_utils.Database) -> None:
+    """What decides whether an audit weighs: its method, and whether both ran the same model."""
+    for statement in (
+        "ALTER TABLE audits ADD COLUMN method TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE audits ADD COLUMN model_digest TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE audits ADD COLUMN same_model INTEGER",
+        "UPDATE audits SET (method, model_digest) = (SELECT"
+        " json_extract(envelope, '$.payload.method'),"
+        " json_extract(envelope, '$.payload.model_digest')"
+        " FROM transactions t WHERE t.leaf = audits.leaf)",
+        "UPDATE audits SET same_model = (SELECT audits.model_digest ="
+        " json_extract(envelope, '$.payload.model_digest')"
+        " FROM receipts r JOIN transactions USING (leaf) WHERE r.receipt_id = audits.receipt_id)"
+        " WHERE provider IS NOT NULL",
+    ):
+        db.execute(statement)

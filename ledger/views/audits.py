@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import lru_cache
 
 from ledger.audits import AuditTotals
 from ledger.replay import METHOD, WINDOW, is_suspect
 from ledger.store.reading import require_history
 
+MAX_JUDGED = 64
+"""Windows whose verdict is remembered: one that is full never changes, the open one seldom."""
+
 _COMPARABLE = (
-    "SELECT a.mean_gap_micros, json_extract(t.envelope, '$.payload.method') = ?"
-    " AND json_extract(t.envelope, '$.payload.model_digest')"
-    " = json_extract(s.envelope, '$.payload.model_digest')"
-    " FROM audits a JOIN transactions t USING (leaf) JOIN receipts r USING (receipt_id)"
-    " JOIN transactions s ON s.leaf = r.leaf WHERE a.provider = ? ORDER BY a.leaf DESC LIMIT ?"
+    "SELECT mean_gap_micros, method = ? AND same_model FROM audits INDEXED BY audits_provider"
+    " WHERE provider = ? ORDER BY leaf DESC LIMIT ?"
 )
 """Mean gaps, newest first, and whether they are of the method and the model that are weighed."""
 
@@ -48,4 +49,8 @@ def _is_suspect(ledger: sqlite3.Connection, provider: str, *, audits: int) -> bo
     rows = ledger.execute(_COMPARABLE, (METHOD, provider, begun + WINDOW)).fetchall()
     gaps = [gap if is_comparable else None for gap, is_comparable in reversed(rows)]
     windows = gaps[:-begun], gaps[-begun:]
-    return any(is_suspect([gap for gap in window if gap is not None]) for window in windows)
+    return any(_judge(tuple(g for g in window if g is not None)) for window in windows)
+
+
+# The same gaps always weigh the same, and a page of a provider asks each time.
+_judge = lru_cache(maxsize=MAX_JUDGED)(is_suspect)
