@@ -19,7 +19,7 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help run setup dev test lint types check format bench bench-miner generate soak chaos \
+.PHONY: help picture run setup dev test lint types check format bench bench-miner generate soak chaos \
     simulate crash-images conformance vectors lock gpu browser lighthouse clean
 
 help:  ## show this list
@@ -63,6 +63,9 @@ generate: setup  ## a ledger of RECEIPTS really signed receipts to look at, kept
 
 bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
 	@$(PY) -m scripts.bench_miner $(ARGS)
+
+picture: dev browser  ## docs/explorer.png, the explorer in one picture; look at it before you commit it
+	@$(PY) -m scripts.picture $(ARGS)
 
 soak: setup  ## keep a miner busy and watch its memory; ARGS go to scripts/soak_miner.py
 	@$(PY) -m scripts.soak_miner $(ARGS)

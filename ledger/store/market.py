@@ -29,6 +29,7 @@ import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
+from ledger.store import registry
 from ledger.store.database import Database, make_private
 
 migrations = Migrations("node")
@@ -266,14 +267,9 @@ def m009_outcomes(db: sqlite_utils.Database) -> None:
     An attempt without one failed, was given back, or its lease ran out; of jobs that ended before,
     only the last one is known.
     """
-    ended = {"completed": "'completed'", "lost": "'failed'"}
-    for column, state in ended.items():
+    for column in ("completed", "lost"):
         db.execute(f"ALTER TABLE miners ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
-        db.execute(
-            f"UPDATE miners SET {column} = found.jobs FROM (SELECT miner_id, count(*) AS jobs"  # noqa: S608 - own words
-            f" FROM jobs WHERE state = {state} GROUP BY miner_id) AS found"
-            " WHERE found.miner_id = miners.miner_id"
-        )
+    registry.recount_attempts(db.conn)
     for name, condition, work in (
         (
             "attempts_completed",

@@ -109,6 +109,17 @@ def view_miner(connection: Connection, miner: Miner, active_since_ms: int) -> Mi
     )
 
 
+def recount_attempts(connection: Connection) -> None:
+    """Count for each miner the jobs that it was the last to run. Triggers count from then on."""
+    for column, state in (("completed", "completed"), ("lost", "failed")):
+        connection.execute(
+            f"UPDATE miners SET {column} = found.jobs FROM"  # noqa: S608 - own words
+            " (SELECT miner_id, count(*) AS jobs FROM jobs WHERE state = ? GROUP BY miner_id)"
+            " AS found WHERE found.miner_id = miners.miner_id",
+            (state,),
+        )
+
+
 def count_miners(connection: Connection) -> int | None:
     """Return how many miners there are, None beyond MAX_COUNTED_MINERS."""
     (count,) = connection.execute(

@@ -15,7 +15,7 @@ from ledger.block import hash_genesis
 from ledger.jobs import Miner as StoredMiner
 from ledger.jobs import build_job_id, normalize_model
 from ledger.store.market import open_market
-from ledger.store.registry import upsert_miner
+from ledger.store.registry import recount_attempts, upsert_miner
 from node.datadir import DataDirectory
 from scripts.generating.draws import draw, is_among
 from scripts.generating.months import Deal, MarketStory, Months
@@ -69,6 +69,7 @@ def fill_market(
             database.write(partial(_insert, rows)).result()
             if deals:
                 progress(deals[-1].number + 1)
+        database.write(recount_attempts).result()
 
 
 def _insert(rows: Sequence[tuple[object, ...]], connection: sqlite3.Connection) -> None:
