@@ -19,8 +19,9 @@ SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help picture run setup dev test lint types check format bench bench-miner generate soak chaos \
-    simulate crash-images conformance vectors lock gpu browser lighthouse clean
+.PHONY: help picture run setup dev test lint types check format bench bench-frontends bench-miner \
+    generate soak chaos simulate crash-images conformance vectors lock gpu browser lighthouse \
+    postgresql clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,7 +35,7 @@ setup: $(SETS:%=$(VENV)/installed-%)  ## create .venv; GPU=1 adds NVIDIA's CUDA 
 dev: setup $(VENV)/installed-dev $(VENV)/installed-conformance $(VENV)/installed-npm
 	@:
 
-test: dev browser  ## everything CI runs: lint, types, layers and tests; ARGS go to pytest
+test: dev browser postgresql  ## everything CI runs: lint, types, layers and tests; ARGS go to pytest
 	@$(PY) -m pytest $(ARGS)
 
 check: lint types  ## lint and types without the tests
@@ -60,6 +61,9 @@ bench-explorer: setup  ## the explorer's budgets over 1,000,000 receipts; ARGS a
 
 generate: setup  ## a ledger of RECEIPTS really signed receipts to look at, kept in build/; ARGS go to scripts/generate.py
 	@$(PY) -m scripts.generate --receipts $(or $(RECEIPTS),10000) $(ARGS)
+
+bench-frontends: setup  ## life cycles on one PostgreSQL by front-ends; ARGS="--database URL --frontends 2"
+	@$(PY) -m scripts.bench_frontends $(ARGS)
 
 bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
 	@$(PY) -m scripts.bench_miner $(ARGS)
@@ -106,6 +110,17 @@ browser:  ## install Debian's Chromium if $(CHROMIUM) is missing, and curl
 	            "\"apt-get install chromium curl\" as root (Debian), or name a browser:" \
 	            "make test CHROMIUM=/path/to/chromium" >&2; exit 1; }; \
 	    packages=curl; [ -x "$(CHROMIUM)" ] || packages="curl chromium fonts-dejavu-core"; \
+	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qqy install --no-install-recommends $$packages >/dev/null; }
+
+postgresql:  ## install Debian's PostgreSQL server and nginx if they are missing
+	@[ -n "$(wildcard /usr/lib/postgresql/*/bin/initdb)" ] && [ -x /usr/sbin/nginx ] || { \
+	    command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	        echo "The tests of shared queues need PostgreSQL and nginx, which they start themselves: run" \
+	            "\"apt-get install postgresql nginx\" as root (Debian)" >&2; exit 1; }; \
+	    packages=; \
+	    [ -n "$(wildcard /usr/lib/postgresql/*/bin/initdb)" ] || packages=postgresql; \
+	    [ -x /usr/sbin/nginx ] || packages="$$packages nginx-light"; \
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 	        apt-get -qqy install --no-install-recommends $$packages >/dev/null; }
 

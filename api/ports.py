@@ -2,7 +2,7 @@
 
 `Market` takes every write and every private read; `node` fulfils it. `Views` and `Tree` are the
 public reads of `ledger.views`. Refusals are `MarketError`s, whose code decides the HTTP status; a
-full write queue is `ledger.store.database.DatabaseBusyError`.
+full write queue is `ledger.store.writequeue.DatabaseBusyError`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from api.ports import Keys
 from api.requests import BodyRoom, Request
 from ledger.errors import HistoryMissingError, MarketError, StoreError
 from ledger.jobs import KeyRole
-from ledger.store.database import DatabaseBusyError
+from ledger.store.writequeue import DatabaseBusyError, DatabaseLostError
 
 DRAIN_TIMEOUT_S = 2
 MAX_DRAINED_BYTES = 16 << 20
@@ -170,8 +170,10 @@ class Resource:
             error = refusal
         except HistoryMissingError as missing:
             error = RequestError("HISTORY_MISSING", str(missing))
-        except DatabaseBusyError:
-            error = RequestError("SYSTEM_OVERLOADED", "too many writes wait; try again")
+        except DatabaseBusyError as busy:
+            is_lost = isinstance(busy, DatabaseLostError)
+            reason = "the database does not answer" if is_lost else "too many writes wait"
+            error = RequestError("SYSTEM_OVERLOADED", f"{reason}; try again")
         except StoreError as failure:
             logger.error("request %s: %s", request.id, failure)  # noqa: TRY400 - it holds no text
             error = RequestError("SYSTEM_STORAGE_FAILED", "the node could not store this")

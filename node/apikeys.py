@@ -19,12 +19,12 @@ from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.jobs import Caller, KeyRole
 from ledger.quotas import KeyLimits
-from ledger.store.market import open_market
 from ledger.store.marketstore import MarketStore
 from ledger.store.registry import ApiKey, insert_key
 from ledger.store.sessions import Connection
 from ledger.transaction import Identifier
 from node.datadir import DataDirectory
+from node.opening import open_own_market
 
 _PREFIX_BYTES = 5
 _SECRET_BYTES = 32
@@ -36,9 +36,9 @@ FindKey = Callable[[str], ApiKey | None]
 
 
 @contextlib.contextmanager
-def open_keys(data: DataDirectory) -> Iterator[MarketStore]:
-    """Open where a data directory keeps its keys, whether its node runs or not."""
-    store = open_market(data.market, hash_genesis(data.load_genesis()))
+def open_keys(data: DataDirectory, database: str = "") -> Iterator[MarketStore]:
+    """Open where a node keeps its keys, whether it runs or not: in its database, or its node.db."""
+    store = open_own_market(data, database, hash_genesis(data.load_genesis()))
     with contextlib.closing(store):
         yield store
 
@@ -50,10 +50,11 @@ def issue_key(
     client: str | None = None,
     now_ms: int,
     limits: KeyLimits = NO_LIMITS,
+    database: str = "",
 ) -> str:
     """Make a key of a data directory, as `create_key` does. A running node takes it at once."""
     genesis_hash = hash_genesis(data.load_genesis())
-    with open_keys(data) as store:
+    with open_keys(data, database) as store:
         return store.write(
             lambda connection: create_key(
                 connection,

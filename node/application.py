@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import build_api
 from api.direct import Direct
-from api.errors import RequestError
+from api.errors import RETRY_AFTER_S, RequestError
 from api.limits import RateLimiter
 from api.metering import Observer, Outcome
 from api.nomarket import NoMarket
@@ -26,6 +26,7 @@ from api.resource import ApiSettings, Boundary
 from explorer_ui import build_error_handler, build_explorer
 from ledger.encoding import encode
 from ledger.store.chain import ChainStore
+from ledger.store.writequeue import DatabaseLostError
 from ledger.views import LedgerViews, TreeViews
 from node.config import (
     NodeSettings,
@@ -46,6 +47,7 @@ from node.sync import Syncer
 RELEASE = "0.1.0"
 _REQUEST_ID_BYTES = 8
 CLOSING = RequestError("SYSTEM_SHUTTING_DOWN", "this node is shutting down; try again later")
+LOST = RequestError("SYSTEM_OVERLOADED", "the database does not answer; try again later")
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ def build_application(
     checkpoint: Callable[[], bytes | None],
     clock_ms: Callable[[], int],
     metrics: NodeMetrics,
+    is_store_lost: Callable[[], bool] = lambda: False,
     routes: Sequence[BaseRoute],
     lifespan: Callable[[Starlette], AsyncIterator[None]],
 ) -> Starlette:
@@ -76,6 +79,7 @@ def build_application(
         checkpoint: the newest checkpoint that this node signed, None if it signs none.
         clock_ms: Unix time in milliseconds.
         metrics: counts what is answered.
+        is_store_lost: tells whether the market's database does not answer.
         routes: its other endpoints under /p2p/.
         lifespan: what runs while it is served.
     """
@@ -84,6 +88,17 @@ def build_application(
     )
     random = RandomPool()
     show_error = build_error_handler(views, release=RELEASE, public_url=settings.public_url)
+
+    def find_obstacle() -> RequestError | None:
+        if head.is_closing:
+            return CLOSING
+        return LOST if is_store_lost() else None
+
+    async def show_loss(request: Request, error: Exception) -> Response:
+        answer = await show_error(request, error)
+        answer.status_code = 503
+        answer.headers["Retry-After"] = str(RETRY_AFTER_S[503])
+        return answer
 
     async def show_failure(request: Request, error: Exception) -> Response:
         logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
@@ -98,7 +113,7 @@ def build_application(
         genesis=encode(chain.genesis),
         clock_ms=clock_ms,
         make_request_id=lambda: random.take(_REQUEST_ID_BYTES).hex(),
-        find_obstacle=lambda: CLOSING if head.is_closing else None,
+        find_obstacle=find_obstacle,
         find_sync=lambda: syncer.progress,
         boundary=_build_boundary(settings, metrics),
         metrics=metrics.render,
@@ -122,7 +137,11 @@ def build_application(
                 public_url=settings.public_url,
             ),
         ],
-        exception_handlers={HTTPException: show_error, Exception: show_failure},
+        exception_handlers={
+            HTTPException: show_error,
+            DatabaseLostError: show_loss,
+            Exception: show_failure,
+        },
         lifespan=contextlib.asynccontextmanager(lifespan),
     )
     # A redirect would send the client to whatever host it named; a path with a slash too many is

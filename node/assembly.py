@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,24 +12,24 @@ from starlette.applications import Starlette
 
 from ledger.block import Genesis, VerifiedBlock, hash_genesis
 from ledger.errors import StoreError
-from ledger.jobs import Prices
 from ledger.keys import self_test
-from ledger.quotas import DAY_MS
 from ledger.store.chain import ChainStore
-from ledger.store.market import open_market
 from ledger.store.marketstore import MarketStore
 from ledger.store.votes import VoteStore
+from ledger.store.writequeue import DatabaseLostError
 from ledger.views import LedgerViews, TreeViews
 from node.application import RELEASE, build_application, build_metrics
 from node.checkpoints import CheckpointSigner
 from node.clock import read_clock_ms
-from node.config import NodeSettings, check_market_times, choose_reach
-from node.coordinator import Coordinator, MarketSettings
+from node.config import NodeSettings, choose_reach
+from node.coordinator import Coordinator
 from node.datadir import DataDirectory, load_key
 from node.gauges import NodeState, StateCollector
 from node.head import HeadWatch
+from node.market.settings import build_market_settings
 from node.memory import refuse_old_votes, refuse_to_wait_for_nobody
 from node.mempool import Mempool
+from node.opening import open_own_market
 from node.p2p.network import PeerNetwork
 from node.p2p.routes import PeerEndpoints
 from node.sealer import Sealer
@@ -84,7 +83,7 @@ def open_node(
     with contextlib.ExitStack() as stack:
         stack.enter_context(data.lock())
         votes, chain, market = _open_files(
-            stack, data, genesis, instance=instance, account=key.account
+            stack, data, genesis, instance=instance, account=key.account, database=settings.database
         )
         head = HeadWatch(chain.tip().height)
         mempool = Mempool(
@@ -142,7 +141,7 @@ def open_node(
             chain=chain,
             store=market,
             key=key,
-            settings=_market_settings(settings),
+            settings=build_market_settings(settings),
             clock_ms=clock_ms,
             receipt_waiting=note_receipt,
             moved=metrics.note_job,
@@ -205,6 +204,7 @@ def open_node(
             checkpoint=CheckpointSigner(TreeViews(chain), genesis, key).newest,
             clock_ms=clock_ms,
             metrics=metrics,
+            is_store_lost=lambda: market.is_lost,
             routes=endpoints.routes(),
             lifespan=lifespan,
         )
@@ -221,6 +221,7 @@ def _open_files(
     *,
     instance: str,
     account: str,
+    database: str,
 ) -> tuple[VoteStore, ChainStore, MarketStore]:
     """Open what is durable; `stack` closes it.
 
@@ -234,7 +235,7 @@ def _open_files(
     stack.callback(votes.close)
     chain = ChainStore(data.ledger, genesis)
     stack.callback(chain.close)
-    market = open_market(data.market, genesis_hash)
+    market = open_own_market(data, database, genesis_hash, coordinator=account)
     stack.callback(market.close)
     if missing := chain.missing():
         raise StoreError(
@@ -245,25 +246,6 @@ def _open_files(
         )
     refuse_old_votes(chain, votes, account=account)
     return votes, chain, market
-
-
-def _market_settings(settings: NodeSettings) -> MarketSettings:
-    check_market_times(settings)
-    prices = Prices(
-        tokens=settings.price_token_micros, gpu_seconds=settings.price_gpu_second_micros
-    )
-    return MarketSettings(
-        prices=prices,
-        lease_ms=settings.lease_ms,
-        heartbeat_interval_ms=settings.heartbeat_interval_ms,
-        execution_timeout_ms=settings.execution_timeout_ms,
-        queue_timeout_ms=settings.queue_timeout_ms,
-        max_pending_per_key=settings.max_pending_per_key,
-        webhook_reach=choose_reach(settings),
-        # Never rounded down to 0, which is for ever.
-        audit_rate=settings.audit_rate,
-        text_retention_ms=math.ceil(settings.text_retention_days * DAY_MS),
-    )
 
 
 def _store_batch(chain: ChainStore, batch: Sequence[VerifiedBlock]) -> None:
@@ -286,6 +268,8 @@ async def _sweep(coordinator: Coordinator) -> None:
     while True:
         try:
             await coordinator.sweep()
+        except DatabaseLostError:
+            pass  # the log has said so; the next one tries again
         except Exception:
             logger.exception("the sweep failed; the next one tries again")
         await asyncio.sleep(SWEEP_INTERVAL_S)

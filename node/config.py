@@ -8,7 +8,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +17,24 @@ from ledger.errors import StoreError
 from node.webhooks.guard import Reach
 
 Mode = Literal["auto", "dev", "strict"]
+Role = Literal["api", "authority", "follower"]
 
 DEFAULT_PORT = 8001
 DEFAULT_DATA = Path("data")
 EMBEDDED_MODEL = "smollm2:135m"
 STRICT_LIMITS = RateLimits(key=1000, address=50)
 """Of strict mode: a key stands for somebody known, who may keep a whole data centre of miners."""
+
+_OPTIONS_OF_ROLES: Mapping[str, tuple[Role, ...]] = {
+    "--follow": ("api", "follower"),
+    "--database": ("api", "authority"),
+    "--coordinator-key": ("api",),
+}
+_NEEDS: Mapping[Role, tuple[str, ...]] = {
+    "api": ("--follow", "--database", "--coordinator-key"),
+    "authority": (),
+    "follower": ("--follow",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +83,33 @@ class NodeSettings:
     """Addresses and networks whose X-Forwarded-For is believed."""
     access_log: bool | None = None
     """Whether the log has a line for each request of the API; None: in strict mode."""
+    role: Role | None = None
+    """What this process is; None: a follower if it follows, else an authority."""
+    database: str = field(default="", repr=False)
+    """URL of the PostgreSQL database that holds the market, with its password; empty: node.db."""
+    coordinator_key: Path | None = None
+    """The key file that a process of role api signs receipts with."""
+
+
+def choose_role(settings: NodeSettings) -> Role:
+    """Decide what part this process is, and check that it has what that takes.
+
+    Raises:
+        StoreError: an option is missing, or is another role's.
+    """
+    role = settings.role or ("follower" if settings.follow else "authority")
+    given = {
+        "--follow": bool(settings.follow),
+        "--database": bool(settings.database),
+        "--coordinator-key": settings.coordinator_key is not None,
+    }
+    for name, roles in _OPTIONS_OF_ROLES.items():
+        if given[name] and role not in roles:
+            raise StoreError(f"{name} is not for --role {role}")
+    for name in _NEEDS[role]:
+        if not given[name]:
+            raise StoreError(f"--role {role} needs {name}; see docs/scaling.md")
+    return role
 
 
 def choose_mode(settings: NodeSettings) -> Literal["dev", "strict"]:

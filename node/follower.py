@@ -150,7 +150,7 @@ def open_follower(
             if rounds is not None:
                 rounds.kick()
 
-        history, syncer = _open_syncers(
+        history, syncer = open_syncers(
             stack, chain, settings.follow, note_block=note_block, failed=note_failure
         )
         watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
@@ -196,7 +196,7 @@ def open_follower(
         yield follower
 
 
-def _open_syncers(
+def open_syncers(
     stack: contextlib.ExitStack,
     chain: ChainStore,
     sources: Sequence[str],

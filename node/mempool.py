@@ -19,7 +19,6 @@ from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
 from ledger.selection import choose_transactions
 from ledger.store.chain import ChainStore
-from ledger.store.database import DatabaseBusyError
 from ledger.store.events import note_final
 from ledger.store.marketstore import MarketStore
 from ledger.store.mempool import (
@@ -31,6 +30,7 @@ from ledger.store.mempool import (
 )
 from ledger.store.sessions import Connection
 from ledger.store.webhooks import has_webhooks
+from ledger.store.writequeue import DatabaseBusyError, DatabaseLostError
 from ledger.transaction import Transaction, parse_transaction
 
 MAX_FOREIGN_BYTES = 64 << 20
@@ -88,18 +88,28 @@ class Mempool:
         return len(self._foreign)
 
     def list_own(self, limit: int, *, after: int = 0) -> list[tuple[int, bytes]]:
-        """Return our own transactions as (place, envelope), oldest first, above a place."""
-        page = list_mempool(self._market.reader, limit=limit, after=after)
+        """Return our own transactions as (place, envelope), oldest first, above a place.
+
+        None while their store cannot be had.
+        """
+        try:
+            page = list_mempool(self._market.reader, limit=limit, after=after)
+        except DatabaseLostError:
+            return []
         return [(seq, envelope) for seq, _, _, envelope in page]
 
     def add_own(self, transaction: Transaction, *, now_ms: int) -> None:
-        """Keep a transaction of ours, durably, unless it waits already."""
+        """Keep a transaction of ours, unless it waits already: durably, if the store can be had."""
 
         def add(connection: Connection) -> None:
             if not is_waiting(connection, transaction.id):
                 insert_transaction(connection, transaction, now_ms=now_ms)
 
-        self._market.write(add).result()
+        try:
+            self._market.write(add).result()
+        except DatabaseLostError as error:
+            logger.warning("%s: transaction %s is kept in memory", error, transaction.id.hex())
+            self.add_foreign("", [transaction], senders=1)
 
     def choose(self, tip: Tip, *, limit: int | None = None) -> tuple[Transaction, ...]:
         """Return the oldest transactions that may stand in the block after `tip`, ours first.
@@ -191,15 +201,22 @@ class Mempool:
 
     def _list_rows(self, limit: int) -> Iterator[tuple[bytes, str | None, bytes | Transaction]]:
         """Yield (id, receipt id, envelope or transaction); `limit` is for the first page."""
+        try:
+            yield from self._list_own_rows(limit)
+        except DatabaseLostError as error:
+            # They are not lost: whoever finds the database again kicks the sealer.
+            logger.warning("%s: our own transactions wait for it", error)
+        with self._lock:
+            foreign = [transaction for _, transaction in self._foreign.values()]
+        for transaction in foreign:
+            yield bytes(transaction.id), find_receipt_id(transaction.payload), transaction
+
+    def _list_own_rows(self, limit: int) -> Iterator[tuple[bytes, str | None, bytes]]:
         seq = 0
         while page := list_mempool(self._market.reader, limit=limit, after=seq):
             limit = _PAGE
             for seq, transaction_id, receipt_id, envelope in page:  # noqa: B007
                 yield transaction_id, receipt_id, envelope
-        with self._lock:
-            foreign = [transaction for _, transaction in self._foreign.values()]
-        for transaction in foreign:
-            yield bytes(transaction.id), find_receipt_id(transaction.payload), transaction
 
 
 def _log_eviction(transaction_id: bytes, envelope: bytes, error: LedgerError) -> None:

@@ -25,7 +25,7 @@ from api.metering import Outcome
 from node.market.desk import FAILURES, JOB_EVENTS, JobEvent
 from node.tally import JobTally, RequestTally
 
-NodeRole = Literal["authority", "follower", "witness"]
+NodeRole = Literal["api", "authority", "follower", "witness"]
 
 
 class NodeMetrics:

@@ -48,9 +48,9 @@ from ledger.errors import LedgerError, StoreError
 from ledger.keys import KeyPair
 from ledger.rules import CLOCK_DRIFT_MS, build_block, validate_time
 from ledger.store.chain import ChainStore
-from ledger.store.database import DatabaseBusyError
 from ledger.store.threadname import show_name
 from ledger.store.votes import VoteStore
+from ledger.store.writequeue import DatabaseBusyError
 from ledger.vote import build_evidence
 from node.mempool import Mempool
 

@@ -30,6 +30,7 @@ from ledger.store import registry
 from ledger.store.chain import ChainStore
 from ledger.store.fsck import verify_chain
 from ledger.store.market import open_market
+from ledger.store.marketstore import MarketStore
 from ledger.store.votes import VoteStore
 from ledger.transaction import ReceiptPayload, sign_payload
 from ledger.views import LedgerViews, TreeViews
@@ -51,9 +52,16 @@ ROLES: tuple[KeyRole, ...] = ("client", "miner", "admin")
 class ApiNode:
     """One node in a directory of its own."""
 
-    def __init__(self, root: Path, *, settings: MarketSettings = SETTINGS) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        settings: MarketSettings = SETTINGS,
+        open_store: Callable[[Path, bytes], MarketStore] = open_market,
+    ) -> None:
         self.now_ms = CREATED_MS
         self._settings = settings
+        self._open_store = open_store
         self._directory = create_data_directory(
             root / "data", network="test", name="first", now_ms=self.now_ms
         )
@@ -67,7 +75,7 @@ class ApiNode:
     def _open(self) -> None:
         directory = self._directory
         self._chain = ChainStore(directory.ledger, self.genesis)
-        self._store = open_market(directory.market, self.genesis_hash)
+        self._store = self._open_store(directory.market, self.genesis_hash)
         self._votes = VoteStore.open(
             directory.votes,
             instance=self._instance,

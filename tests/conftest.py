@@ -10,14 +10,17 @@ import os
 from hypothesis import HealthCheck, settings
 
 from tests.api_fixtures import node
+from tests.engines import engine, open_store
 from tests.generated_ledger import generated
 from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
 
 __all__ = [
     "embedded_engine",
     "embedded_model",
+    "engine",
     "generated",
     "node",
+    "open_store",
     "tiny_directory",
     "tiny_model",
 ]

@@ -32,8 +32,8 @@ class LiveNode:
             root, network="aitbc-test", name="authority-1", now_ms=GENESIS_TIME_MS
         )
 
-    def create_key(self, role: KeyRole, client: str | None = None) -> str:
-        return issue_key(self.data, role, client=client, now_ms=GENESIS_TIME_MS)
+    def create_key(self, role: KeyRole, client: str | None = None, *, database: str = "") -> str:
+        return issue_key(self.data, role, client=client, now_ms=GENESIS_TIME_MS, database=database)
 
     def start(self) -> None:
         command = [sys.executable, "-m", "node", self.command, "--data", str(self.data.root)]
@@ -86,3 +86,16 @@ class LiveFollower(LiveNode):
     def forget_arguments(self) -> None:
         """From now on it starts with its data directory alone."""
         self._arguments = ()
+
+
+class LiveFrontEnd(LiveFollower):
+    """`python -m node run --role api …` beside an authority that has the same database."""
+
+    def __init__(self, root: Path, source: LiveNode, database: str, *arguments: str) -> None:
+        key = str(source.data.authority_key)
+        super().__init__(
+            root,
+            source,
+            *("--role", "api", "--database", database, "--coordinator-key", key),
+            *arguments,
+        )

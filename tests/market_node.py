@@ -5,7 +5,7 @@ when they want, and reopen its files as a restart would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from ledger.metering import build_receipt
 from ledger.store.chain import ChainStore
 from ledger.store.fsck import verify_chain
 from ledger.store.market import open_market
+from ledger.store.marketstore import MarketStore
 from ledger.store.mempool import list_mempool
 from ledger.store.votes import VoteStore
 from ledger.transaction import Signature, sign_payload
@@ -68,7 +69,14 @@ class NoPeers:
 class MarketNode:
     """The stores, coordinator and sealer of one authority in a directory, also one with files."""
 
-    def __init__(self, root: Path, *, settings: MarketSettings = SETTINGS, **limits: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        settings: MarketSettings = SETTINGS,
+        open_store: Callable[[Path, bytes], MarketStore] = open_market,
+        **limits: Any,
+    ) -> None:
         self.now_ms = CREATED_MS + 1_000
         self.genesis = build_genesis(1, **limits)
         (self.key,) = build_members(1)
@@ -77,6 +85,7 @@ class MarketNode:
         self.moves: list[tuple[str, str]] = []
         self._settings = settings
         self._root = root
+        self._open_store = open_store
         self._owner = {
             "instance": "4f1c7d20a95b4e7c8f0d3a6b1e2c9d85",
             "account": self.key.account,
@@ -89,7 +98,7 @@ class MarketNode:
 
     def _open(self) -> None:
         self.chain = ChainStore(self._root / "ledger.db", self.genesis)
-        self.store = open_market(self._root / "node.db", self._owner["genesis_hash"])
+        self.store = self._open_store(self._root / "node.db", self._owner["genesis_hash"])
         self.votes = VoteStore.open(self._root / "votes.db", **self._owner)
         self.views = LedgerViews(self.chain, self.store)
         self.coordinator = Coordinator(

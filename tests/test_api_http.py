@@ -14,7 +14,7 @@ from api.jobs import MAX_JOBS
 from api.requests import MAX_BODY_BYTES, BodyRoom, Request
 from api.resource import ApiSettings, Operation, Resource
 from ledger.errors import MarketError
-from ledger.store.database import DatabaseBusyError
+from ledger.store.writequeue import DatabaseBusyError
 from tests.api_node import ApiNode, run_job
 
 UNKNOWN_JOB = "job_" + "0" * 26

@@ -18,10 +18,13 @@ from starlette.testclient import TestClient
 
 from ledger.jobs import Prices
 from ledger.quotas import KeyLimits
+from ledger.store.market import open_market
+from ledger.store.postgres.market import open_shared_market
 from ledger.views import ReceiptFilter
 from node.coordinator import MarketSettings
 from tests.api_model import CAPABILITIES, MAX_ATTEMPTS, ROLES, Limits, Model, Order, Refusal
 from tests.api_node import ApiNode
+from tests.postgres import shared_server
 
 SETTINGS = MarketSettings(
     prices=Prices(tokens=2, gpu_seconds=500),
@@ -74,10 +77,16 @@ steps = st.fixed_dictionaries(
 class RestFace(RuleBasedStateMachine):
     """Rules are requests, and what time and power cuts do."""
 
+    def open_store(self):
+        """What opens the market."""
+        return open_market
+
     @initialize()
     def open(self) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="api-")
-        self.node = ApiNode(Path(self.directory.name), settings=SETTINGS)
+        self.node = ApiNode(
+            Path(self.directory.name), settings=SETTINGS, open_store=self.open_store()
+        )
         self.keys = {
             "": None,
             "c1": self.node.create_key("client"),
@@ -401,6 +410,25 @@ class RestFace(RuleBasedStateMachine):
 
 RestFace.TestCase.settings = settings(max_examples=10, stateful_step_count=40)
 TestRestFace = RestFace.TestCase
+
+
+class SharedRestFace(RestFace):
+    """The same over a market in PostgreSQL."""
+
+    def open_store(self):
+        self.schema = contextlib.ExitStack()
+        url = self.schema.enter_context(shared_server().schema())
+        return lambda _path, genesis_hash: open_shared_market(url, genesis_hash)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.schema.close()
+
+
+SharedRestFace.TestCase.settings = settings(max_examples=3, stateful_step_count=30)
+TestSharedRestFace = SharedRestFace.TestCase
 
 STATES = {"pending", "running", "completed", "failed", "cancelled", "purged", "replayed"}
 CODES = {

@@ -328,8 +328,8 @@ def test_an_audit_above_the_checkpoint_that_breaks_a_rule_is_found_with_the_hist
 
 
 @pytest.fixture
-def node(tmp_path):
-    node = MarketNode(tmp_path)
+def node(tmp_path, open_store):
+    node = MarketNode(tmp_path, open_store=open_store)
     yield node
     node.close()
 

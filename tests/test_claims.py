@@ -42,8 +42,8 @@ def test_the_newest_claims_are_kept_and_no_long_prompts(monkeypatch):
 
 
 @pytest.fixture
-def node(tmp_path):
-    node = MarketNode(tmp_path)
+def node(tmp_path, open_store):
+    node = MarketNode(tmp_path, open_store=open_store)
     node.register()
     yield node
     node.close()

@@ -30,8 +30,8 @@ TIMEOUT_S = 30
 
 
 @pytest.fixture
-def node(tmp_path):
-    node = MarketNode(tmp_path)
+def node(tmp_path, open_store):
+    node = MarketNode(tmp_path, open_store=open_store)
     node.register()
     node.register("m2")
     yield node

@@ -9,8 +9,9 @@ from sqlite_utils.migrations import Migrations
 
 from ledger.errors import MarketError, StoreError
 from ledger.store import database as module
-from ledger.store import writing
-from ledger.store.database import Database, DatabaseBusyError, open_reader
+from ledger.store import writequeue, writing
+from ledger.store.database import Database, open_reader
+from ledger.store.writequeue import DatabaseBusyError
 
 TIMEOUT_S = 30
 BLOB = b"x" * 200_000
@@ -263,7 +264,7 @@ def test_a_write_cannot_be_cancelled_once_its_batch_has_begun(database):
 
 
 def test_more_writes_than_may_wait_are_refused(path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_WAITING_WRITES", 3)
+    monkeypatch.setattr(writequeue, "MAX_WAITING_WRITES", 3)
     with contextlib.closing(Database(path, migrations)) as database:
         with held(database):
             waiting = [database.write(insert(str(i))) for i in range(3)]

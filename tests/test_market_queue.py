@@ -9,7 +9,6 @@ from ledger.block import hash_genesis
 from ledger.jobs import Job, normalize_model
 from ledger.store import jobs as job_store
 from ledger.store import lists, queue
-from ledger.store.market import open_market
 from tests.builders import CREATED_MS, build_genesis
 from tests.test_market_store import build_job, build_miner
 
@@ -73,8 +72,8 @@ class Queue:
 
 
 @pytest.fixture
-def waiting(tmp_path):
-    store = open_market(tmp_path / "node.db", GENESIS_HASH)
+def waiting(tmp_path, open_store):
+    store = open_store(tmp_path / "node.db", GENESIS_HASH)
     yield Queue(store)
     store.close()
 

@@ -13,7 +13,7 @@ from api.following import follow_job
 from api.openai.running import JobRun
 from api.requests import BodyRoom, Request
 from ledger.chat import ChatMessage, build_chat_prompt
-from ledger.store.database import DatabaseBusyError
+from ledger.store.writequeue import DatabaseBusyError
 from tests.openai_stage import CHAT, MODEL, TIMEOUT_S, open_stage
 
 CONVERSATION = [

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from api.errors import STATUSES
-from ledger.store import database
+from ledger.store import writequeue
 from node import sealer, server
 from node.cli import cli
 from node.cli.keys import keys
@@ -175,7 +175,7 @@ def test_the_unit_waits_as_long_as_a_node_may_take_to_end():
         server.SHUTDOWN_S
         + syncer._JOIN_TIMEOUT_S
         + sealer._JOIN_TIMEOUT_S
-        + 2 * database._JOIN_TIMEOUT_S
+        + 2 * writequeue.JOIN_TIMEOUT_S
     )
     assert int(read_unit()["Service"]["TimeoutStopSec"]) > longest_s
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ledger.errors import InvalidBlockError, StoreError
 from ledger.rules import CLOCK_DRIFT_MS, build_block
 from ledger.store.chain import load_block
-from ledger.store.database import DatabaseBusyError
+from ledger.store.writequeue import DatabaseBusyError
 from ledger.transaction import Transaction, build_transaction
 from ledger.views import ReceiptFilter
 from node import sealer as module

@@ -13,8 +13,8 @@ import pytest
 from ledger.block import Block, hash_header
 from ledger.errors import StoreError
 from ledger.store.chain import ChainStore
-from ledger.store.database import DatabaseBusyError
 from ledger.store.fsck import verify_chain
+from ledger.store.writequeue import DatabaseBusyError
 from ledger.transaction import build_transaction, sign_payload
 from node.p2p import frames as frame_module
 from node.p2p.address import PeerError, parse_url

@@ -12,8 +12,8 @@ import pytest
 from ledger.encoding import encode
 from ledger.jobs import Caller
 from ledger.store import events as event_store
-from ledger.store.database import DatabaseBusyError
 from ledger.store.registry import ApiKey, insert_key, revoke_key
+from ledger.store.writequeue import DatabaseBusyError
 from node.webhooks import dispatcher as dispatcher_module
 from node.webhooks import sender as sender_module
 from node.webhooks.schedule import RETRY_DELAYS_S
@@ -27,8 +27,8 @@ DAY_MS = 86_400_000
 
 
 @pytest.fixture
-def node(tmp_path):
-    node = WebhookNode(tmp_path)
+def node(tmp_path, open_store):
+    node = WebhookNode(tmp_path, open_store=open_store)
     yield node
     node.close()
 
@@ -580,6 +580,7 @@ def test_one_receiver_that_hangs_holds_nobody_else_up(tmp_path, server):
     node.close()
 
 
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
 def test_ten_thousand_that_wait_are_held_by_an_outage_and_delivered_after_it(
     node, server, monkeypatch
 ):

@@ -39,12 +39,12 @@ class Names:
 class WebhookNode(MarketNode):
     """Its clock stands still, and `chance` is what is drawn."""
 
-    def __init__(self, root, *, reach="loopback", names=None, tls=None):
+    def __init__(self, root, *, reach="loopback", names=None, tls=None, **options):
         self.chance = 0.0
         self.names = names or Names()
         self._reach = reach
         self._tls = tls or ssl.create_default_context()
-        super().__init__(root, settings=replace(LOOPBACK_SETTINGS, webhook_reach=reach))
+        super().__init__(root, settings=replace(LOOPBACK_SETTINGS, webhook_reach=reach), **options)
 
     def _open(self):
         super()._open()

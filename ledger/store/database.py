@@ -16,37 +16,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import sqlite3
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
 
 import sqlite_utils
 from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
+from ledger.store.marketstore import Hear
 from ledger.store.sessions import FileSession
 from ledger.store.sharedstate import SharedState
-from ledger.store.writing import Item, Post, Reply, Work, Writer
-
-T = TypeVar("T")
+from ledger.store.writequeue import WriteQueue
 
 PAGE_SIZE_BYTES = 8192
 BUSY_TIMEOUT_MS = 5_000
 EMPTYING_TIMEOUT_MS = 100
 """How long whoever empties the WAL holds up others to wait for readers of it."""
-MAX_WAITING_WRITES = 10_000
-_JOIN_TIMEOUT_S = 60
 _SYNCHRONOUS_FULL = 2
 _PRIVATE_FILE = 0o600
 _CODE = "SELECT type, name, sql FROM sqlite_schema WHERE type IN ('trigger', 'view')"
-
-
-class DatabaseBusyError(StoreError):
-    """Too many writes wait for the disk; the caller should try again later."""
 
 
 def open_writer(path: Path, migrations: Migrations) -> sqlite3.Connection:
@@ -143,60 +133,16 @@ def _refuse_newer_schema(
         )
 
 
-class Database:
+class Database(WriteQueue):
     """A database file with group commit. Close it to stop its thread."""
 
     def __init__(self, path: Path, migrations: Migrations) -> None:
         self.path = path
         self._connection = open_writer(path, migrations)
         self._shared = SharedState(path)
-        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
-        self._writer = Writer(FileSession(path.name, self._connection), self._waiting)
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
-        self._closed = False
-        self._closing = threading.Lock()
-        self._thread = threading.Thread(
-            target=self._writer.run, name=f"writer {path.name}", daemon=True
-        )
-        self._thread.start()
-
-    def write(self, work: Work[T]) -> Future[T]:
-        """Queue one write. The future resolves after the commit, with what `work` returned.
-
-        `work` may run twice (see `writing.py`).
-
-        Raises:
-            DatabaseBusyError: too many writes wait already.
-            StoreError: the database is closed.
-        """
-        future: Future[T] = Future()
-        self._put(Item(work, future))
-        return future
-
-    def send(self, work: Work[Any], reply: Reply, post: Post) -> None:
-        """Queue one write as `write` does; `post(function, argument)` brings the reply.
-
-        Replies of one batch come by one call of `post`, which costs an event loop a wake-up.
-        """
-        self._put(Item(work, None, reply, post))
-
-    def _put(self, item: Item) -> None:
-        # Under the lock nothing can queue up behind the end, where nobody would answer it.
-        with self._closing:
-            if self._closed:
-                raise StoreError(f"{self.path}: is closed")
-            if self._waiting.qsize() >= MAX_WAITING_WRITES:
-                raise DatabaseBusyError(f"{self.path.name}: too many writes wait")
-            self._waiting.put(item)
-
-    @property
-    def version(self) -> int:
-        """Grows with each commit of this writer, before anybody is told of it.
-
-        Odd while others may see what it stores or not yet: then nothing read may be remembered.
-        """
-        return self._writer.version
+        super().__init__(path.name, FileSession(path.name, self._connection))
 
     @property
     def state(self) -> bytes:
@@ -204,9 +150,12 @@ class Database:
         return self._shared.read()
 
     @property
-    def waiting_writes(self) -> int:
-        """How many writes wait, roughly: others come and go."""
-        return self._waiting.qsize()
+    def is_lost(self) -> bool:
+        """A file is always there."""
+        return False
+
+    def listen(self, hear: Hear) -> None:
+        """Tell nothing: one node writes into a file, and `state` tells of its commands."""
 
     @property
     def reader(self) -> sqlite3.Connection:
@@ -243,12 +192,8 @@ class Database:
 
     def close(self) -> None:
         """Finish the writes that wait, then close every connection."""
-        with self._closing:
-            if self._closed:
-                return
-            self._closed = True
-        self._waiting.put(None)
-        self._thread.join(_JOIN_TIMEOUT_S)
+        if not self.end_writes():
+            return
         for connection in self._open_readers:
             connection.close()
         self._connection.close()

@@ -288,6 +288,12 @@ def m009_outcomes(db: sqlite_utils.Database) -> None:
         )
 
 
+@migrations()
+def m010_waiting(db: sqlite_utils.Database) -> None:
+    """Name where a transaction is looked for that may wait. PostgreSQL has more there."""
+    db.execute("CREATE VIEW waiting AS SELECT * FROM mempool")
+
+
 def open_market(path: Path, genesis_hash: bytes) -> Database:
     """Open node.db or create it.
 

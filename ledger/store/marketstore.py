@@ -1,6 +1,7 @@
 """What holds the market: jobs, miners, keys, receipts on their way. One interface, two engines.
 
-`database.Database` is node.db, a SQLite file of one process. A store answers writes once they are
+`database.Database` is node.db, a SQLite file for one node; `postgres.market.PostgresMarket` is what
+several processes share. A store answers writes once they are
 durable, and runs each alone: no write of whatever process comes between the statements of another.
 So what a write has checked still holds when it changes something, and places in a table are in the
 order in which they became readable.
@@ -8,13 +9,27 @@ order in which they became readable.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from ledger.store.sessions import Connection
 from ledger.store.writing import Post, Reply, Work
 
 T = TypeVar("T")
+
+NewsKind = Literal[
+    "job_waiting",
+    "audit_waiting",
+    "transaction_waiting",
+    "event_waiting",
+    "job_changed",
+    "attempt_ended",
+    "anything",
+]
+"""What another process has stored. Two name a job; `anything` is said when it is not known."""
+Hear = Callable[[NewsKind, bytes], None]
+"""Is told what it was, and the job's id or b""."""
 
 
 class MarketStore(Protocol):
@@ -44,6 +59,16 @@ class MarketStore(Protocol):
     @property
     def waiting_writes(self) -> int:
         """How many writes of this process wait, roughly."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it does not answer at the moment."""
+
+    def listen(self, hear: Hear) -> None:
+        """Tell `hear`, from a thread of the store, what other processes have stored.
+
+        Only a store that processes share has anything to tell.
+        """
 
     def forget_versions(self) -> bool:
         """Remove what was replaced or deleted wherever older versions of it are kept.

@@ -431,7 +431,7 @@ class LedgerViews:
 
     def _find_pending(self, condition: str, value: object) -> TransactionView | None:
         row = self._market.reader.execute(
-            f"SELECT * FROM mempool WHERE {condition}",  # noqa: S608 - a condition named above
+            f"SELECT * FROM waiting WHERE {condition}",  # noqa: S608 - a condition named above
             (value,),
         ).fetchone()
         return view_waiting(row) if row else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,10 +14,11 @@ from ledger.errors import StoreError
 from ledger.jobs import KeyRole
 from ledger.quotas import KeyLimits
 from ledger.store.limits import load_limits, set_limits
+from ledger.store.marketstore import MarketStore
 from ledger.store.registry import list_keys, revoke_key
 from ledger.store.sessions import Connection
 from node.apikeys import issue_key, open_keys
-from node.cli.options import data_option
+from node.cli.options import data_option, database_option, find_database
 from node.clock import read_clock_ms
 from node.datadir import DataDirectory
 
@@ -60,6 +62,7 @@ def keys() -> None:
 
 @keys.command("create")
 @data_option
+@database_option
 @click.option(
     "--role",
     type=click.Choice(["client", "miner", "admin"]),
@@ -68,7 +71,9 @@ def keys() -> None:
 )
 @click.option("--client", help="Holder's name on receipts (public); by default role and prefix.")
 @limit_options
-def keys_create(data: Path, role: str, client: str | None, **limits: int | None) -> None:
+def keys_create(
+    data: Path, database: str, role: str, client: str | None, **limits: int | None
+) -> None:
     """Make a key and print it, for the only time. A running node takes it at once."""
     key = issue_key(
         DataDirectory(data),
@@ -76,15 +81,17 @@ def keys_create(data: Path, role: str, client: str | None, **limits: int | None)
         client=client,
         now_ms=read_clock_ms(),
         limits=change_limits(KeyLimits(), limits),
+        database=find_database(DataDirectory(data), database),
     )
     click.echo(key)
 
 
 @keys.command("limit")
 @data_option
+@database_option
 @click.argument("prefix")
 @limit_options
-def keys_limit(data: Path, prefix: str, **limits: int | None) -> None:
+def keys_limit(data: Path, database: str, prefix: str, **limits: int | None) -> None:
     """Change what the key with this prefix (aik_PREFIX_…) may submit; `none` ends a limit."""
     prefix = parse_prefix(prefix)
     if all(value is None for value in limits.values()):
@@ -94,7 +101,7 @@ def keys_limit(data: Path, prefix: str, **limits: int | None) -> None:
         changed = change_limits(load_limits(connection, prefix), limits)
         return set_limits(connection, prefix, changed)
 
-    with open_keys(DataDirectory(data)) as store:
+    with _open_keys(data, database) as store:
         done = store.write(limit).result()
     if not done:
         raise StoreError(f"no key with prefix {prefix}; see ./aitbc keys list")
@@ -103,9 +110,10 @@ def keys_limit(data: Path, prefix: str, **limits: int | None) -> None:
 
 @keys.command("list")
 @data_option
-def keys_list(data: Path) -> None:
+@database_option
+def keys_list(data: Path, database: str) -> None:
     """List keys by prefix; secrets are not stored."""
-    with open_keys(DataDirectory(data)) as store:
+    with _open_keys(data, database) as store:
         for key in list_keys(store.reader):
             state = "revoked" if key.revoked_at_ms is not None else "active"
             line = f"aik_{key.prefix}_…  {key.role:<7} {state:<8} {key.client}"
@@ -114,15 +122,21 @@ def keys_list(data: Path) -> None:
 
 @keys.command("revoke")
 @data_option
+@database_option
 @click.argument("prefix")
-def keys_revoke(data: Path, prefix: str) -> None:
+def keys_revoke(data: Path, database: str, prefix: str) -> None:
     """Revoke the key with this prefix (aik_PREFIX_…), for ever and at once."""
     prefix = parse_prefix(prefix)
-    with open_keys(DataDirectory(data)) as store:
+    with _open_keys(data, database) as store:
         done = store.write(lambda c: revoke_key(c, prefix, read_clock_ms())).result()
     if not done:
         raise StoreError(f"no active key with prefix {prefix}; see ./aitbc keys list")
     click.echo(f"revoked aik_{prefix}_…")
+
+
+def _open_keys(data: Path, database: str) -> AbstractContextManager[MarketStore]:
+    directory = DataDirectory(data)
+    return open_keys(directory, find_database(directory, database))
 
 
 def parse_prefix(text: str) -> str:

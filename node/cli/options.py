@@ -35,6 +35,12 @@ data_option = option(
 )
 
 
+database_option = option(
+    "--database",
+    default="",
+    show_default=False,
+    help="postgresql://USER@HOST/NAME that holds jobs, miners and keys; by default node.db does.",
+)
 url_option = option("--url", help="Address of the node; by default that of --data's running node.")
 default_url_option = option(
     "--url", default=f"http://127.0.0.1:{DEFAULT_PORT}", help="Address of the node."
@@ -76,6 +82,17 @@ def read_stored_options(ctx: click.Context, path: Path) -> dict[str, Any]:
         for name, value in values.items()
         if ctx.get_parameter_source(name) is ParameterSource.DEFAULT
     }
+
+
+def find_database(data: DataDirectory, given: str) -> str:
+    """Return the database of a data directory's node: what is given, or what its options say.
+
+    Raises:
+        StoreError: its options are no TOML.
+    """
+    if given or not data.options.exists():
+        return given
+    return str(read_config_file(data.options).get("database", ""))
 
 
 def refuse_lone_values(path: Path, values: Mapping[str, Any], *, lists: Collection[str]) -> None:

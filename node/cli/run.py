@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from node.application import RELEASE
 from node.assembly import open_node
 from node.cli.options import (
     data_option,
+    database_option,
     default_url_option,
     file_type,
     follow_parent,
@@ -38,11 +40,19 @@ from node.cli.options import (
     read_stored_options,
     stdin_option,
 )
-from node.config import STRICT_LIMITS, NodeSettings, parse_public_url, parse_trusted_proxies
+from node.config import (
+    STRICT_LIMITS,
+    NodeSettings,
+    Role,
+    choose_role,
+    parse_public_url,
+    parse_trusted_proxies,
+)
 from node.datadir import DataDirectory, create_key, load_key
 from node.follower import open_follower, prepare_follower
+from node.frontend import open_frontend
 from node.logs import LogFormat, configure_logging
-from node.server import serve
+from node.server import Served, serve
 from node.witness import open_identity
 
 log_option = option(
@@ -167,6 +177,21 @@ log_format_option = option(
     "prompt and result. 0: none.",
 )
 @option(
+    "--role",
+    type=click.Choice(get_args(Role)),
+    default=None,
+    show_default="follower with --follow, else authority",
+    help="api: serve the API of an authority that has the same --database, beside it.",
+)
+@database_option
+@option(
+    "--coordinator-key",
+    type=file_type,
+    default=None,
+    show_default=False,
+    help="For --role api: a copy of the authority's keys/authority.json, to sign receipts with.",
+)
+@option(
     "--peer",
     "peers",
     multiple=True,
@@ -214,6 +239,7 @@ def run(
     """
     data = DataDirectory(settings["data"])
     node = NodeSettings(**settings | read_stored_options(ctx, data.options))
+    role = choose_role(node)
     if node.checkpoint is not None and not node.follow:
         raise StoreError("--checkpoint is for followers: give --follow URL too")
     if node.follow:
@@ -225,13 +251,19 @@ def run(
     proxies = parse_trusted_proxies(node.trusted_proxies)
     node = replace(node, public_url=parse_public_url(node.public_url))
     serve(
-        partial(open_follower if node.follow else open_node, node),
+        partial(_OPENERS[role], node),
         host=node.host,
         port=node.port,
         trusted_proxies=proxies,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )
 
+
+_OPENERS: dict[Role, Callable[..., AbstractContextManager[Served]]] = {
+    "api": open_frontend,
+    "authority": open_node,
+    "follower": open_follower,
+}
 
 witness = click.Command(
     "witness",

@@ -201,6 +201,7 @@ def _node_command(settings: UpSettings, data: DataDirectory) -> list[str]:
         *("--data", str(data.root)),
         *("--host", settings.host, "--port", str(settings.port)),
         *("--default-model", EMBEDDED_MODEL),
+        *("--database", ""),  # its keys and jobs stay in its directory
         *("--log-file", str(data.log("node"))),
     ]
 

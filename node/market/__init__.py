@@ -1,5 +1,6 @@
 """The job market of one node, in parts that share one desk.
 
+settings.py  what an operator decides about it
 desk.py      what all parts have: node.db, the chain, the clock, durable writes
 clients.py   submit, read, cancel
 models.py    which models are served

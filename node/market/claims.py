@@ -1,7 +1,8 @@
 """Running jobs as their claims left them, so that completing one need not read it again.
 
 Nothing rests on these being true: what is stored is changed only where it still is as remembered,
-and else read anew (`leases.py`). Whatever ends an attempt in this process has it forgotten.
+and else read anew (`leases.py`). Whatever ends an attempt in this process has it forgotten; what
+another process ends is found out then.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ledger.keys import KeyPair
 from ledger.store import jobs as job_store
 from ledger.store.chain import ChainStore
 from ledger.store.known import KnownRows
-from ledger.store.marketstore import MarketStore
+from ledger.store.marketstore import MarketStore, NewsKind
 from ledger.store.sessions import Connection
 from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
@@ -97,12 +97,36 @@ class Desk:
         self._claims = Claims()
         self.events_waiting = Latch()
         self._has_webhooks = has_webhooks(store.reader)
+        self._wakes: dict[NewsKind, Callable[[], None]] = {
+            "job_waiting": self.job_waiting.fire,
+            "audit_waiting": self.audit_waiting.fire,
+            "transaction_waiting": receipt_waiting,
+            "event_waiting": self._note_events,
+            "anything": self.feed.note_all,
+        }
 
     def bind(self) -> None:
         """Let news reach those who wait in the running loop."""
         self.job_waiting.bind()
         self.audit_waiting.bind()
         self.feed.bind()
+        self._store.listen(self._hear)
+
+    def _hear(self, news: NewsKind, job_id: bytes) -> None:
+        """Wake who waits here for what another process has stored; from any thread."""
+        if news == "job_changed":
+            self.feed.note(job_id)
+        elif news == "attempt_ended":
+            self.feed.end(job_id)
+        else:
+            for kind, wake in self._wakes.items():
+                if news in (kind, "anything"):
+                    wake()
+
+    def _note_events(self) -> None:
+        # What has webhooks may have been stored by another process.
+        self._has_webhooks = True
+        self.events_waiting.set()
 
     def close(self) -> None:
         """Answer everybody who waits for a job, now and later."""

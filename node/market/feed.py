@@ -77,7 +77,7 @@ class _Text:
 class JobFeed:
     """Wakes whoever waits for a job, or for blocks.
 
-    `note` and `end` may be called from any thread, the rest in the loop.
+    `note`, `note_all` and `end` may be called from any thread, the rest in the loop.
     """
 
     def __init__(self) -> None:
@@ -100,14 +100,19 @@ class JobFeed:
     def close(self) -> None:
         """Wake everybody, now and later."""
         self.is_closing = True
-        for job_id in self._watches:
-            self._wake(job_id)
+        self._wake_all()
 
     def note(self, job_id: bytes) -> None:
         """Say that a job has changed, after the change can be read."""
         # Whoever begins to watch after this look reads the job later still, and sees the change.
         if job_id in self._watches:
             self._call(self._wake, job_id)
+
+    def note_all(self) -> None:
+        """Say that any job may have changed."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed, at the end of the node
+                self._loop.call_soon_threadsafe(self._wake_all)
 
     def end(self, job_id: bytes) -> None:
         """Say that an attempt is over, after that can be read, and drop its text."""
@@ -141,6 +146,10 @@ class JobFeed:
     def _wake(self, job_id: bytes) -> None:
         for watch in self._watches.get(job_id, ()):
             watch.wake()
+
+    def _wake_all(self) -> None:
+        for job_id in self._watches:
+            self._wake(job_id)
 
     def _end(self, job_id: bytes) -> None:
         self._forget(job_id)

@@ -268,7 +268,8 @@ class LeaseDesk(AuditDesk):
     def _repeated(self, job: Job, report: Report) -> ReceiptView:
         assert job.receipt_id is not None, "a completed job has a receipt"
         receipt = self._views.receipt(job.receipt_id)
-        assert receipt is not None, "a receipt is in the mempool or on the chain"
+        if receipt is None:  # it left the mempool for a block that this process has not fetched
+            raise MarketError("SYSTEM_OVERLOADED", "this node's ledger is behind; ask again")
         # The result itself may have been purged; its salted digest stays.
         if hash_text(job.result_salt, report.result).hex() != receipt.payload.result_digest:
             raise MarketError(

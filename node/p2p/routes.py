@@ -28,7 +28,7 @@ from ledger.keys import KeyPair
 from ledger.payloads import find_receipt_id
 from ledger.rules import verify_transaction
 from ledger.store.chain import ChainStore
-from ledger.store.database import DatabaseBusyError
+from ledger.store.writequeue import DatabaseBusyError
 from ledger.transaction import Transaction
 from node.mempool import Mempool
 from node.p2p.address import MESSAGES_PATH, STATUS_PATH, TRANSACTIONS_PATH

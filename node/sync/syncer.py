@@ -22,7 +22,7 @@ import httpx2
 
 from ledger.block import Tip
 from ledger.errors import LedgerError, StoreError
-from ledger.store.database import DatabaseBusyError
+from ledger.store.writequeue import DatabaseBusyError
 from ledger.views import SyncProgress, SyncState
 from node.p2p.address import PeerError
 from node.p2p.blocks import MAX_BLOCKS

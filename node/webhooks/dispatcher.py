@@ -31,6 +31,7 @@ from ledger.store.deliveries import (
 )
 from ledger.store.marketstore import MarketStore
 from ledger.store.sessions import Connection
+from ledger.store.writequeue import DatabaseLostError
 from node.signal import Latch
 from node.webhooks.guard import Reach
 from node.webhooks.schedule import judge_failure
@@ -90,6 +91,8 @@ class Dispatcher:
         """Start what can be; returns for how many seconds there is nothing to do."""
         try:
             due_ms = await self.start_due()
+        except DatabaseLostError:  # the log has said so
+            return STORE_PAUSE_MS / 1000
         except Exception:  # whatever it is, the next look may do
             logger.exception("what webhooks are to hear cannot be read; it is tried again")
             return STORE_PAUSE_MS / 1000

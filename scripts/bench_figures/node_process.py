@@ -53,9 +53,12 @@ def make_api_key(data: DataDirectory, role: KeyRole) -> str:
 
 
 @contextlib.contextmanager
-def run_node(data: DataDirectory, *options: str) -> Iterator[RunningNode]:
-    """Run `python -m node run`, with nothing but these options, and stop it at the end."""
-    log = str(data.root / "node.log")
-    command = ["run", "--data", str(data.root), "--port", "0", "--log-file", log, *options]
+def run_node(data: DataDirectory, *options: str, log: Path | None = None) -> Iterator[RunningNode]:
+    """Run `python -m node run`, with nothing but these options, and stop it at the end.
+
+    Its log is in its directory, or in `log` where the run makes that.
+    """
+    file = str(log or data.root / "node.log")
+    command = ["run", "--data", str(data.root), "--port", "0", "--log-file", file, *options]
     with child(command, {}) as node:
         yield RunningNode(pid=node.pid, port=int(read_address(node).rsplit(":", 1)[1]))
