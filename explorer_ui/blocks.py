@@ -124,7 +124,7 @@ class Blocks:
             is_head=block.height == head.height,
         )
         frame = Frame(
-            title=f"Block {block.height:,}",
+            title=f"Block #{block.height:,}",
             section="blocks",
             crumbs=(("Blocks", "/blocks"),),
             json_path=f"/blocks/{block.height}.json",
@@ -155,7 +155,14 @@ class Blocks:
             return unchanged
         transaction = self._find_transaction(request)
         page = self._build_transaction_page(transaction)
-        frame = Frame(title="Transaction", json_path=f"/txs/{transaction.id}.json")
+        height = transaction.height
+        above = ((f"Block #{height:,}", f"/blocks/{height}"),) if height is not None else ()
+        frame = Frame(
+            title="Transaction",
+            section="blocks",
+            crumbs=(("Blocks", "/blocks"), *above),
+            json_path=f"/txs/{transaction.id}.json",
+        )
         return self._site.page(
             "transaction.html", request, frame=frame, page=page, head=head, tag=tag
         )

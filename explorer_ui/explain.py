@@ -33,13 +33,26 @@ def is_hash(text: str) -> bool:
 def explain(text: str, head: HeadView) -> Explanation:
     """Say why `text` leads nowhere on this node."""
     explanation = _explain(text, head)
-    if not head.missing:
+    reason = _find_reason(head)
+    if not reason:
         return explanation
     return Explanation(
         finding=explanation.finding,
-        advice="It may only be not found yet: this node still fetches the history of blocks "
-        f"#{head.missing[0]:,} to #{head.missing[-1]:,}. {explanation.advice}",
+        advice=f"It may only be not found yet: {reason}. {explanation.advice}",
     )
+
+
+def _find_reason(head: HeadView) -> str:
+    """Say why this node may lack what others have; empty where it knows of nothing."""
+    if head.missing:
+        first, last = head.missing[0], head.missing[-1]
+        return f"this node still fetches the history of blocks #{first:,} to #{last:,}"
+    if head.sync is None:
+        return ""
+    if head.sync.state == "stalled":
+        return f"no other node answers this one, which stands at block #{head.height:,}"
+    behind = max(head.sync.target_height - head.height, 0)
+    return f"this node is {behind:,} {'block' if behind == 1 else 'blocks'} behind the others"
 
 
 def explain_miner() -> Explanation:

@@ -3,6 +3,7 @@
 import pytest
 from starlette.testclient import TestClient
 
+from ledger.views import SyncProgress
 from tests.crawler import text_of
 from tests.explorer_addresses import build_busy_views
 from tests.fake_views import (
@@ -136,3 +137,25 @@ def test_a_search_for_a_miner_leads_to_its_page(client, views):
     views.add_receipt(200)
     views.seal()
     assert "Receipts from the miner" in text_of(client.get("/search", params={"q": "miner-a"}))
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("syncing", "It may only be not found yet: this node is 8,970 blocks behind the others."),
+        ("stalled", "no other node answers this one, which stands at block #30."),
+    ],
+)
+def test_what_is_not_found_may_only_be_not_here_yet(client, views, state, words):
+    views.sync = SyncProgress(
+        state=state,
+        height=30,
+        target_height=9_000,
+        blocks_per_s=0.0,
+        receipts_per_s=0.0,
+        eta_s=None,
+        source=None,
+        last_error=None,
+    )
+    for address in ("/search?q=rcp_" + "a" * 26, "/blocks/99", "/receipts/rcp_x"):
+        assert words in text_of(client.get(address))
