@@ -1,6 +1,6 @@
 """Lists as CSV, written while they are read: of any length, in little memory.
 
-Rows are read a page at a time in a thread, and the next page is read when the client has taken the
+Rows are read and written a page at a time in a thread, the next page when the client has taken the
 one before. Between two pages nothing is held, so a slow client holds up nobody.
 """
 
@@ -51,15 +51,22 @@ class Exports:
         pieces = self._pieces(wanted, first)
         return HeldStream(pieces, headers=headers, media_type=CSV_TYPE, give_back=give_back)
 
-    async def _pieces(self, wanted: ReceiptFilter, rows: list[ReceiptView]) -> AsyncIterator[bytes]:
+    async def _pieces(
+        self, wanted: ReceiptFilter, first: tuple[bytes, int | None]
+    ) -> AsyncIterator[bytes]:
         yield write_csv([COLUMNS])
-        while rows:
-            yield write_lines(map(build_line, _choose_final(rows)))
-            before = rows[-1].transaction.cursor
-            rows = await asyncio.to_thread(self._read, wanted, before)
+        piece, before = first
+        while before is not None:
+            if piece:
+                yield piece
+            piece, before = await asyncio.to_thread(self._read, wanted, before)
 
-    def _read(self, wanted: ReceiptFilter, before: int | None) -> list[ReceiptView]:
-        return self._views.receipts(wanted, limit=MAX_PAGE, before=before)
+    def _read(self, wanted: ReceiptFilter, before: int | None) -> tuple[bytes, int | None]:
+        """Return the next receipts as they are sent, and the last one's cursor; None at the end."""
+        rows = self._views.receipts(wanted, limit=MAX_PAGE, before=before)
+        if not rows:
+            return b"", None
+        return write_lines(map(build_line, _choose_final(rows))), rows[-1].transaction.cursor
 
 
 def _choose_final(rows: list[ReceiptView]) -> list[ReceiptView]:

@@ -344,8 +344,10 @@ def test_an_older_file_learns_what_its_audits_weigh(path):
     today = read()
     assert today
     with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX audits_provider")
         for column in ("method", "model_digest", "same_model"):
             connection.execute(f"ALTER TABLE audits DROP COLUMN {column}")
+        connection.execute("CREATE INDEX audits_provider ON audits (provider)")
         connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'm008_weighing'")
         connection.commit()
     ChainStore(path, CHAIN.genesis).close()

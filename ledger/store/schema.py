@@ -125,5 +125,9 @@ def m008_weighing(db: sqlite_utils.Database) -> None:
         " json_extract(envelope, '$.payload.model_digest')"
         " FROM receipts r JOIN transactions USING (leaf) WHERE r.receipt_id = audits.receipt_id)"
         " WHERE provider IS NOT NULL",
+        # It holds all that is weighed, so that weighing 2,000 audits reads no other page.
+        "DROP INDEX audits_provider",
+        "CREATE INDEX audits_provider ON audits"
+        " (provider, leaf, mean_gap_micros, same_model, method)",
     ):
         db.execute(statement)

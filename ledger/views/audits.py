@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 from functools import lru_cache
 
 from ledger.audits import AuditTotals
 from ledger.replay import METHOD, WINDOW, is_suspect
 from ledger.store.reading import require_history
 
-MAX_JUDGED = 64
+MAX_JUDGED = 512
 """Windows whose verdict is remembered: one that is full never changes, the open one seldom."""
 
 _COMPARABLE = (
@@ -49,8 +50,11 @@ def _is_suspect(ledger: sqlite3.Connection, provider: str, *, audits: int) -> bo
     rows = ledger.execute(_COMPARABLE, (METHOD, provider, begun + WINDOW)).fetchall()
     gaps = [gap if is_comparable else None for gap, is_comparable in reversed(rows)]
     windows = gaps[:-begun], gaps[-begun:]
-    return any(_judge(tuple(g for g in window if g is not None)) for window in windows)
+    weighed = ([gap for gap in window if gap is not None] for window in windows)
+    return any(_judge(struct.pack(f"<{len(gaps)}q", *gaps)) for gaps in weighed)
 
 
-# The same gaps always weigh the same, and a page of a provider asks each time.
-_judge = lru_cache(maxsize=MAX_JUDGED)(is_suspect)
+@lru_cache(maxsize=MAX_JUDGED)
+def _judge(gaps: bytes) -> bool:
+    """Return what a window of packed gaps says; a page of a provider asks each time."""
+    return is_suspect(struct.unpack(f"<{len(gaps) // 8}q", gaps))
