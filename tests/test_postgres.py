@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -28,6 +29,7 @@ from ledger.store.registry import ApiKey
 from ledger.store.writequeue import DatabaseLostError
 from tests.builders import CREATED_MS, build_genesis, build_receipt
 from tests.live import ROOT
+from tests.market_node import SETTINGS, MarketNode
 from tests.postgres import PostgresServer, shared_server
 from tests.test_market_store import build_job, build_miner
 
@@ -388,6 +390,15 @@ def test_what_this_process_stores_is_known_at_once(store):
     assert known.find_miner("m").draining
 
 
+def test_other_writes_of_this_process_are_no_reason_to_read_keys_again(store):
+    Ears(store)
+    state = store.state
+    submit(store)
+    assert store.state == state
+    write(store, registry.insert_key, KEY)
+    assert store.state != state
+
+
 def test_a_receipt_that_left_the_mempool_is_found_where_no_block_has_it_yet(store):
     receipt = build_receipt(GENESIS, 1)
     write(store, mempool.insert_transaction, receipt, now_ms=1)
@@ -395,6 +406,21 @@ def test_a_receipt_that_left_the_mempool_is_found_where_no_block_has_it_yet(stor
     assert mempool.list_mempool(store.reader, limit=9) == []
     rows = store.reader.execute("SELECT id FROM waiting").fetchall()
     assert [row["id"] for row in rows] == [bytes(receipt.id)]
+
+
+def test_purged_texts_are_vacuumed_out_of_the_table(url, tmp_path):
+    settings = replace(SETTINGS, text_retention_ms=1_000)
+    opener = {"open_store": lambda _path, genesis_hash: open_shared_market(url, genesis_hash)}
+    with contextlib.closing(MarketNode(tmp_path, settings=settings, **opener)) as node:
+        node.finish(prompt="SECRET")
+        node.now_ms += 2_000
+        node.do(node.coordinator.sweep())
+        rows = node.store.reader.execute("SELECT prompt, texts_purged_at_ms FROM jobs").fetchall()
+        assert [tuple(row) for row in rows] == [("", node.now_ms)]
+        vacuums = node.store.reader.execute(
+            "SELECT vacuum_count FROM pg_stat_all_tables WHERE relid = CAST('jobs' AS regclass)"
+        ).fetchone()
+        assert vacuums[0] > 0
 
 
 # --- a lost server -------------------------------------------------------------------------------

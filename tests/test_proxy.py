@@ -3,11 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 import pytest
@@ -18,6 +21,7 @@ NGINX = "/usr/sbin/nginx"
 CONFIG = ROOT / "docs" / "operations" / "nginx.conf"
 NAME = "node.example"
 TIMEOUT_S = 30
+STRICT = ("--mode", "strict", "--trusted-proxy", "127.0.0.1")
 _AROUND = """
 {user}
 daemon off;
@@ -43,7 +47,7 @@ def find_ports(count):
         return [each.getsockname()[1] for each in found]
 
 
-def write_config(folder: Path, port: int, upstreams: list[str]) -> Path:
+def write_config(folder: Path, port: int, upstreams: list[str], changes: Mapping[str, str]) -> Path:
     config = CONFIG.read_text()
     for part, replacement in {
         "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
@@ -51,6 +55,7 @@ def write_config(folder: Path, port: int, upstreams: list[str]) -> Path:
         "server 127.0.0.1:8001 max_fails=3 fail_timeout=5s;": "".join(
             f"server {each} max_fails=3 fail_timeout=5s;" for each in upstreams
         ),
+        **changes,
     }.items():
         assert part in config
         config = config.replace(part, replacement)
@@ -76,12 +81,12 @@ def make_certificate(folder: Path) -> None:
 class Proxy:
     """nginx in front of one node and of one that is down."""
 
-    def __init__(self, folder, node):
+    def __init__(self, folder, node, changes=MappingProxyType({})):
         self.port, dead = find_ports(2)
         self.folder = folder
         make_certificate(folder)
         address = node.url.removeprefix("http://")
-        path = write_config(folder, self.port, [f"127.0.0.1:{dead}", address])
+        path = write_config(folder, self.port, [f"127.0.0.1:{dead}", address], changes)
         self._process = subprocess.Popen([NGINX, "-p", folder, "-c", path])
 
     def curl(self, path, *arguments, key=""):
@@ -108,7 +113,7 @@ class Proxy:
 def node(tmp_path_factory):
     node = LiveNode(
         tmp_path_factory.mktemp("node") / "data",
-        *("--mode", "strict", "--trusted-proxy", "127.0.0.1"),
+        *STRICT,
     )
     node.keys = {role: node.create_key(role) for role in ("client", "miner", "admin")}
     node.start()
@@ -139,6 +144,24 @@ def test_clients_are_answered_by_http_2_though_the_first_front_end_is_down(proxy
 
 def test_addresses_in_pages_are_those_of_the_proxy(proxy):
     assert f"https://{NAME}" in proxy.curl("/playground")
+
+
+def test_a_node_is_served_under_a_path(tmp_path):
+    """What docs/operations.md says to change for that, and nothing else."""
+    node = LiveNode(tmp_path / "data", *STRICT, "--public-url", f"https://{NAME}/aitbc")
+    node.start()
+    proxy = Proxy(tmp_path, node, {"location / {": "location /aitbc/ {"})
+    try:
+        page = proxy.curl("/aitbc/")
+        found = set(re.findall(r'(?:href|src)="(/[^"#?]*)', page))
+        assert found
+        assert all(path.startswith("/aitbc/") for path in found)
+        status = ("--output", "/dev/null", "--write-out", "%{http_code}")
+        paths = [*sorted(found)[:5], "/aitbc/v1/receipts", "/aitbc/health/ready"]
+        assert {path: proxy.curl(path, *status) for path in paths} == dict.fromkeys(paths, "200")
+    finally:
+        proxy.stop()
+        node.kill()
 
 
 def test_figures_are_not_for_everybody(proxy, node):

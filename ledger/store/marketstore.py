@@ -54,7 +54,7 @@ class MarketStore(Protocol):
 
     @property
     def state(self) -> bytes:
-        """Stands for what is stored: another one after each commit that may have changed it."""
+        """Stands for the API keys and miners that are stored: another one after each change."""
 
     @property
     def waiting_writes(self) -> int:

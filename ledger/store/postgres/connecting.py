@@ -139,6 +139,8 @@ class ServerConnection:
         self.raw = raw
         self.changes = 0
         """Grows with every statement that may have changed something, and every error."""
+        self.changes_known = False
+        """Whether keys or miners may have changed, since somebody has set it to False."""
         raw.row_factory = _make_rows
 
     def execute(self, statement: str, values: Sequence[Any] = (), /) -> Any:
@@ -159,6 +161,7 @@ class ServerConnection:
             raise
         if not text.startswith(b"SELECT"):
             self.changes += 1
+            self.changes_known |= b"miners" in text or b"api_keys" in text
         return cursor
 
     @property

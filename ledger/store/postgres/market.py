@@ -66,9 +66,9 @@ class PostgresMarket(WriteQueue):
 
     @property
     def state(self) -> bytes:
-        """Stands for what is stored; as long as others are not heard, never the same."""
+        """Stands for the keys and miners that are stored; never the same while nobody is heard."""
         unheard = 0 if self._link.is_heard else self._link.draw_number()
-        return f"{self.version} {self._listener.changes} {unheard}".encode()
+        return f"{self._session.known_version} {self._listener.changes} {unheard}".encode()
 
     @property
     def reader(self) -> Connection:

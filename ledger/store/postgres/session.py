@@ -52,16 +52,24 @@ class ServerSession:
         self._name = name
         self._link = link
         self._transaction = ""
+        self.known_version = 0
+        """Grows after each commit that may have changed keys or miners, before it is answered."""
 
     def begin(self) -> None:
         """Begin a transaction in which nobody else writes."""
         if self.connection.is_lost and not self._reconnect():
             raise psycopg.OperationalError("the server does not answer")
         self.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        self.connection.changes_known = False
         (self._transaction,) = self.connection.execute(_LOCK).fetchone()
 
     def commit(self) -> None:
         """Make it durable."""
+        changes_known = self.connection.changes_known
+        self._commit()
+        self.known_version += changes_known
+
+    def _commit(self) -> None:
         try:
             done = self.connection.execute("COMMIT").statusmessage
         except psycopg.Error:
