@@ -18,7 +18,6 @@ from ledger.block import hash_genesis
 from ledger.errors import StoreError
 from ledger.keys import self_test
 from ledger.store.chain import ChainStore
-from ledger.store.postgres.market import open_shared_market
 from ledger.views import LedgerViews, TreeViews
 from node.application import RELEASE, build_application, build_metrics
 from node.checkpoints import CheckpointSigner
@@ -30,6 +29,7 @@ from node.follower import open_syncers
 from node.gauges import NodeState, StateCollector
 from node.head import HeadWatch
 from node.market.settings import build_market_settings
+from node.opening import open_database
 from node.p2p.routes import build_status_route
 from node.watch import NodeWatch
 
@@ -74,9 +74,7 @@ def open_frontend(
         stack.enter_context(data.lock())
         chain = ChainStore(data.ledger, genesis)
         stack.callback(chain.close)
-        market = open_shared_market(
-            settings.database, hash_genesis(genesis), coordinator=key.account
-        )
+        market = open_database(settings.database, hash_genesis(genesis), coordinator=key.account)
         stack.callback(market.close)
         head = HeadWatch(chain.tip().height)
 

@@ -125,13 +125,13 @@ class ServerSession:
     def _reconnect(self) -> bool:
         """Connect again, for as long as writes may wait. Returns whether it worked."""
         self._link.note_loss()
-        while True:
+        # Past that time the listener alone tries, so that nobody waits for a connection in vain.
+        while self._link.lost_for_s() <= WAIT_FOR_SERVER_S:
             with contextlib.suppress(psycopg.Error):
                 connection = self._open()
                 self.connection.close()
                 self.connection, self.process = connection, connection.process
                 self._link.note_answer()
                 return True
-            if self._link.lost_for_s() > WAIT_FOR_SERVER_S:
-                return False
             time.sleep(RETRY_S)
+        return False
