@@ -17,6 +17,7 @@ __all__ = ["ChatTokenizer", "Message", "TextStream", "read_json"]
 
 MAX_CONFIG_BYTES: Final = 64 << 20
 REPLACEMENT: Final = "\ufffd"
+NUL: Final = "\0"
 
 
 class ChatTokenizer:
@@ -67,9 +68,9 @@ class ChatTokenizer:
         return ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of token ids, without special tokens."""
+        """Text of token ids, without special tokens; U+FFFD is for NUL, which no result holds."""
         text: str = self._tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text
+        return text.replace(NUL, REPLACEMENT)
 
 
 class TextStream:

@@ -21,7 +21,7 @@ from miner.runtime import LlamaRuntime
 from miner.sampling import SamplingParams, build_key, choose_token
 from miner.tokenizer import ChatTokenizer, Message, TextStream
 from tests.builders import build_chain, build_payload, build_salt, sign_receipt
-from tests.tiny_model import build_tiny_model, byte_characters
+from tests.tiny_model import build_tiny_model
 
 PROMPT = "Why the sky?"
 PARAMS = SamplingParams(
@@ -40,22 +40,20 @@ def write_unsure_model(directory: Path) -> None:
 
 
 def tame(directory: Path) -> None:
-    """Let no token end an answer, and none be the NUL that the API refuses in results."""
-    for name, old, new in (
-        ("genai_config.json", '"eos_token_id": 2', '"eos_token_id": 100000'),
-        ("tokenizer.json", f'"{byte_characters()[0]}"', '"zz"'),
-    ):
-        path = directory / name
-        content = path.read_text(encoding="utf-8")
-        assert content.count(old) == 1
-        path.write_text(content.replace(old, new), encoding="utf-8")
+    """Let no token end an answer."""
+    path = directory / "genai_config.json"
+    content = path.read_text(encoding="utf-8")
+    assert content.count('"eos_token_id": 2') == 1
+    path.write_text(
+        content.replace('"eos_token_id": 2', '"eos_token_id": 100000'), encoding="utf-8"
+    )
 
 
 class Stage:
     """A small model as an honest provider has it."""
 
     def __init__(self, directory: Path, *, is_tame: bool = False) -> None:
-        """`directory` is empty. A tame model's answers all have `max_tokens`, and no NUL."""
+        """`directory` is empty. A tame model's answers all have `max_tokens`."""
         write_unsure_model(directory)
         if is_tame:
             tame(directory)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from miner.models.embedded import Progress
 from miner.runtime import PREFILL_CHUNK, LlamaRuntime
-from miner.tokenizer import ChatTokenizer, Message
+from miner.tokenizer import NUL, REPLACEMENT, ChatTokenizer, Message
 from scripts.bench_miner.agreement import (
     Deviation,
     build_agreement_table,
@@ -57,6 +57,8 @@ def compare_with_reference(models: Models, progress: Progress) -> Iterator[Table
         tokens = json.loads(next(files).read_text())
         ids = [tokenizer.encode(text) for text in strings]
         texts = [tokenizer.decode(given) for given in tokens["ids"]]
+        # No result holds NUL.
+        tokens["texts"] = [text.replace(NUL, REPLACEMENT) for text in tokens["texts"]]
         yield build_tokens_table(strings, tokens, {"ids": ids, "texts": texts})
         for (name, messages), path in zip(conversations.items(), files, strict=True):
             deviations[name] = _compare(runtime, tokenizer, messages, path)
