@@ -5,12 +5,13 @@ PYTHON   ?= python3
 CHROMIUM ?= /usr/bin/chromium
 VENV     := .venv
 PY       := $(VENV)/bin/python
-LOCKED   := base cpu gpu cuda dev conformance peers llama
+LOCKED   := base cpu gpu cuda dev conformance peers llama queues
 # onnxruntime-gpu runs without a GPU too, but is built for Linux x86-64 only.
 RUNTIME  := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
 CUDA     := $(if $(filter gpu,$(RUNTIME)),cuda,$(if $(GPU),$(error GPU=1 needs Linux on x86-64)))
 PEERS    := build/peers
 LIGHTHOUSE := build/lighthouse
+QUEUES   := build/queues
 # Its version is fixed, but not its hash: which build pip takes depends on platform and settings.
 TORCH    := torch==2.13.0
 LLAMA_OFF := LLAVA_BUILD MTMD_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_SERVER LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS
@@ -20,8 +21,8 @@ export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help picture run setup dev test lint types check format bench bench-frontends bench-miner \
-    generate soak chaos simulate crash-images conformance vectors lock gpu browser lighthouse \
-    postgresql clean
+    bench-peers generate soak chaos simulate crash-images conformance vectors lock gpu browser lighthouse \
+    postgresql redis clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ bench-frontends: setup  ## life cycles on one PostgreSQL by front-ends; ARGS="--
 
 bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
 	@$(PY) -m scripts.bench_miner $(ARGS)
+
+bench-peers: setup postgresql redis $(QUEUES)/installed-queues $(QUEUES)/installed-npm-queues  ## a node beside job queues, a web framework and a chain; ARGS as --help says
+	@$(PY) -m scripts.bench_peers $(ARGS)
 
 picture: dev browser  ## docs/explorer.png, the explorer in one picture; look at it before you commit it
 	@$(PY) -m scripts.picture $(ARGS)
@@ -124,6 +128,14 @@ postgresql:  ## install Debian's PostgreSQL server and nginx if they are missing
 	    apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 	        apt-get -qqy install --no-install-recommends $$packages >/dev/null; }
 
+# In runlevel 1 its package starts no service.
+redis:
+	@command -v redis-server >/dev/null || { \
+	    command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	        echo "Redis is needed: run \"apt-get install redis-server\" as root (Debian)" >&2; exit 1; }; \
+	    apt-get -qq update && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qqy install --no-install-recommends redis-server >/dev/null; }
+
 clean:  ## remove .venv, caches and build output; never a data directory
 	@rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage \
 	    .import_linter_cache
@@ -148,7 +160,7 @@ $(VENV)/installed-%: requirements/%.txt $(PY)
 
 $(VENV)/installed-npm: requirements/npm.json $(VENV)/installed-conformance
 	@echo "Installing requirements/npm.json"
-	@$(PY) -m scripts.npm_packages
+	@$(PY) -m scripts.npm_packages $< $(VENV)
 	@touch $@
 
 # `npm ci` takes only bytes that have the digests of the lock, and runs nothing of theirs.
@@ -158,8 +170,19 @@ $(LIGHTHOUSE)/installed: requirements/lighthouse/package-lock.json requirements/
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" npm ci --prefix $(LIGHTHOUSE) --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-$(PEERS)/bin/python: | $(PY)
-	@$(PY) -m venv $(PEERS)
+$(PEERS)/bin/python $(QUEUES)/bin/python: %/bin/python: | $(PY)
+	@$(PY) -m venv $*
+
+$(QUEUES)/installed-queues: requirements/queues.txt | $(QUEUES)/bin/python
+	@echo "Installing $< into $(QUEUES)"
+	@$(QUEUES)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	    --only-binary :all: --requirement $<
+	@touch $@
+
+$(QUEUES)/installed-npm-queues: requirements/npm-queues.json $(VENV)/installed-conformance | $(QUEUES)/bin/python
+	@echo "Installing $< into $(QUEUES)"
+	@$(PY) -m scripts.npm_packages $< $(QUEUES)
+	@touch $@
 
 $(PEERS)/installed-peers $(PEERS)/installed-llama: $(PEERS)/installed-%: requirements/%.txt | $(PEERS)/bin/python
 	@echo "Installing requirements/$*.txt into $(PEERS)"

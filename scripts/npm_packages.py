@@ -1,4 +1,6 @@
-"""Installs the npm packages of requirements/npm.json beside the virtual environment's own.
+"""Installs the npm packages of a file of pins into the node_modules folder of an environment.
+
+    python -m scripts.npm_packages requirements/npm.json .venv
 
 npm fetches each package by name and exact version; it is unpacked only if its bytes have the digest
 that stands in the file, and nothing in it is run. npm's own lock file would name the registry, and
@@ -17,14 +19,13 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements/npm.json"
 TIMEOUT_S = 300
 
 
-def main() -> None:
-    """Install them all into the node_modules folder of this Python's environment."""
-    target = Path(sys.prefix) / "node_modules"
-    for name, pin in json.loads(REQUIREMENTS.read_bytes()).items():
+def main(pins: str, environment: str) -> None:
+    """Install them all."""
+    target = Path(environment) / "node_modules"
+    for name, pin in json.loads(Path(pins).read_bytes()).items():
         with tempfile.TemporaryDirectory() as folder:
             archive = fetch(name, pin["version"], Path(folder))
             check(archive, pin["integrity"])
@@ -68,4 +69,4 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

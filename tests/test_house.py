@@ -147,8 +147,9 @@ def test_every_requirement_is_pinned_and_hashed(path):
     assert [line for line in lines if not REQUIREMENT.fullmatch(line)] == []
 
 
-def test_every_npm_package_is_pinned_and_hashed():
-    pins = json.loads((ROOT / "requirements/npm.json").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("path", tracked("requirements/npm*.json"), ids=lambda path: path.name)
+def test_every_npm_package_is_pinned_and_hashed(path):
+    pins = json.loads(path.read_text(encoding="utf-8"))
     assert pins
     for name, pin in pins.items():
         assert re.fullmatch(r"\d+\.\d+\.\d+", pin["version"]), name

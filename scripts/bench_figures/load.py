@@ -64,6 +64,14 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     """For each, how long its last request took."""
 
 
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A job whose answer and receipt wait to be sent."""
+
+    receipt_id: str
+    path: str
+    data: bytes
+
+
 class Party:
     """A client and its miner on one connection."""
 
@@ -88,6 +96,11 @@ class Party:
 
     async def run_job(self) -> tuple[str, float]:
         """One life cycle; returns the receipt's id and how long completing took, in ms."""
+        prepared = await self.prepare()
+        return prepared.receipt_id, await self.complete(prepared)
+
+    async def prepare(self) -> Prepared:
+        """Submit a job, claim it, and sign its receipt."""
         order = {"prompt": PROMPT, "model": MODEL, "params": {"max_tokens": 64}}
         job = msgspec.json.decode(await self._post(201, "/v1/jobs", order), type=Job)
         path = f"/v1/jobs/{job.job_id}"
@@ -102,10 +115,17 @@ class Party:
             elapsed_ms=ELAPSED_MS,
         )
         result = build_result(receipt, COMPLETION, miner_id=self._miner_id, key=self._key)
-        data = msgspec.json.encode(result)
+        return Prepared(
+            receipt_id=receipt.receipt_id,
+            path=f"{path}/complete",
+            data=msgspec.json.encode(result),
+        )
+
+    async def complete(self, prepared: Prepared) -> float:
+        """Complete a job; returns how long that took, in ms."""
         began = time.perf_counter()
-        await self._connection.expect(200, "POST", f"{path}/complete", data)
-        return receipt.receipt_id, (time.perf_counter() - began) * 1000
+        await self._connection.expect(200, "POST", prepared.path, prepared.data)
+        return (time.perf_counter() - began) * 1000
 
     async def is_final(self, receipt_id: str) -> bool:
         """Ask whether a receipt's block is certified."""

@@ -1,0 +1,1 @@
+"""Processes of their own. Modules of peers import theirs, `work` and the standard library."""

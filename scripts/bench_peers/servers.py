@@ -1,0 +1,209 @@
+"""Databases and the chain that peers need: on the loopback, with data of their own, stopped after.
+
+Ports are ephemeral, and everything lies in a folder that the caller removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from scripts.bench_figures.node_process import ROOT
+from scripts.bench_figures.usage import read_tree_cpu_s
+
+VENV: Final = ROOT / "build" / "queues"
+PYTHON: Final = VENV / "bin" / "python"
+ANVIL: Final = VENV / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
+POSTGRES: Final = Path("/usr/lib/postgresql")
+POSTGRES_USER: Final = "postgres"
+START_TIMEOUT_S: Final = 60.0
+STOP_TIMEOUT_S: Final = 20.0
+LOOK_S: Final = 0.05
+
+
+class PeerError(Exception):
+    """A peer is not installed, does not start, or ended too early."""
+
+
+class Server:
+    """A process and all that it starts."""
+
+    def __init__(self, process: subprocess.Popen[Any]) -> None:
+        self._process = process
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time of all of them so far."""
+        return read_tree_cpu_s(self._process.pid)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it runs no more."""
+        return self._process.poll() is not None
+
+
+@contextmanager
+def run_server(
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
+) -> Iterator[Server]:
+    """Run a program, and end it with the context: SIGTERM, later SIGKILL."""
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else (),
+        )
+    try:
+        yield Server(process)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def find_port() -> int:
+    """A port of the loopback that is free now."""
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def wait_for_port(server: Server, port: int, log: Path) -> None:
+    """Until somebody listens there.
+
+    Raises:
+        PeerError: the server ended, or does not listen in time.
+    """
+    wait_until(server, log, lambda: _answers(port))
+
+
+def wait_until(server: Server, log: Path, is_so: Callable[[], bool]) -> None:
+    """Until it is so.
+
+    Raises:
+        PeerError: the server ended, or it takes too long.
+    """
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while not is_so():
+        if server.has_ended or time.monotonic() > until_s:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            raise PeerError(f"{log.stem} does not start: {lines[-1] if lines else 'no reason'}")
+        time.sleep(LOOK_S)
+
+
+def _answers(port: int) -> bool:
+    with closing(socket.socket()) as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def run_redis(folder: Path, fsync: str) -> Iterator[tuple[Server, str]]:
+    """Debian's Redis with its append-only file; yields it and its address.
+
+    Args:
+        folder: for its data.
+        fsync: always, or everysec.
+
+    Raises:
+        PeerError: it is not installed, or does not start.
+    """
+    program, port = shutil.which("redis-server"), find_port()
+    if program is None:
+        raise PeerError("redis-server is missing: apt-get install redis-server")
+    data, log = folder / f"redis-{fsync}", folder / f"redis-{fsync}.log"
+    data.mkdir(parents=True)
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(data), "--save", ""]
+    durable = ["--appendonly", "yes", "--appendfsync", fsync]
+    with run_server([program, *options, *durable], log) as server:
+        wait_for_port(server, port, log)
+        yield server, f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def run_postgres(folder: Path) -> Iterator[tuple[Server, str]]:
+    """Debian's PostgreSQL with its own settings; yields it and its address.
+
+    Raises:
+        PeerError: it is not installed, or does not start.
+    """
+    programs = sorted(POSTGRES.glob("*/bin"), key=lambda path: float(path.parent.name))
+    if not programs:
+        raise PeerError("PostgreSQL is missing: apt-get install postgresql")
+    data, log, port = folder / "postgres", folder / "postgres.log", find_port()
+    # It refuses to run as root; Debian's package brings a user for it.
+    user = POSTGRES_USER if os.geteuid() == 0 else None
+    data.mkdir()
+    if user is not None:
+        shutil.chown(data, user, user)
+    create: list[str | Path] = [
+        programs[-1] / "initdb",
+        "-D",
+        data,
+        "-U",
+        "bench",
+        "--auth=trust",
+        "-E",
+        "UTF8",
+    ]
+    with run_server(create, log, user=user) as server:
+        wait_until_ended(server)
+    command: list[str | Path] = [
+        programs[-1] / "postgres",
+        "-D",
+        data,
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+    ]
+    address = f"postgresql://bench@127.0.0.1:{port}/postgres"
+    ready = [str(programs[-1] / "pg_isready"), "-q", "-d", address]
+    with run_server([*command, "-k", data], log, user=user) as server:
+        wait_until(server, log, lambda: subprocess.run(ready, check=False).returncode == 0)
+        yield server, address
+
+
+def wait_until_ended(server: Server) -> None:
+    """For a program that does one thing."""
+    until_s = time.monotonic() + START_TIMEOUT_S
+    while not server.has_ended and time.monotonic() < until_s:
+        time.sleep(LOOK_S)
+
+
+@contextmanager
+def run_anvil(folder: Path, accounts: int) -> Iterator[tuple[Server, int]]:
+    """The chain anvil, a block a second, with accounts of its own; yields it and its port.
+
+    Raises:
+        PeerError: it is not installed, or does not start.
+    """
+    if not ANVIL.exists():
+        raise PeerError("anvil is missing: make bench-peers installs it")
+    log, port = folder / "anvil.log", find_port()
+    options = ["--port", str(port), "--block-time", "1", "--accounts", str(accounts)]
+    roomy = ["--gas-limit", str(10**10), "--quiet"]
+    with run_server([ANVIL, *options, *roomy], log) as server:
+        wait_for_port(server, port, log)
+        yield server, port
