@@ -83,10 +83,13 @@ def draw(
     scale = (ground - ceiling) / top
     step = (size.width - size.left) / max(1, len(starts_ms))
     shapes = []
+    # A year has 365 bars of several lines: what they share is written once.
+    lefts = [str(_round(size.left + (i + GAP / 2) * step)) for i in range(len(starts_ms))]
+    width = str(_round(step * (1 - GAP)))
     below = [0] * len(starts_ms)
     for values in lines:
         if as_bars:
-            shapes.append("".join(_draw_bars(values, below, size.left, step, ground, scale)))
+            shapes.append("".join(_draw_bars(values, below, lefts, width, ground, scale)))
             below = [low + (value or 0) for low, value in zip(below, values, strict=True)]
         else:
             shapes.append("".join(_draw_line(values, size.left, step, ground, scale)))
@@ -128,14 +131,17 @@ def _find_highest(lines: Sequence[Values], *, stacked: bool) -> int:
 
 
 def _draw_bars(
-    values: Values, below: Sequence[int], left: int, step: float, ground: float, scale: float
+    values: Values,
+    below: Sequence[int],
+    lefts: Sequence[str],
+    width: str,
+    ground: float,
+    scale: float,
 ) -> Iterator[str]:
-    width = _round(step * (1 - GAP))
-    for index, value in enumerate(values):
+    for value, low, left in zip(values, below, lefts, strict=True):
         if value:
-            x, y = _round(left + (index + GAP / 2) * step), _round(ground - below[index] * scale)
-            height = max(0.5, _round(value * scale))
-            yield f"M{x} {y}v-{height}h{width}v{height}z"
+            height = max(0.5, round(value * scale, 1))
+            yield f"M{left} {round(ground - low * scale, 1)}v-{height}h{width}v{height}z"
 
 
 def _draw_line(

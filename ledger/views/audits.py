@@ -47,8 +47,8 @@ def load_audit_totals(ledger: sqlite3.Connection, provider: str) -> AuditTotals:
 def _is_suspect(ledger: sqlite3.Connection, provider: str, *, audits: int) -> bool:
     """Weigh the window that is open, and the one before it: a new one does not forgive at once."""
     begun = audits % WINDOW or WINDOW
-    rows = ledger.execute(_COMPARABLE, (METHOD, provider, begun + WINDOW)).fetchall()
-    gaps = [gap if is_comparable else None for gap, is_comparable in reversed(rows)]
+    rows = ledger.execute(_COMPARABLE, (METHOD, provider, begun + WINDOW))
+    gaps = [gap if is_comparable else None for gap, is_comparable in rows][::-1]
     windows = gaps[:-begun], gaps[-begun:]
     weighed = ([gap for gap in window if gap is not None] for window in windows)
     return any(_judge(struct.pack(f"<{len(gaps)}q", *gaps)) for gaps in weighed)
