@@ -45,6 +45,8 @@ LOAD_MS = 10_000
 TIMEOUT_S = 180
 MAX_PAGES = 60
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-background-networking"
+START = ("/", "/search")
+"""Where links are followed from; only a form leads to the second."""
 FACES = ("v1", "explorer", "docs", "redoc", "static", "_f", "feeds", "openapi.json")
 """First parts of addresses that are no pages of the explorer."""
 
@@ -73,7 +75,7 @@ def find_pages(client: httpx2.Client) -> Iterator[str]:
 
     Two pages are of one kind if their addresses begin alike and are equally long.
     """
-    waiting, kinds = ["/"], set[tuple[str, int]]()
+    waiting, kinds = list(START), set[tuple[str, int]]()
     while waiting and len(kinds) < MAX_PAGES:
         path = urlsplit(waiting.pop(0)).path
         parts = path.strip("/").split("/")

@@ -3,13 +3,15 @@
 import httpx2
 import pytest
 from playwright.sync_api import Page, expect
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from ledger.encoding import encode
 from tests.api_node import ApiNode
 from tests.axe import OF_LOOKS, find_faults
-from tests.browser import launch_browser, open_page
+from tests.browser import Server, launch_browser, open_page
 from tests.explorer_stage import Node
-from tests.fake_views import build_chain
+from tests.fake_views import build_app, build_chain
 from tests.verify_node import OVERFLOW, Market, build_changed_chain, choose, last_bundle, verify
 
 PHONE = {"width": 320, "height": 800}
@@ -105,3 +107,18 @@ def test_a_theme_that_was_chosen_against_the_systems(browser, theme):
         assert find_faults(page) == ""
         page.get_by_role("button", name="Pause").click()
         assert find_faults(page) == ""
+
+
+def test_below_a_prefix_streams_suggestions_and_modules_are_found(browser):
+    app = Starlette(routes=[Mount("/under this", build_app(build_chain(3)))])
+    with Server(app) as server, open_page(browser, server, "/robots.txt", expected="404") as page:
+        with page.expect_response("**/_f/home/stream*") as stream:
+            page.goto(server.url + "/under%20this/", wait_until="domcontentloaded")
+        assert stream.value.status == 200
+        page.locator("#find").press_sequentially("dem")
+        expect(page.locator("#offers option")).to_have_count(1)
+        page.get_by_role("link", name="Verify", exact=True).click()
+        expect(page.locator("form.check")).to_be_visible()
+        page.get_by_role("link", name="Receipts", exact=True).click()
+        expect(page.locator("tbody th").first).to_be_visible()
+        assert page.url == server.url + "/under%20this/receipts"

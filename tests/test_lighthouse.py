@@ -30,9 +30,16 @@ def test_one_page_of_each_kind_is_found_by_its_links():
     assert len(set(kinds)) == len(kinds)
     wanted = {"blocks", "receipts", "jobs", "charts", "accounts", "txs"}
     assert {first for first, depth in kinds if depth == 2} >= wanted
-    assert {"/blocks", "/receipts", "/jobs", "/miners", "/network", "/verify", "/playground"} <= {
-        *pages
-    }
+    assert {
+        "/blocks",
+        "/receipts",
+        "/jobs",
+        "/miners",
+        "/network",
+        "/verify",
+        "/playground",
+        "/search",
+    } <= {*pages}
 
 
 def test_a_report_is_read_with_what_cost_points():
