@@ -14,9 +14,9 @@ from ledger.views.suggest import PER_KIND
 from tests.api_node import ApiNode
 from tests.browser import Server, launch_browser, open_page
 from tests.crawler import text_of
-from tests.explorer_addresses import HOSTILE
 from tests.explorer_node import build_faces
 from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
+from tests.hostile import CORPUS
 from tests.test_ledger_lists import Ledger
 
 ATOM = "{http://www.w3.org/2005/Atom}"
@@ -86,7 +86,7 @@ def test_an_entry_is_the_same_on_every_node(client, views):
         )
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("name", CORPUS.values(), ids=CORPUS.keys())
 def test_no_name_breaks_a_feed(name):
     views = FakeViews(network=name)
     views.add_receipt(1, client=name, model=name, miner_id=name)

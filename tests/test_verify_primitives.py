@@ -11,7 +11,7 @@ from scripts import verify_receipt as script
 from tests import edwards
 from tests.browser import launch_browser
 from tests.builders import build_chain, build_key
-from tests.explorer_addresses import HOSTILE
+from tests.hostile import CORPUS
 from tests.verify_modules import WAYS, open_modules, vector
 
 LOWER, HIGHER = sorted(build_key(name).account for name in ("one", "another"))
@@ -110,7 +110,9 @@ def test_texts_are_ordered_by_code_point(page):
     assert ordered == sorted(texts)
 
 
-@pytest.mark.parametrize("text", [*HOSTILE, "ait1\u2066x", "\ue000\uffff", "a\u0301\u0301\u0301"])
+@pytest.mark.parametrize(
+    "text", [*CORPUS.values(), "ait1\u2066x", "\ue000\uffff", "a\u0301\u0301\u0301"]
+)
 def test_nothing_hides_in_a_text_that_is_shown(page, text):
     assert page.evaluate("(text) => modules['verify/dom.js'].visible(text)", text) == visible(text)
 
