@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ledger.block import Tip
-from ledger.encoding import Hex32, decode
+from ledger.encoding import Hex32, decode, prepare
 from ledger.errors import EncodingError, InvalidMessageError
 from ledger.vote import MAX_VIEWS, BlockDocument, QuorumCertificate, Vote
 
@@ -44,6 +44,9 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Distinct, by ascending (view, kind)."""
     votes: Annotated[tuple[Vote, ...], msgspec.Meta(max_length=MAX_MESSAGE_VOTES)] = ()
     """Distinct, by ascending (view, kind, member)."""
+
+
+prepare(Message)
 
 
 def build_message(

@@ -22,7 +22,7 @@ from ledger.authorities import (
     hash_authority_set,
     validate_authority_set,
 )
-from ledger.encoding import Count, Hex32, decode, encode
+from ledger.encoding import Count, Hex32, decode, encode, prepare
 from ledger.errors import (
     EncodingError,
     InvalidBlockError,
@@ -90,6 +90,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         msgspec.Meta(max_length=MAX_AUTHORITIES),
     ]
     """(authority index, base64url signature), by ascending index."""
+
+
+prepare(Genesis, Header, Certificate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,16 @@ def encode(value: object) -> bytes:
         raise EncodingError(f"value has no canonical form: {error}") from error
 
 
+def prepare(*kinds: type) -> None:
+    """Let any thread parse these types; called where they are made, while modules are imported.
+
+    msgspec works out what a type is when it first meets it, and two threads that let it do so at
+    once crash the process: a follower's, say, whose verifying threads meet their first blocks.
+    """
+    for kind in kinds:
+        msgspec.json.Decoder(kind)
+
+
 def decode(data: bytes, kind: type[T], *, max_bytes: int = MAX_DOCUMENT_BYTES) -> T:
     """Parse canonical bytes into `kind`, or refuse them.
 

@@ -25,7 +25,7 @@ from ledger.block import (
     hash_genesis,
     verify_certificate,
 )
-from ledger.encoding import Hex32, decode
+from ledger.encoding import Hex32, decode, prepare
 from ledger.errors import EncodingError, InvalidBlockError
 
 MAX_PIN_BYTES = 1 << 20
@@ -56,6 +56,9 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def build_tip(self, genesis: Genesis) -> Tip:
         """Return the state after the pinned block."""
         return build_tip(self.header, authority_set=self.next_authority_set, limits=genesis.limits)
+
+
+prepare(Pin)
 
 
 def parse_pin(data: bytes, genesis: Genesis) -> Pin:

@@ -18,7 +18,7 @@ from typing import Annotated, Literal, NewType
 
 import msgspec
 
-from ledger.encoding import decode, encode
+from ledger.encoding import decode, encode, prepare
 from ledger.errors import EncodingError, InvalidSignatureError, InvalidTransactionError
 from ledger.hashing import TRANSACTION_DOMAIN, hash_object
 from ledger.keys import KeyPair, verify_signature
@@ -86,6 +86,9 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     payload: Payload
     signatures: Annotated[tuple[Signature, ...], msgspec.Meta(max_length=MAX_SIGNATURES)]
+
+
+prepare(Envelope)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from ledger.block import (
     hash_header,
     validate_voters,
 )
-from ledger.encoding import OptionalHex32, decode, encode
+from ledger.encoding import OptionalHex32, decode, encode, prepare
 from ledger.errors import (
     EncodingError,
     InvalidBlockError,
@@ -81,6 +81,9 @@ class BlockDocument(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     header: Header
     transactions: Annotated[tuple[Envelope, ...], msgspec.Meta(max_length=MAX_BLOCK_TRANSACTIONS)]
+
+
+prepare(Vote, QuorumCertificate, BlockDocument)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,5 +21,5 @@ def open_store(engine):
     if engine == "sqlite":
         yield open_market
         return
-    with shared_server().schema() as url:
+    with shared_server().market() as url:
         yield lambda _path, genesis_hash: open_shared_market(url, genesis_hash)

@@ -417,7 +417,7 @@ class SharedRestFace(RestFace):
 
     def open_store(self):
         self.schema = contextlib.ExitStack()
-        url = self.schema.enter_context(shared_server().schema())
+        url = self.schema.enter_context(shared_server().market())
         return lambda _path, genesis_hash: open_shared_market(url, genesis_hash)
 
     def teardown(self) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ledger.encoding import Count, Hex32, encode
+from ledger.encoding import Count, Hex32, encode, prepare
 from ledger.errors import InvalidTransactionError
 from ledger.transaction import MAX_ENVELOPE_BYTES, Transaction, parse_transaction
 
@@ -38,6 +38,9 @@ class _Gossip(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     transactions: Annotated[
         tuple[msgspec.Raw, ...], msgspec.Meta(max_length=MAX_GOSSIP_TRANSACTIONS)
     ]
+
+
+prepare(Status, _Gossip)
 
 
 def parse_status(data: bytes) -> Status:
