@@ -185,6 +185,7 @@ def test_front_ends_whose_database_is_away_say_so_and_come_back(stage):
     http = stage.caller("client").http
     stage.server.stop()
     try:
+        await_that(lambda: http.get(f"{url}/health/ready").status_code == 503)
         for path in ("/health/ready", f"/v1/jobs/{job}"):
             refused = http.get(url + path)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "2")
