@@ -21,8 +21,8 @@ export CHROMIUM
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help picture run setup dev test lint types check format bench bench-frontends bench-miner \
-    bench-peers generate soak chaos simulate crash-images conformance vectors lock gpu browser lighthouse \
-    postgresql redis clean
+    bench-peers generate soak soak-node chaos simulate crash-images conformance vectors lock gpu \
+    browser lighthouse postgresql redis clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench-peers: setup postgresql redis $(QUEUES)/installed-queues $(QUEUES)/install
 
 picture: dev browser  ## docs/explorer.png, the explorer in one picture; look at it before you commit it
 	@$(PY) -m scripts.picture $(ARGS)
+
+soak-node: setup  ## keep a node busy and watch its memory; ARGS go to scripts/soak_node.py
+	@$(PY) -m scripts.soak_node $(ARGS)
 
 soak: setup  ## keep a miner busy and watch its memory; ARGS go to scripts/soak_miner.py
 	@$(PY) -m scripts.soak_miner $(ARGS)

@@ -28,7 +28,7 @@ import httpx2
 
 from node.clock import read_clock_ms
 from node.local.children import child
-from scripts.bench_figures.measure import describe_machine, read_cpu_s
+from scripts.bench_figures.measure import describe_machine, read_cpu_s, read_memory
 from scripts.bench_figures.node_process import ROOT, make_api_key, make_data_directory, run_node
 
 MODEL: Final = "smollm2:135m"
@@ -121,19 +121,12 @@ def build_longest_order() -> dict[str, Any]:
     return {"model": MODEL, "prompt": " ".join(WORDS[:LONGEST_WORDS]), "params": params}
 
 
-def read_bytes(pid: int) -> int:
-    """Memory that a process holds now. Linux only."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    kilobytes = next(line.split()[1] for line in lines if line.startswith("VmRSS:"))
-    return int(kilobytes) * 1024
-
-
 async def watch(tally: Tally, miner: int, node: int, seconds: float) -> None:
     """Take samples of memory until the time is over."""
     for _ in range(SAMPLES):
         await asyncio.sleep(seconds / SAMPLES)
-        tally.miner_bytes.append(read_bytes(miner))
-        tally.node_bytes.append(read_bytes(node))
+        tally.miner_bytes.append(read_memory(miner, "VmRSS"))
+        tally.node_bytes.append(read_memory(node, "VmRSS"))
 
 
 def describe_memory(name: str, samples: Sequence[int]) -> str:

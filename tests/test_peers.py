@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -104,3 +105,45 @@ def test_a_peer_that_refuses_what_it_judged_is_there():
     link = asyncio.run(run())
     assert link.peer.failure is None
     assert (link.returns, link.peer.height) == (1, 7)
+
+
+def test_a_peer_that_does_not_answer_holds_up_no_other():
+    async def run() -> list[bytes]:
+        told: asyncio.Queue[bytes] = asyncio.Queue()
+        is_asked = asyncio.Event()
+
+        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            is_asked.set()
+            await reader.read()
+            writer.close()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(asyncio.IncompleteReadError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    told.put_nowait(await reader.readexactly(1))
+                    writer.write(HEAD % (400, b"content-length: 2\r\n") + b"{}")
+            writer.close()
+
+        async with (
+            await asyncio.start_server(hang, "127.0.0.1", 0) as silent,
+            await asyncio.start_server(answer, "127.0.0.1", 0) as good,
+        ):
+            ports = [server.sockets[0].getsockname()[1] for server in (silent, good)]
+            links = [build_link(f"http://127.0.0.1:{port}") for port in ports]
+            tasks = [asyncio.create_task(link.deliver()) for link in links]
+            links[0].put(b"0")
+            await is_asked.wait()
+            for message in (b"1", b"2", b"3"):
+                for link in links:
+                    link.put(message)
+            heard = [await told.get() for _ in range(3)]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for link in links:
+                await link.close()
+        return heard
+
+    assert asyncio.run(run()) == [b"1", b"2", b"3"]

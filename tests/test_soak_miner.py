@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import random
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from scripts.soak_miner import (
     count_tokens,
     count_warnings,
     describe_memory,
-    read_bytes,
 )
 
 
@@ -61,10 +59,6 @@ def test_the_first_order_fills_more_of_a_slot_than_any_other(tokenizer):
 def test_memory_is_told_by_quarters():
     said = describe_memory("miner", [1_000_000] * 4 + [2_000_000] * 4 + [3_000_000] * 8)
     assert said == "miner: 1.0, 2.0, 3.0, 3.0 MB in the quarters of the run, at most 3.0 MB"
-
-
-def test_memory_of_a_process_is_read():
-    assert read_bytes(os.getpid()) > 1_000_000
 
 
 def test_the_log_tells_tokens_and_warnings_without_names_of_jobs():
