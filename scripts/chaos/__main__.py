@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -84,14 +85,20 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"seed {seed}", flush=True)
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="chaos-", dir=build) as folder:
-        try:
-            outcome = run_chaos(Path(folder), seconds=options.minutes * 60, seed=seed)
-        except ChaosError as error:
-            print(f"BROKEN: {error}", file=sys.stderr)
-            return 1
-    print("\n".join(list_lines(outcome)))
-    return 1 if outcome.verdict.faults else 0
+    folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=build))
+    try:
+        outcome = run_chaos(folder, seconds=options.minutes * 60, seed=seed)
+        faults, lines = outcome.verdict.faults, list(list_lines(outcome))
+    except ChaosError as error:
+        faults, lines = [str(error)], [f"BROKEN: {error}"]
+    except KeyboardInterrupt:
+        faults, lines = [], ["Stopped."]
+    print("\n".join(lines))
+    if faults:
+        print(f"ledgers and logs are kept in {folder}", file=sys.stderr)
+    else:
+        shutil.rmtree(folder)
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":
