@@ -164,7 +164,7 @@ class Drawer:
             self._split: 10,
             self._cut_one: 6,
             self._slow: 6,
-            self._jump: 8,
+            self._jump: 14,
         }
         if disk is not None:
             self._kinds[lambda: FullDisk(nodes, nodes.authorities[-1], disk=disk)] = 8

@@ -62,6 +62,7 @@ class Outcome:
     verdict: Verdict = field(default_factory=Verdict)
     complaints: int = 0
     tracebacks: int = 0
+    """Of nodes whose disk was never full."""
 
 
 class Run:
@@ -71,6 +72,8 @@ class Run:
         self._rng = random.Random(seed)  # noqa: S311 - no secret
         self._nodes = Nodes(root, disk.root if disk else None)
         self._links = Links(self._nodes.find_pids)
+        self._filled = {self._nodes.authorities[-1].name} if disk else set[str]()
+        """A node that stops over a full disk says why in its log."""
         self._drawer = Drawer(self._nodes, self._links, disk, self._rng)
         self.outcome = Outcome()
 
@@ -88,7 +91,8 @@ class Run:
         self.outcome.verdict = judge(self.outcome.history, list(self._nodes.all.values()))
         for node in self._nodes.all.values():
             self.outcome.complaints += node.count_complaints()
-            self.outcome.tracebacks += node.count_tracebacks()
+            if node.name not in self._filled:
+                self.outcome.tracebacks += node.count_tracebacks()
         return self.outcome
 
     async def _run(self, seconds: float) -> None:
