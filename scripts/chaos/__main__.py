@@ -55,7 +55,10 @@ def list_lines(outcome: Outcome) -> Iterator[str]:
     )
     refused = ", ".join(f"{count} {name}" for name, count in sorted(history.refused.items()))
     yield f"requests without a good answer: {refused or 'none'}"
-    yield f"logs: {outcome.complaints} warnings and errors, {outcome.tracebacks} exceptions but for full disks"
+    yield (
+        f"logs: {outcome.complaints} warnings and errors, "
+        f"{outcome.tracebacks} exceptions where no disk was full"
+    )
     yield (
         f"{len(verdict.lost_writes)} lost acknowledged writes, "
         f"{len(verdict.lost_finals)} lost finals, {len(verdict.forks)} forks, "
