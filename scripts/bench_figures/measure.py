@@ -100,9 +100,10 @@ def measure_rates(works: Mapping[str, Work], *, rounds: int, slice_s: float) -> 
 
 
 def _measure_slice(work: Work, slice_s: float) -> Rate:
-    count, began, cpu_began = 0, time.perf_counter(), time.process_time()
-    while (elapsed := time.perf_counter() - began) < slice_s:
+    count, elapsed, began, cpu_began = 0, 0.0, time.perf_counter(), time.process_time()
+    while elapsed < slice_s:
         count += work()
+        elapsed = time.perf_counter() - began
     cpu = time.process_time() - cpu_began
     return Rate(per_second=count / elapsed, cpu_micros=cpu * MICROS / count)
 
