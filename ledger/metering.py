@@ -68,7 +68,7 @@ def build_receipt(
         "sampler": report.sampler,
         "result_digest": hash_text(job.result_salt, report.result).hex(),
         "tokens_digest": _digest_tokens(job, report),
-        "completed_at_ms": _completion_time(job, report, now_ms),
+        "completed_at_ms": _completion_time(job, report, now_ms, max_run_ms=max_run_ms),
     }
     measured |= _meter(
         job, report, measured["completed_at_ms"], result_bytes, max_run_ms=max_run_ms
@@ -94,16 +94,20 @@ def _digest_tokens(job: Job, report: Report) -> str:
     return hash_tokens(job.result_salt, report.output_token_ids).hex()
 
 
-def _completion_time(job: Job, report: Report, now_ms: int) -> int:
+def _completion_time(job: Job, report: Report, now_ms: int, *, max_run_ms: int) -> int:
     assert job.started_at_ms is not None, "only a claimed job is completed"
     if report.signature is None:
         return max(now_ms, job.started_at_ms)
     if report.completed_at_ms is None:
         raise InvalidFieldError("completed_at_ms", "a signed report must carry it")
-    if not job.started_at_ms <= report.completed_at_ms <= now_ms + CLOCK_TOLERANCE_MS:
+    latest_ms = now_ms + CLOCK_TOLERANCE_MS
+    if now_ms < job.started_at_ms:
+        # Our clock was set back since the claim, and cannot say how long the job ran.
+        latest_ms = job.started_at_ms + max_run_ms
+    if not job.started_at_ms <= report.completed_at_ms <= latest_ms:
         raise InvalidFieldError(
             "completed_at_ms",
-            f"expected between started_at_ms {job.started_at_ms} and now {now_ms}, got "
+            f"expected between started_at_ms {job.started_at_ms} and {latest_ms}, got "
             f"{report.completed_at_ms}; count from started_at_ms",
         )
     return report.completed_at_ms

@@ -75,11 +75,12 @@ JOB = Job(
 TERMS = build_terms(JOB, coordinator=COORDINATOR, genesis_hash=GENESIS_HASH)
 SIGNATURE = Signature(key_id=build_key("miner").account, role="provider", sig="")
 NOW_MS = START_MS + 4_000
+MAX_RUN_MS = 600_000
 
 
 def receipt(now_ms: int = NOW_MS, job: Job = JOB, **report):
     report = {"miner_id": "m1", "result": "Rayleigh scattering.", **report}
-    return build_receipt(job, Report(**report), terms=TERMS, now_ms=now_ms, max_run_ms=600_000)
+    return build_receipt(job, Report(**report), terms=TERMS, now_ms=now_ms, max_run_ms=MAX_RUN_MS)
 
 
 # --- which miner fits which job ---------------------------------------------------------------
@@ -296,6 +297,16 @@ def test_an_unsigned_report_cannot_choose_its_time():
 def test_a_clock_that_went_back_does_not_make_a_job_end_before_it_began():
     got = receipt(now_ms=START_MS - 60_000)
     assert (got.completed_at_ms, got.units_micros) == (START_MS, 0)
+
+
+def test_a_clock_that_went_back_leaves_it_to_the_provider_how_long_the_job_ran():
+    report = {"now_ms": START_MS - 60_000, "signature": SIGNATURE}
+    for ran_ms in (0, 4_000, MAX_RUN_MS):
+        got = receipt(completed_at_ms=START_MS + ran_ms, **report)
+        assert got.completed_at_ms == START_MS + ran_ms
+    for time_ms in (START_MS - 1, START_MS + MAX_RUN_MS + 1):
+        with pytest.raises(MarketError, match="completed_at_ms"):
+            receipt(completed_at_ms=time_ms, **report)
 
 
 @pytest.mark.parametrize("time_ms", [START_MS, NOW_MS, NOW_MS + CLOCK_TOLERANCE_MS])
