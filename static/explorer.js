@@ -169,7 +169,7 @@
   // What few readers ask for is fetched when they do: `data-module` exports start(button).
   function addTasks() {
     for (const button of document.querySelectorAll("button[data-module]")) {
-      button.hidden = false;
+      button.disabled = false;
       button.addEventListener("click", async () => {
         if (button.ariaBusy) return;
         button.ariaBusy = "true";

@@ -147,4 +147,4 @@ form.addEventListener("input", (event) => {
   if (event.target.id !== "key") writePrograms();
 });
 stop.addEventListener("click", cancel);
-form.hidden = false;
+form.querySelector(".button").disabled = false;

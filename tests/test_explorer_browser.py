@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import launch_browser, open_page
+from tests.browser import launch_browser, new_context, open_page
 from tests.explorer_stage import Node
 from tests.fake_views import FakeViews, build_chain, receipt_id
 
@@ -69,6 +69,32 @@ def rows(page: Page, table: str) -> list[str]:
 SHIFTS = """() => { window.shift = 0; new PerformanceObserver((list) => {
   for (const entry of list.getEntries()) window.shift += entry.value;
 }).observe({ type: "layout-shift", buffered: true }); }"""
+
+
+PLACES = """() => Object.fromEntries([...document.querySelectorAll("header, h1, h2, footer")].map(
+  (part) => [part.textContent.trim().slice(0, 20), part.getBoundingClientRect().top]))"""
+
+
+@pytest.mark.parametrize("width", [320, 412, 700, 1280])
+@pytest.mark.parametrize("path", ["/search", "/verify", "/playground"])
+def test_what_scripts_add_to_a_page_moves_nothing(browser, node, path, width):
+    places = []
+    for scripts_run in (False, True):
+        context = new_context(browser, viewport={"width": width, "height": 900})
+        page = context.new_page()
+        if not scripts_run:  # as a page stands until they have come
+            page.route(re.compile(r"\.js$"), lambda route: route.fulfill(body=""))
+        page.goto(node.url + path, wait_until="networkidle")
+        if scripts_run:
+            expect(page.locator("#theme button")).to_be_visible()
+            expect(page.locator("main button:disabled")).to_have_count(0)
+        places.append(page.evaluate(PLACES))
+        context.close()
+    before, after = places
+    seen = [part for part, top in before.items() if top < 900]  # below it nobody sees a move
+    assert {part: after[part] for part in seen} == pytest.approx(
+        {part: before[part] for part in seen}, abs=12
+    )
 
 
 def test_a_new_block_appears_by_itself_and_moves_nothing(browser, node):
