@@ -26,8 +26,9 @@ MAX_OPEN_FILES = 65_536
 """What the file limit is raised to, where the system allows it."""
 RESERVED_FILES = 128
 """Kept from connections, for the databases and the log."""
-COLLECT_AFTER = 20_000
-"""Objects that are made more than dropped before garbage is collected."""
+COLLECT_AFTER = 2_000
+"""Objects that are made more than dropped before garbage is collected: ten times as many, and one
+page or completion in a hundred waits 7 to 20 ms for it, while the sum stays the same."""
 KEEP_ALIVE_S = 30
 SHUTDOWN_S = 3
 """How long open requests may take to end."""
