@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from explorer_ui.drawing import Drawing, Size, draw
 from explorer_ui.format import decimal, duration
 from explorer_ui.sources import Views
 from ledger.transaction import MICROS
-from ledger.views import HeadView, UsageView
+from ledger.views import HeadView
 
 MILLI = 1000
 MAX_MODELS = 5
@@ -25,18 +26,38 @@ class Range:
 
     title: str
     span_ms: int
-    """Of one value: a span that the ledger adds up."""
+    """Of one value."""
     spans: int
+    stored_ms: int
+    """Of the sums that it is added up from: a span that the ledger keeps."""
+    offset_ms: int = 0
+    """When the first span since 1970 begins."""
+
+    def begin(self, time_ms: int) -> int:
+        """Return when the span of a time begins."""
+        return time_ms - (time_ms - self.offset_ms) % self.span_ms
 
 
-MINUTES_MS, HOUR_MS, DAY_MS = 300_000, 3_600_000, 86_400_000
+MINUTES_MS, HOUR_MS, DAY_MS, WEEK_MS = 300_000, 3_600_000, 86_400_000, 604_800_000
+MONDAY_MS = 4 * DAY_MS
+"""The first Monday of 1970."""
+
+
+def _reach(title: str, span_ms: int, spans: int) -> Range:
+    return Range(title=title, span_ms=span_ms, spans=spans, stored_ms=span_ms)
+
+
 RANGES = {
-    "day": Range(title="24 hours", span_ms=MINUTES_MS, spans=288),
-    "week": Range(title="7 days", span_ms=HOUR_MS, spans=168),
-    "month": Range(title="30 days", span_ms=DAY_MS, spans=30),
-    "year": Range(title="365 days", span_ms=DAY_MS, spans=365),
+    "day": _reach("24 hours", MINUTES_MS, 288),
+    "week": _reach("7 days", HOUR_MS, 168),
+    "month": _reach("30 days", DAY_MS, 30),
+    "quarter": _reach("90 days", DAY_MS, 90),
+    # No screen has room for 365 bars with air between them, and no reader for as many lines.
+    "year": Range(
+        title="52 weeks", span_ms=WEEK_MS, spans=52, stored_ms=DAY_MS, offset_ms=MONDAY_MS
+    ),
 }
-GLANCE = Range(title="48 hours", span_ms=HOUR_MS, spans=48)
+GLANCE = _reach("48 hours", HOUR_MS, 48)
 """Of the home page."""
 
 
@@ -120,7 +141,7 @@ class Chart:
 
 def read_chart(views: Views, kind: Kind, reach: Range, head: HeadView) -> Chart:
     """Return a chart that ends with the span of the newest block."""
-    last = head.time_ms - head.time_ms % reach.span_ms
+    last = reach.begin(head.time_ms)
     first = last - (reach.spans - 1) * reach.span_ms
     starts_ms = tuple(range(first, last + 1, reach.span_ms))
     return Chart(
@@ -128,52 +149,81 @@ def read_chart(views: Views, kind: Kind, reach: Range, head: HeadView) -> Chart:
     )
 
 
+class _Usage(NamedTuple):
+    """What became final in one span."""
+
+    receipts: int
+    tokens_micros: int
+    price_micros: int
+
+
+_NOTHING = _Usage(0, 0, 0)
+
+
 def _read_usage(
     views: Views, reach: Range, starts_ms: tuple[int, ...], model: str | None = None
-) -> dict[int, UsageView]:
+) -> dict[int, _Usage]:
+    """Return the spans in which anything became final."""
     rows = views.usage(
-        reach.span_ms, from_ms=starts_ms[0], to_ms=starts_ms[-1] + reach.span_ms, model=model
+        reach.stored_ms, from_ms=starts_ms[0], to_ms=starts_ms[-1] + reach.span_ms, model=model
     )
-    return {row.start_ms: row for row in rows}
+    sums: dict[int, _Usage] = {}
+    for row in rows:
+        start = reach.begin(row.start_ms)
+        receipts, tokens_micros, price_micros = sums.get(start, _NOTHING)
+        sums[start] = _Usage(
+            receipts + row.receipts,
+            tokens_micros + row.tokens_micros,
+            price_micros + row.tokens_price_micros,
+        )
+    return sums
 
 
 def _read_throughput(views: Views, reach: Range, starts_ms: tuple[int, ...]) -> list[Line]:
-    rows = _read_usage(views, reach, starts_ms)
-    values = (rows[t].tokens_micros * 1000 // reach.span_ms if t in rows else 0 for t in starts_ms)
+    sums = _read_usage(views, reach, starts_ms)
+    values = (sums.get(t, _NOTHING).tokens_micros * 1000 // reach.span_ms for t in starts_ms)
     return [Line(name="all models", values=tuple(values))]
 
 
 def _read_jobs(views: Views, reach: Range, starts_ms: tuple[int, ...]) -> list[Line]:
     end_ms = starts_ms[-1] + reach.span_ms
-    models = views.top_models(reach.span_ms, from_ms=starts_ms[0], to_ms=end_ms, limit=MAX_MODELS)
-    left = {start: row.receipts for start, row in _read_usage(views, reach, starts_ms).items()}
+    models = views.top_models(reach.stored_ms, from_ms=starts_ms[0], to_ms=end_ms, limit=MAX_MODELS)
+    left = _count_jobs(views, reach, starts_ms, None)
     lines = []
     for model in models:
-        rows = _read_usage(views, reach, starts_ms, model)
-        values = tuple(rows[t].receipts if t in rows else 0 for t in starts_ms)
+        values = _count_jobs(views, reach, starts_ms, model)
         lines.append(Line(name=model, values=values))
-        left = {start: jobs - (rows[start].receipts if start in rows else 0)
-                for start, jobs in left.items()}  # fmt: skip
-    if any(left.values()) or not lines:
-        name = "other models" if lines else "all models"
-        lines.append(Line(name=name, values=tuple(left.get(t, 0) for t in starts_ms)))
+        left = tuple(jobs - taken for jobs, taken in zip(left, values, strict=True))
+    if any(left) or not lines:
+        lines.append(Line(name="other models" if lines else "all models", values=left))
     return lines
 
 
+def _count_jobs(
+    views: Views, reach: Range, starts_ms: tuple[int, ...], model: str | None
+) -> tuple[int, ...]:
+    sums = _read_usage(views, reach, starts_ms, model)
+    return tuple(sums.get(start, _NOTHING).receipts for start in starts_ms)
+
+
 def _read_price(views: Views, reach: Range, starts_ms: tuple[int, ...]) -> list[Line]:
-    rows = _read_usage(views, reach, starts_ms)
     prices = {
-        start: row.tokens_price_micros * 1000 * MICROS // row.tokens_micros
-        for start, row in rows.items()
-        if row.tokens_micros
+        start: usage.price_micros * 1000 * MICROS // usage.tokens_micros
+        for start, usage in _read_usage(views, reach, starts_ms).items()
+        if usage.tokens_micros
     }
     return [Line(name="all models", values=tuple(prices.get(start) for start in starts_ms))]
 
 
 def _read_pace(views: Views, reach: Range, starts_ms: tuple[int, ...]) -> list[Line]:
-    rows = views.pace(reach.span_ms, from_ms=starts_ms[0], to_ms=starts_ms[-1] + reach.span_ms)
-    gaps = {row.start_ms: row.gap_ms // row.gaps for row in rows if row.gaps}
-    return [Line(name="mean", values=tuple(gaps.get(start) for start in starts_ms))]
+    sums: dict[int, tuple[int, int]] = {}
+    end_ms = starts_ms[-1] + reach.span_ms
+    for row in views.pace(reach.stored_ms, from_ms=starts_ms[0], to_ms=end_ms):
+        start = reach.begin(row.start_ms)
+        gaps, gap_ms = sums.get(start, (0, 0))
+        sums[start] = gaps + row.gaps, gap_ms + row.gap_ms
+    means = {start: gap_ms // gaps for start, (gaps, gap_ms) in sums.items() if gaps}
+    return [Line(name="mean", values=tuple(means.get(start) for start in starts_ms))]
 
 
 def _show_rate(micros: int) -> str:

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import re
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from tests import fake_views
 from tests.crawler import text_of
 from tests.fake_views import START_MS, FakeViews, build_app, build_chain
 
-HOUR_MS = 3_600_000
+HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
@@ -108,12 +109,41 @@ def test_a_chart_says_in_words_what_it_shows(client, views):
     assert "Each bar is 5 minutes." in text_of(client.get("/charts/throughput"))
     year = client.get("/charts/throughput.json?range=year").json()
     (line,) = year["lines"]
-    assert max(line["values"]) == tokens * 10**9 // 86_400_000
+    assert max(line["values"]) == tokens * 10**9 // (7 * DAY_MS)
     price = text_of(client.get("/charts/price"))
     assert "1,000 tokens cost at most 0.01 credits in the 24 hours up to block #30." in price
     pace = client.get("/charts/blocktime.json?range=month").json()["lines"][0]["values"]
     times = [block.time_ms for block in views.chain]
     assert pace[-1] == (times[-1] - times[0]) // 29
+
+
+def test_a_year_is_drawn_in_weeks_that_begin_on_monday(client, views):
+    """Each holds what its seven days hold, the last as far as it goes."""
+    for day in range(1, 7):
+        views.add_receipt(day * DAY_MS // 9_000)
+        views.seal()
+    weeks, days = (
+        {name: client.get(f"/charts/{name}.json?range={reach}").json() for name in KINDS}
+        for reach in ("year", "quarter")
+    )
+    starts = weeks["jobs"]["starts_ms"]
+    assert {datetime.fromtimestamp(start / 1000, UTC).weekday() for start in starts} == {0}
+    assert starts[-1] <= views.chain[-1].time_ms < starts[-1] + 7 * DAY_MS
+    first, last = starts[-1], days["jobs"]["starts_ms"][-1]
+
+    def last_week(name):
+        (line,) = days[name]["lines"]
+        return [v for start, v in zip(range(last - 89 * DAY_MS, last + 1, DAY_MS), line["values"],
+                                      strict=True) if start >= first]  # fmt: skip
+
+    assert sum(1 for jobs in last_week("jobs") if jobs) > 3
+    assert weeks["jobs"]["lines"][0]["values"][-1] == sum(last_week("jobs"))
+    rate = sum(last_week("throughput")) // 7
+    assert abs(weeks["throughput"]["lines"][0]["values"][-1] - rate) <= 7
+    for name in ("price", "blocktime"):
+        known = [value for value in last_week(name) if value is not None]
+        assert min(known) <= weeks[name]["lines"][0]["values"][-1] <= max(known)
+    assert "Each bar is a week." in text_of(client.get("/charts/jobs?range=year"))
 
 
 def test_models_are_told_apart_and_small_ones_are_added_up(client, views):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
-import struct
-from functools import lru_cache
+from collections import OrderedDict
 
 from ledger.audits import AuditTotals
 from ledger.replay import METHOD, WINDOW, is_suspect
 from ledger.store.reading import require_history
 
-MAX_JUDGED = 512
-"""Windows whose verdict is remembered: one that is full never changes, the open one seldom."""
+MAX_REMEMBERED = 1_024
+"""Verdicts that are remembered, each of one provider."""
 
+_NEWEST = (
+    "SELECT b.hash, a.leaf FROM audits a INDEXED BY audits_provider"
+    " CROSS JOIN transactions t ON t.leaf = a.leaf CROSS JOIN blocks b ON b.height = t.height"
+    " WHERE a.provider = ? ORDER BY a.leaf DESC LIMIT 1"
+)
 _COMPARABLE = (
     "SELECT mean_gap_micros, method = ? AND same_model FROM audits INDEXED BY audits_provider"
     " WHERE provider = ? ORDER BY leaf DESC LIMIT ?"
@@ -44,17 +48,25 @@ def load_audit_totals(ledger: sqlite3.Connection, provider: str) -> AuditTotals:
     )
 
 
+_verdicts: OrderedDict[tuple[bytes, int], bool] = OrderedDict()
+"""By the newest audit of a provider: its block, whose hash stands for all before it, and leaf."""
+
+
 def _is_suspect(ledger: sqlite3.Connection, provider: str, *, audits: int) -> bool:
+    """Return whether a provider is suspect; weighed once for each audit, since pages ask often."""
+    newest = tuple(ledger.execute(_NEWEST, (provider,)).fetchone())
+    verdict = _verdicts.get(newest)
+    if verdict is None:
+        verdict = _verdicts[newest] = _weigh(ledger, provider, audits)
+        if len(_verdicts) > MAX_REMEMBERED:
+            _verdicts.popitem(last=False)
+    return verdict
+
+
+def _weigh(ledger: sqlite3.Connection, provider: str, audits: int) -> bool:
     """Weigh the window that is open, and the one before it: a new one does not forgive at once."""
     begun = audits % WINDOW or WINDOW
     rows = ledger.execute(_COMPARABLE, (METHOD, provider, begun + WINDOW))
     gaps = [gap if is_comparable else None for gap, is_comparable in rows][::-1]
     windows = gaps[:-begun], gaps[-begun:]
-    weighed = ([gap for gap in window if gap is not None] for window in windows)
-    return any(_judge(struct.pack(f"<{len(gaps)}q", *gaps)) for gaps in weighed)
-
-
-@lru_cache(maxsize=MAX_JUDGED)
-def _judge(gaps: bytes) -> bool:
-    """Return what a window of packed gaps says; a page of a provider asks each time."""
-    return is_suspect(struct.unpack(f"<{len(gaps) // 8}q", gaps))
+    return any(is_suspect([gap for gap in window if gap is not None]) for window in windows)

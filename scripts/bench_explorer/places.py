@@ -21,7 +21,7 @@ Query = Mapping[str, str]
 _COLUMNS = {"model": "model", "miner": "provider", "client": "client"}
 """Filters of the list of receipts, and where a receipt has the value."""
 _STATES = ("", "completed", "failed", "cancelled", "pending", "running")
-_RANGES = ("day", "week", "month", "year")
+_RANGES = ("day", "week", "month", "quarter", "year")
 _NAMES = ("receipt_id", "provider", "client", "model", "id", "job_id")
 """What people look for."""
 
