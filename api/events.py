@@ -42,6 +42,7 @@ class EventEndpoints:
         self._market = market
         self._mode = settings.mode
         self._places = places
+        self._glance = _Glance(market)
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
@@ -83,12 +84,35 @@ class EventEndpoints:
 
     def _read_job(self, job_id: str, reader: EventReader, watch: JobWatch) -> Iterator[bytes]:
         # Nothing of this is held while the stream waits: the texts may be long, and streams many.
-        progress = self._market.progress(job_id)
+        progress = self._glance.read(job_id)
         # Streams of those who get no text must cost its miner nothing with each piece.
         watch.wants_text = reader.may_get_text(progress.job)
         is_waiting = progress.job.state == "pending"
         queue = self._market.queue(progress.job) if is_waiting else None
         yield from reader.read_job(progress, queue)
+
+
+class _Glance:
+    """How far a job is, read once for all of its followers that are woken in one turn of the loop.
+
+    They are woken one after another, so it holds one job, and no longer than the turn: texts may be
+    long. News that came after the read wakes everybody again, in a later turn.
+    """
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._known: tuple[str, Progress] | None = None
+
+    def read(self, job_id: str) -> Progress:
+        """Return the progress of a job. Raises MarketError JOB_NOT_FOUND."""
+        if self._known is None or self._known[0] != job_id:
+            if self._known is None:
+                asyncio.get_running_loop().call_soon(self._forget)
+            self._known = job_id, self._market.progress(job_id)
+        return self._known[1]
+
+    def _forget(self) -> None:
+        self._known = None
 
 
 class EventReader:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from starlette.types import Receive, Scope, Send
 
@@ -32,14 +31,13 @@ from api.metering import (
 from api.openai.errors import show_openai_error
 from api.ports import Keys
 from api.requests import BodyRoom, Request
+from api.streaming import log_fault, send_stream
 from ledger.errors import HistoryMissingError, MarketError, StoreError
 from ledger.jobs import KeyRole
 from ledger.store.writequeue import DatabaseBusyError, DatabaseLostError
 
 DRAIN_TIMEOUT_S = 2
 MAX_DRAINED_BYTES = 16 << 20
-READER_TIMEOUT_S = 60.0
-"""A client of a stream that takes no byte for so long is dropped."""
 
 _CLOSING = RequestError(
     "SYSTEM_SHUTTING_DOWN",
@@ -131,7 +129,7 @@ class Resource:
 
         async def send_answer(answer: Answer | Stream) -> None:
             if isinstance(answer, Stream):
-                await _send_stream(answer, request, send, self._watch_key(request))
+                await send_stream(answer, request, send, self._watch_key(request))
             else:
                 await _send(answer, request, receive, send)
 
@@ -254,17 +252,11 @@ class Resource:
             return self._answer_fault(error, request)
 
     def _answer_fault(self, error: Exception, request: Request) -> Answer:
-        _log_fault(error, request)
+        log_fault(error, request)
         fault = RequestError(
             "SYSTEM_INTERNAL_ERROR", "a fault of this node; its log knows the request"
         )
         return self._answer_error(fault, request)
-
-
-def _log_fault(error: Exception, request: Request) -> None:
-    # The message and the values of an unexpected exception may hold a prompt; its place does not.
-    place = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("%s in request %s:\n%s", type(error).__name__, request.id, place)
 
 
 async def _send(answer: Answer, request: Request, receive: Receive, send: Send) -> None:
@@ -281,59 +273,6 @@ async def _send(answer: Answer, request: Request, receive: Receive, send: Send) 
         await _drain(receive)
         body = b""
     await send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-async def _send_stream(answer: Stream, request: Request, send: Send, key: KeyWatch) -> None:
-    """Send pieces as they come, until there are no more.
-
-    It ends sooner if the client hangs up, its key is revoked, or the node ends.
-    """
-    request.answer = answer
-    gone = asyncio.ensure_future(request.wait_until_gone())
-    try:
-        await start_answer(answer, request.id, send, close=not request.body_done)
-        while request.method != "HEAD" and (piece := await _next_piece(answer.pieces, gone)):
-            if not key.is_good():
-                break
-            await _send_piece(piece, send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    except asyncio.CancelledError:  # only a server that closes cancels a request
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    except ClientGoneError:
-        logger.info("request %s: the client stopped reading", request.id)
-    except Exception as error:
-        # Too late for an error answer: the connection breaks off, and the client sees that.
-        _log_fault(error, request)
-    finally:
-        gone.cancel()
-        try:
-            await answer.pieces.aclose()
-        finally:
-            answer.ended()
-
-
-async def _send_piece(piece: bytes, send: Send) -> None:
-    """Send a piece. Raises ClientGoneError if the client takes nothing for too long."""
-    try:
-        async with asyncio.timeout(READER_TIMEOUT_S):
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-    except TimeoutError:
-        raise ClientGoneError from None
-
-
-async def _next_piece(
-    pieces: AsyncGenerator[bytes, None], gone: asyncio.Future[None]
-) -> bytes | None:
-    """Return the next piece, None at the end or if the client hangs up first."""
-    following: asyncio.Future[bytes | None] = asyncio.ensure_future(anext(pieces, None))
-    try:
-        either: set[asyncio.Future[Any]] = {following, gone}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        return await following if following.done() else None
-    finally:
-        if not following.done():
-            following.cancel()
-            await asyncio.wait({following})
 
 
 async def _drain(receive: Receive) -> None:

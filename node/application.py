@@ -84,7 +84,10 @@ def build_application(
         lifespan: what runs while it is served.
     """
     api = ApiSettings(
-        mode=choose_mode(settings), version=RELEASE, default_model=settings.default_model
+        mode=choose_mode(settings),
+        version=RELEASE,
+        default_model=settings.default_model,
+        max_waiting=settings.max_waiting,
     )
     random = RandomPool()
     show_error = build_error_handler(views, release=RELEASE, public_url=settings.public_url)

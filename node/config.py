@@ -77,6 +77,8 @@ class NodeSettings:
     """Requests per second of one API key, 0 for any number; None: as the mode has it."""
     rate_limit_address: float | None = None
     """The same of one client address, for requests without a good key."""
+    max_waiting: int = 1_000
+    """Long polls, event streams and completions at once."""
     public_url: str = ""
     """Where others reach this node, without a slash at its end; its path is a proxy's prefix."""
     trusted_proxies: tuple[str, ...] = ()

@@ -21,6 +21,8 @@ SLICE_BYTES = 16 << 10
 """What the parser gets at once. A pipelined head may be longer than the bound by up to this."""
 REFUSED_SHARE = 2
 """One above the limit is told 503 for so many below it; those above are closed unheard."""
+MAX_REFUSED = 512
+"""However many are served, no more than so many are told at once."""
 RETRY_AFTER_S = 2
 MIN_IDLE_S = 5.0
 """Idle for less, a connection keeps its place: its client is about to send the next request."""
@@ -65,7 +67,8 @@ class BoundedHeadProtocol(HttpToolsProtocol):
         limit, self.limit_concurrency = self.limit_concurrency, None
         if limit is not None and len(self.connections) > limit:
             self._is_excess = not self._replace_idle()
-            if self._is_excess and len(self.connections) > limit + limit // REFUSED_SHARE:
+            told = min(limit // REFUSED_SHARE, MAX_REFUSED)
+            if self._is_excess and len(self.connections) > limit + told:
                 transport.abort()
                 return
         self._start_deadline(self.head_timeout_s)

@@ -17,11 +17,11 @@ from starlette.applications import Starlette
 
 from ledger.errors import StoreError
 from node.directhttp import DirectProtocol
-from node.httphead import REFUSED_SHARE
+from node.httphead import MAX_REFUSED, REFUSED_SHARE
 
 BACKLOG = 2048
-MAX_CONNECTIONS = 4096
-"""Above this many open connections new ones are answered 503."""
+OTHER_CONNECTIONS = 3096
+"""Besides those of callers who wait. Above both together, new ones are answered 503."""
 MAX_OPEN_FILES = 65_536
 """What the file limit is raised to, where the system allows it."""
 RESERVED_FILES = 128
@@ -72,11 +72,13 @@ def serve(
     host: str,
     port: int,
     ready: Callable[[str], None],
+    max_connections: int,
     trusted_proxies: Sequence[str] = (),
 ) -> None:
     """Run a node until SIGINT or SIGTERM. `ready(url)` is called once its socket listens.
 
-    The headers of `trusted_proxies`, networks, are believed when they say whose request it is.
+    It serves up to `max_connections` at once, if the system allows as many open files. The headers
+    of `trusted_proxies`, networks, are believed when they say whose request it is.
 
     Raises:
         StoreError: it cannot start, or had to stop by itself.
@@ -95,7 +97,7 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda _number, _frame: stop())
 
-    max_connections = bound_connections()
+    max_connections = bound_connections(max_connections)
     with listening, opener(stop=stop) as node:
         config = uvicorn.Config(
             node.app,
@@ -131,19 +133,19 @@ def forwarding_options(trusted_proxies: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def bound_connections() -> int:
-    """Raise this process's file limit and return how many connections fit under it.
+def bound_connections(wanted: int) -> int:
+    """Raise this process's file limit and return how many connections fit under it, up to `wanted`.
 
     Raises:
         StoreError: not even two.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft, most = (MAX_OPEN_FILES if n == resource.RLIM_INFINITY else n for n in (soft, hard))
-    wanted = min(most, MAX_OPEN_FILES)
-    if soft < wanted:
+    raised = min(most, MAX_OPEN_FILES)
+    if soft < raised:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
         except (OSError, ValueError) as error:
             logger.warning("the limit of open files stays at %d: %s", soft, error)
     if soft < RESERVED_FILES + 2:
@@ -152,7 +154,8 @@ def bound_connections() -> int:
             "raise it with ulimit -n"
         )
     # Those above the limit take files too, until they have read why.
-    return min(MAX_CONNECTIONS, (soft - RESERVED_FILES) * REFUSED_SHARE // (REFUSED_SHARE + 1))
+    room = soft - RESERVED_FILES
+    return min(wanted, max(room * REFUSED_SHARE // (REFUSED_SHARE + 1), room - MAX_REFUSED))
 
 
 def _calm_collector() -> None:

@@ -28,6 +28,7 @@ from scripts.bench_figures.measure import Plan, Row, describe_machine
 from scripts.bench_figures.model import measure_model
 from scripts.bench_figures.node_process import ROOT
 from scripts.bench_figures.pages import measure_pages
+from scripts.bench_figures.streams import measure_streams
 from scripts.bench_figures.sync import measure_sync
 from scripts.bench_figures.verification import measure_verification
 
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[Plan], Iterator[Row]]] = {
     "pages": measure_pages,
     "abuse": measure_abuse,
     "crowd": measure_crowd,
+    "streams": measure_streams,
 }
 HEADINGS = ("figure", "value", "p99", "reference", "", "ratio", "goal", "CPU µs")
 
@@ -59,6 +61,7 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
             attackers=16,
             crowd=1000,
             crowd_s=5,
+            followers=2000,
         )
     return Plan(
         folder=folder,
@@ -72,6 +75,7 @@ def build_plan(folder: Path, *, quick: bool) -> Plan:
         attackers=64,
         crowd=10_000,
         crowd_s=30,
+        followers=19_000,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from api import resource
+from api import streaming
 from api.answers import Stream
 from api.requests import BodyRoom
 from api.resource import ApiSettings, Operation, Resource
@@ -134,7 +134,7 @@ def test_a_head_request_begins_nothing_and_ends_what_it_took():
 
 
 def test_a_client_that_reads_nothing_is_dropped(monkeypatch):
-    monkeypatch.setattr(resource, "READER_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(streaming, "READER_TIMEOUT_S", 0.01)
 
     async def scenario(source, client):
         stream = await client("/")
@@ -203,7 +203,7 @@ def test_a_connection_that_is_closed_ends_the_stream():
 
 
 def test_a_connection_whose_buffers_stay_full_is_dropped(monkeypatch):
-    monkeypatch.setattr(resource, "READER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(streaming, "READER_TIMEOUT_S", 0.2)
     source = Endless(b"x" * 65_536, pauses=False)
     with serve(build_app(source.handle)) as port, connect(port):
         assert source.closed.wait(LIMIT_S)

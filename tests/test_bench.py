@@ -78,6 +78,12 @@ FIGURES = {
         "receipts synced by a follower, in a crowd",
         "most memory of a node in a crowd",
     ],
+    "streams": [
+        "followers of jobs on one core, an event a second each (all that was asked for)",
+        "an event of 20 followers, until it is there",
+        "  processor time of the node meanwhile",
+        "  memory of the node meanwhile",
+    ],
 }
 
 
@@ -95,6 +101,7 @@ def plan(tmp_path):
         attackers=2,
         crowd=20,
         crowd_s=1,
+        followers=20,
     )
 
 

@@ -8,14 +8,15 @@ import sys
 
 import pytest
 
-from node.httphead import MAX_HEAD_BYTES, REFUSED_SHARE, BoundedHeadProtocol
-from node.server import MAX_CONNECTIONS, RESERVED_FILES
+from node.httphead import MAX_HEAD_BYTES, MAX_REFUSED, REFUSED_SHARE, BoundedHeadProtocol
+from node.server import RESERVED_FILES
 from tests.api_server import serve
 from tests.live import ROOT, LiveNode
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n"
 LAST = ASK + b"Connection: close\r\n\r\n"
 SEND = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+WANTED = 4096
 ENDLESS = b"x" * (16 << 20)
 
 
@@ -264,13 +265,14 @@ def test_connections_far_above_the_limit_are_closed_unheard(two_places):
     [
         (64, 300, (300, (300 - RESERVED_FILES) * 2 // 3)),
         (300, 300, (300, (300 - RESERVED_FILES) * 2 // 3)),
-        (1024, 8192, (8192, MAX_CONNECTIONS)),
+        (1024, 8192, (8192, WANTED)),
+        (1024, 4500, (4500, 4500 - RESERVED_FILES - MAX_REFUSED)),
     ],
 )
 def test_connections_fit_under_the_file_limit_which_is_raised_first(soft, hard, expected):
     code = (
         "from resource import *; from node.server import bound_connections;"
-        f"setrlimit(RLIMIT_NOFILE, ({soft}, {hard})); count = bound_connections();"
+        f"setrlimit(RLIMIT_NOFILE, ({soft}, {hard})); count = bound_connections({WANTED});"
         "print((getrlimit(RLIMIT_NOFILE)[0], count))"
     )
     done = subprocess.run(

@@ -52,7 +52,7 @@ from node.datadir import DataDirectory, create_key, load_key
 from node.follower import open_follower, prepare_follower
 from node.frontend import open_frontend
 from node.logs import LogFormat, configure_logging
-from node.server import Served, serve
+from node.server import OTHER_CONNECTIONS, Served, serve
 from node.witness import open_identity
 
 log_option = option(
@@ -137,6 +137,13 @@ log_format_option = option(
     default=None,
     show_default=f"{STRICT_LIMITS.address} in strict mode, else 0",
     help="The same for one client address, for requests without a valid key.",
+)
+@option(
+    "--max-waiting",
+    type=click.IntRange(2, 60_000),
+    default=1_000,
+    help="Long polls, event streams and completions at once, as far as the limit of open files "
+    f"allows. {OTHER_CONNECTIONS:,} other connections are served besides.",
 )
 @option(
     "--public-url",
@@ -254,6 +261,7 @@ def run(
         partial(_OPENERS[role], node),
         host=node.host,
         port=node.port,
+        max_connections=OTHER_CONNECTIONS + node.max_waiting,
         trusted_proxies=proxies,
         ready=lambda url: print(f"AITBC node {RELEASE} at {url}", flush=True),  # noqa: T201
     )

@@ -43,11 +43,13 @@ class JobWatch:
 
         False at the end of the node.
         """
-        try:
-            async with asyncio.timeout(timeout_s):
+        if not self._news.is_set():
+            # Cheaper than a timeout, of which each event of each follower would make one.
+            timer = asyncio.get_running_loop().call_later(timeout_s, self._news.set)
+            try:
                 await self._news.wait()
-        except TimeoutError:
-            pass
+            finally:
+                timer.cancel()
         self._news.clear()
         return not self._feed.is_closing
 

@@ -47,6 +47,8 @@ class Plan:
     """Clients that follow events at once."""
     crowd_s: float
     """How long the crowd stays after the work."""
+    followers: int
+    """The most clients that follow one job at once."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
