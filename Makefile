@@ -12,6 +12,7 @@ CUDA     := $(if $(filter gpu,$(RUNTIME)),cuda,$(if $(GPU),$(error GPU=1 needs L
 PEERS    := build/peers
 LIGHTHOUSE := build/lighthouse
 QUEUES   := build/queues
+TEN_MILLION := build/multiplied-40
 # Its version is fixed, but not its hash: which build pip takes depends on platform and settings.
 TORCH    := torch==2.13.0
 LLAMA_OFF := LLAVA_BUILD MTMD_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_SERVER LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS
@@ -55,6 +56,16 @@ format: dev  ## rewrite the code as lint wants it
 
 bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 	@$(PY) -m scripts.bench $(ARGS)
+
+.PHONY: goals
+goals: setup postgresql redis $(QUEUES)/installed-queues $(QUEUES)/installed-npm-queues $(TEN_MILLION)/multiplied.json  ## every goal of docs/performance.md in one run of eleven minutes; ARGS as --help says
+	@$(PY) -m scripts.goals $(ARGS)
+
+# A few minutes, and 30 GB in build/, made once.
+$(TEN_MILLION)/multiplied.json: | setup
+	@$(PY) -m scripts.generate build/generated-250000 --receipts 250000 --days 5 --end 2026-05-10
+	@rm -rf $(TEN_MILLION)
+	@$(PY) -m scripts.multiply build/generated-250000 $(TEN_MILLION) --times 40
 
 .PHONY: bench-explorer
 bench-explorer: setup  ## the explorer's budgets over 1,000,000 receipts; ARGS as --help says

@@ -66,24 +66,49 @@ def test_peers_that_were_not_measured_have_no_row():
     ]
 
 
+class Taken:
+    def __enter__(self):
+        return object()
+
+    def __exit__(self, *_):
+        pass
+
+
+class Both(Taken):
+    def __enter__(self):
+        return object(), object()
+
+
+class Missing(Taken):
+    def __enter__(self):
+        raise PeerError("it is missing")
+
+
 def test_every_figure_is_measured_and_every_turn_is_in_a_figure(monkeypatch):
-    class Taken:
-        def __enter__(self):
-            return object()
-
-        def __exit__(self, *_):
-            pass
-
-    class Both(Taken):
-        def __enter__(self):
-            return object(), object()
-
     for name in ("open_arq", "open_celery", "open_procrastinate", "open_web", "open_anvil"):
         monkeypatch.setattr(command, name, lambda *_: Taken())
     monkeypatch.setattr(command, "open_node", lambda *_: Both())
     with command.ExitStack() as stack:
         takes = set(command.open_takes(servers.ROOT, command.PEERS, stack))
     assert takes == {name for figure in FIGURES for name in (figure.ours, figure.theirs)}
+
+
+def test_a_peer_that_fails_has_no_turns_and_the_others_have_theirs(monkeypatch, tmp_path, capsys):
+    def fail(*_):
+        raise PeerError("it hangs")
+
+    def open_takes(*_):
+        return {"node": lambda *_: turn(2), "web": lambda *_: turn(1), "anvil": fail}
+
+    monkeypatch.setattr(command, "open_takes", open_takes)
+    turns = command.take_turns(tmp_path, command.PEERS, 2, 0.1)
+    assert {name: len(taken) for name, taken in turns.items()} == {"node": 2, "web": 2, "anvil": 0}
+    assert "anvil is not measured: it hangs" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr(command, "open_node", lambda *_: Both())
+    monkeypatch.setattr(command, "open_web", lambda *_: Missing())
+    with command.ExitStack() as stack:
+        assert list(command.open_takes(tmp_path, ["web"], stack)) == ["node"]
 
 
 def test_documents_and_plots_hold_every_row():

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,8 @@ ROUNDS: Final = 3
 SECONDS: Final = 4.0
 QUICK_SECONDS: Final = 1.0
 TERMINATED: Final = 143
+FAILURES: Final = (PeerError, OSError, subprocess.SubprocessError)
+"""Of one peer, which do not keep the others from being measured."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -54,16 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     rounds, seconds = (1, QUICK_SECONDS) if options.quick else (options.rounds, SECONDS)
     machine = describe_machine()
     print(machine)
-    build = ROOT / "build"
-    build.mkdir(exist_ok=True)
-    try:
-        # On the disk whose speed counts, not in memory; PostgreSQL's user must reach its part.
-        with tempfile.TemporaryDirectory(prefix="bench-peers-", dir=build) as folder:
-            Path(folder).chmod(0o755)
-            turns = take_turns(Path(folder), options.only or PEERS, rounds, seconds)
-    except PeerError as error:
-        print(f"not measured: {error}", file=sys.stderr)
-        return 1
+    with open_folder() as folder:
+        turns = take_turns(folder, options.only or PEERS, rounds, seconds)
     rows = build_rows(turns)
     print(format_text(rows))
     if options.json is not None:
@@ -73,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.plots is not None:
         for name, text in draw_all(rows).items():
             (options.plots / name).write_text(text, encoding="utf-8")
-    return 0
+    return 0 if rows and all(turns.values()) else 1
 
 
 def _build_parser() -> argparse.ArgumentParser:
@@ -89,42 +84,64 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def open_folder() -> Iterator[Path]:
+    """A folder for everybody's data, which is removed at the end."""
+    build = ROOT / "build"
+    build.mkdir(exist_ok=True)
+    # On the disk whose speed counts, not in memory; PostgreSQL's user must reach its part.
+    with tempfile.TemporaryDirectory(prefix="bench-peers-", dir=build) as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 def take_turns(
     folder: Path, peers: Sequence[str], rounds: int, seconds: float
 ) -> dict[str, list[Turn]]:
     """Turns of the node and of these peers, one after another, round after round.
 
-    Raises:
-        PeerError: one is missing or fails.
+    A peer that is missing or fails is named, and has no turns.
     """
     with ExitStack() as stack:
         takes = open_takes(folder, peers, stack)
         turns: dict[str, list[Turn]] = {name: [] for name in takes}
         for number in range(rounds):
             print(f"round {number + 1}", file=sys.stderr)
-            for name, take in takes.items():
-                turns[name].append(take(CONNECTIONS, seconds))
+            for name, take in list(takes.items()):
+                try:
+                    turns[name].append(take(CONNECTIONS, seconds))
+                except FAILURES as error:
+                    print(f"{name} is not measured: {error}", file=sys.stderr)
+                    del takes[name]
+                    turns[name] = []
     return turns
 
 
-def open_takes(folder: Path, peers: Sequence[str], stack: ExitStack) -> Mapping[str, Take]:
+def open_takes(folder: Path, peers: Sequence[str], stack: ExitStack) -> dict[str, Take]:
     """Everybody's turns by name; what runs for them ends with the stack."""
     takes: dict[str, Take] = {}
+
+    def add(name: str, opened: AbstractContextManager[Take]) -> None:
+        try:
+            takes[name] = stack.enter_context(opened)
+        except FAILURES as error:
+            print(f"{name} is not measured: {error}", file=sys.stderr)
+
     cycles, records = stack.enter_context(open_node(folder))
     if set(peers) - {"anvil"}:
         takes["node"] = cycles
     for fsync in FSYNC:
         if "arq" in peers:
-            takes[f"arq-{fsync}"] = stack.enter_context(open_arq(folder / "arq", fsync))
+            add(f"arq-{fsync}", open_arq(folder / "arq", fsync))
         if "celery" in peers:
-            takes[f"celery-{fsync}"] = stack.enter_context(open_celery(folder / "celery", fsync))
+            add(f"celery-{fsync}", open_celery(folder / "celery", fsync))
     if "procrastinate" in peers:
-        takes["procrastinate"] = stack.enter_context(open_procrastinate(folder))
+        add("procrastinate", open_procrastinate(folder))
     if "web" in peers:
-        takes["web"] = stack.enter_context(open_web(folder))
+        add("web", open_web(folder))
     if "anvil" in peers:
         takes["records"] = records
-        takes["anvil"] = stack.enter_context(open_anvil(folder))
+        add("anvil", open_anvil(folder))
     return takes
 
 
