@@ -16,6 +16,9 @@ TEN_MILLION := build/multiplied-40
 # Its version is fixed, but not its hash: which build pip takes depends on platform and settings.
 TORCH    := torch==2.13.0
 LLAMA_OFF := LLAVA_BUILD MTMD_BUILD LLAMA_BUILD_TOOLS LLAMA_BUILD_SERVER LLAMA_BUILD_EXAMPLES LLAMA_BUILD_TESTS
+# A file's tests share costly fixtures, so they stay together. ARGS="-n 0" runs all in one process, as
+# a debugger wants it.
+SPREAD   := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 SETS     := base $(RUNTIME) $(if $(GPU),$(CUDA))
 
 export CHROMIUM
@@ -38,7 +41,7 @@ dev: setup $(VENV)/installed-dev $(VENV)/installed-conformance $(VENV)/installed
 	@:
 
 test: dev browser postgresql  ## everything CI runs: lint, types, layers and tests; ARGS go to pytest
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(SPREAD) $(ARGS)
 
 check: lint types  ## lint and types without the tests
 
