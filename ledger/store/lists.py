@@ -8,7 +8,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ledger.jobs import Job, JobState
-from ledger.store.jobs import read_job
+from ledger.store.jobs import COLUMNS, read_job
 from ledger.store.sessions import Connection, Row
 
 EVERYBODY = "*"
@@ -43,7 +43,7 @@ def list_jobs(connection: Connection, page: JobPage) -> list[Job]:
     where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
     order = "ASC" if page.after is not None else "DESC"
     rows = connection.execute(
-        f"SELECT * FROM jobs {where} ORDER BY seq {order} LIMIT ? OFFSET ?",  # noqa: S608 - own words
+        f"SELECT {COLUMNS} FROM jobs {where} ORDER BY seq {order} LIMIT ? OFFSET ?",  # noqa: S608 - own words
         (*wanted.values(), page.limit, page.offset),
     )
     jobs = _take(rows)
@@ -94,7 +94,7 @@ def list_batch(connection: Connection, first_seq: int, count: int) -> tuple[Job,
     jobs: list[Job] = []
     text_chars = 0
     for row in connection.execute(
-        "SELECT * FROM jobs WHERE seq >= ? AND seq < ? ORDER BY seq",
+        f"SELECT {COLUMNS} FROM jobs WHERE seq >= ? AND seq < ? ORDER BY seq",  # noqa: S608 - own words
         (first_seq, first_seq + count),
     ):
         text_chars += len(row["result"] or "")

@@ -10,7 +10,7 @@ that the miner serves, however many jobs and keys wait.
 from __future__ import annotations
 
 from ledger.jobs import Job, Miner, list_served_models, normalize_model
-from ledger.store.jobs import read_job
+from ledger.store.jobs import COLUMNS, load_job_at, read_job
 from ledger.store.sessions import Connection
 
 MAX_QUEUE_POSITION = 1000
@@ -68,7 +68,7 @@ def _find_oldest(
 ) -> Job | None:
     if models is None:
         row = connection.execute(
-            "SELECT * FROM jobs INDEXED BY jobs_owner_state WHERE state = 'pending'"  # noqa: S608
+            f"SELECT {COLUMNS} FROM jobs INDEXED BY jobs_owner_state WHERE state = 'pending'"  # noqa: S608
             f" AND owner = ? AND {lost} ORDER BY seq LIMIT 1",
             (owner, miner_id),
         ).fetchone()
@@ -80,8 +80,8 @@ def _find_oldest(
     rows = _union(connection, one, [(owner, model, miner_id) for model in models])
     if not rows:  # taken between the two looks; the next one finds what there is
         return None
-    row = connection.execute("SELECT * FROM jobs WHERE seq = ?", min(rows)).fetchone()
-    return read_job(row)
+    ((seq,), *_) = sorted(rows)
+    return load_job_at(connection, int(seq))
 
 
 def _union(

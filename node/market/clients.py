@@ -85,7 +85,11 @@ class ClientDesk(Desk):
             place = self._find_place(connection, jobs[0]) if len(jobs) == 1 else None
             return Submission(jobs=jobs, queue=place)
 
-        return await self._write(store, then=self.job_waiting.fire)
+        made = await self._write(store, then=self.job_waiting.fire)
+        if not made.is_replay:
+            for job in made.jobs:
+                self._offers.keep(job)
+        return made
 
     def _build_job(self, caller: Caller, order: JobOrder, now_ms: int) -> Job:
         draw = self._random.take

@@ -21,8 +21,8 @@ from ledger.store.webhooks import has_webhooks
 from ledger.views import LedgerViews
 from node import apikeys
 from node.issuer import ReceiptIssuer
-from node.market.claims import Claims
 from node.market.feed import BLOCKS, JobFeed
+from node.market.kept import KeptJobs
 from node.randomness import RandomPool
 from node.signal import Latch, Signal
 from node.webhooks.guard import Reach
@@ -94,7 +94,10 @@ class Desk:
         self.job_waiting = Signal()
         self.audit_waiting = Signal()
         self.feed = JobFeed()
-        self._claims = Claims()
+        self._offers = KeptJobs()
+        """Pending jobs that nobody has claimed yet."""
+        self._claims = KeptJobs()
+        """Running ones."""
         self.events_waiting = Latch()
         self._has_webhooks = has_webhooks(store.reader)
         self._wakes: dict[NewsKind, Callable[[], None]] = {
@@ -192,6 +195,7 @@ class Desk:
         self.note_events()
 
     def _end_attempt(self, job_id: bytes) -> None:
+        self._offers.forget(job_id)
         self._claims.forget(job_id)
         self.feed.end(job_id)
 

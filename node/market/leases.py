@@ -16,6 +16,7 @@ from ledger.jobs import (
     Claim,
     Job,
     Lease,
+    Miner,
     Report,
     check_claimable,
     check_completable,
@@ -64,20 +65,15 @@ class LeaseDesk(AuditDesk):
         """Give the job to this miner, under a lease. The same miner again gets the same lease."""
         self._check_standing()
         await self._seen(self._miner(caller, miner_id))
+        offered = self._offers.find(parse_job_id(job_id))
 
-        def claim(connection: Connection) -> Job:
-            miner = load_miner(connection, miner_id)
-            job = job_store.load_job(connection, parse_job_id(job_id))
-            check_claimable(job, miner_id)
-            if job.state == "running":
-                return job
+        def take(connection: Connection, job: Job, miner: Miner) -> Job:
             check_not_draining(miner)
-            take_turn(connection, job, miner)
             now_ms = self._clock_ms()
             lasting_ms = (
                 self._settings.lease_ms if heartbeat else self._settings.execution_timeout_ms
             )
-            job = job_store.claim_job(
+            claimed = job_store.claim_job(
                 connection,
                 job,
                 miner_id=miner_id,
@@ -87,10 +83,21 @@ class LeaseDesk(AuditDesk):
                 lease_expires_at_ms=now_ms + lasting_ms,
                 heartbeat=heartbeat,
             )
+            take_turn(connection, job, miner)
             self._move("claimed")
-            return job
+            return claimed
+
+        def claim(connection: Connection) -> Job:
+            miner = load_miner(connection, miner_id)
+            if offered is not None:
+                with contextlib.suppress(MarketError):  # somebody was faster, in few cases
+                    return take(connection, offered, miner)
+            job = job_store.load_job(connection, parse_job_id(job_id))
+            check_claimable(job, miner_id)
+            return job if job.state == "running" else take(connection, job, miner)
 
         job = await self._write(claim, then=lambda: self._note(job_id))
+        self._offers.forget(job.id)
         self._claims.keep(job)
         return Claim(job=job, lease=self._lease(job), terms=self._issuer.build_terms(job))
 
@@ -178,7 +185,9 @@ class LeaseDesk(AuditDesk):
     async def complete(self, caller: Caller, job_id: str, report: Report) -> ReceiptView:
         """Store result and receipt in one transaction; the same report again is harmless."""
         miner = self._miner(caller, report.miner_id)
-        job = self._claims.find(parse_job_id(job_id), report.miner_id) or self.job(job_id)
+        job = self._claims.find(parse_job_id(job_id))
+        if job is None or job.miner_id != report.miner_id:
+            job = self.job(job_id)
         if job.state == "completed" and job.miner_id == report.miner_id:
             return self._repeated(job, report)
         check_completable(job, report.miner_id)

@@ -119,6 +119,8 @@ class MinerDesk(Desk):
             if not miner.draining:
                 job = queue.find_available(self._store.reader, miner, wanted)
             left_s = deadline - loop.time()
+            if job is not None and not job.attempt:
+                self._offers.keep(job)
             if job is not None or left_s <= 0 or self.feed.is_closing:
                 return job
             await self.job_waiting.wait(left_s)

@@ -1,44 +1,42 @@
-"""What is remembered of running jobs is bounded, and never stands against what is stored."""
+"""What is remembered of jobs is bounded, and never stands against what is stored."""
 
 import msgspec
 import pytest
 
 from ledger.errors import MarketError
 from ledger.jobs import Report
-from node.market import claims
-from node.market.claims import Claims
+from node.market import kept as kept_jobs
+from node.market.kept import KeptJobs
 from tests.market_node import CLIENT, MINER, MarketNode
 from tests.test_market_store import build_job
 
 REPORT = Report(miner_id="m1", result="r")
 
 
-def running(number, prompt="p", miner_id="m1"):
+def with_prompt(number, prompt="p"):
     job = build_job(number)
-    order = msgspec.structs.replace(job.order, prompt=prompt)
-    return msgspec.structs.replace(job, order=order, miner_id=miner_id, state="running")
+    return msgspec.structs.replace(job, order=msgspec.structs.replace(job.order, prompt=prompt))
 
 
-def test_a_claim_is_found_by_its_miner_until_it_is_forgotten():
-    kept, job = Claims(), running(1)
+def test_a_job_is_found_until_it_is_forgotten():
+    kept, job = KeptJobs(), with_prompt(1)
     kept.keep(job)
-    assert kept.find(job.id, "m1") is job
-    assert kept.find(job.id, "m2") is None
-    assert kept.find(None, "m1") is None
+    assert kept.find(job.id) is job
+    assert kept.find(None) is None
     kept.forget(job.id)
     kept.forget(job.id)
-    assert kept.find(job.id, "m1") is None
+    assert kept.find(job.id) is None
 
 
-def test_the_newest_claims_are_kept_and_no_long_prompts(monkeypatch):
-    monkeypatch.setattr(claims, "MAX_CLAIMS", 3)
-    kept, jobs = Claims(), [running(number) for number in range(1, 6)]
+def test_the_newest_jobs_are_kept_and_no_long_prompts(monkeypatch):
+    monkeypatch.setattr(kept_jobs, "MAX_KEPT", 3)
+    kept, jobs = KeptJobs(), [with_prompt(number) for number in range(1, 6)]
     for job in jobs:
         kept.keep(job)
-    assert [kept.find(job.id, "m1") is job for job in jobs] == [False, False, True, True, True]
-    long = running(9, prompt="x" * (claims.MAX_PROMPT_CHARS + 1))
+    assert [kept.find(job.id) is job for job in jobs] == [False, False, True, True, True]
+    long = with_prompt(9, prompt="x" * (kept_jobs.MAX_PROMPT_CHARS + 1))
     kept.keep(long)
-    assert kept.find(long.id, "m1") is None
+    assert kept.find(long.id) is None
 
 
 @pytest.fixture
