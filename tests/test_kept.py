@@ -4,7 +4,8 @@ import msgspec
 import pytest
 
 from ledger.errors import MarketError
-from ledger.jobs import Report
+from ledger.jobs import Caller, Report
+from ledger.store import jobs as job_store
 from node.market import kept as kept_jobs
 from node.market.kept import KeptJobs
 from tests.market_node import CLIENT, MINER, MarketNode
@@ -78,3 +79,54 @@ def test_a_job_that_another_process_ended_is_refused_though_it_is_remembered(nod
         complete(node, claimed)
     assert caught.value.code == "JOB_ALREADY_CANCELLED"
     assert node.kicks == 0
+
+
+def test_a_claim_of_a_job_that_was_submitted_or_offered_here_reads_no_job(node, monkeypatch):
+    submitted = node.submit()
+    node.restart()
+    assert node.do(node.coordinator.available(MINER, "m1", 0)).id == submitted.id
+    offered = node.submit()
+    monkeypatch.setattr(job_store, "load_job", lambda *_: pytest.fail("it was read"))
+    claims = [node.claim(job) for job in (submitted, offered)]
+    monkeypatch.undo()
+    assert [each.job for each in claims] == [node.read(submitted), node.read(offered)]
+
+
+@pytest.mark.parametrize(
+    ("change", "attempt"),
+    [
+        ("attempt = 1, excluded_miner = 'm9', status_reason = 'requeued'", 2),
+        ("excluded_miner = NULL", 1),
+    ],
+)
+def test_a_job_that_another_process_gave_back_is_claimed_as_it_is_stored(node, change, attempt):
+    job = node.submit()
+    node.store.write(
+        lambda c: c.execute(f"UPDATE jobs SET {change} WHERE id = ?", (job.id,))
+    ).result()
+    claim = node.claim(job)
+    assert claim.job == node.read(job)
+    assert claim.lease.attempt == attempt
+
+
+def test_a_job_that_another_process_claimed_is_refused_though_it_is_remembered(node):
+    job = node.submit()
+    node.store.write(
+        lambda c: c.execute(
+            "UPDATE jobs SET state = 'running', miner_id = 'm9', attempt = 1 WHERE id = ?",
+            (job.id,),
+        )
+    ).result()
+    with pytest.raises(MarketError) as caught:
+        node.claim(job)
+    assert caught.value.code == "JOB_ALREADY_CLAIMED"
+    assert node.moves == [("submitted", "")]
+
+
+def test_the_key_of_a_job_takes_its_turn_where_nothing_was_read(node):
+    for owner in ("a", "b"):
+        caller = Caller(key=owner, client=owner, role="client")
+        first, _ = node.submit(caller), node.submit(caller)
+        if owner == "a":
+            node.claim(first)
+    assert node.do(node.coordinator.available(MINER, "m1", 0)).owner == "b"

@@ -195,3 +195,21 @@ def test_threads_that_open_and_close_one_file_leave_it_whole(store, path):
     state = store.state
     write(store, registry.upsert_miner, build_miner("m"))
     assert store.state != state
+
+
+def test_active_miners_are_counted_once_a_second_unless_one_comes_or_is_heard(store, known, path):
+    start_ms = CREATED_MS - 100
+    assert known.count_eligible("a", start_ms) == 1  # "m" takes any model
+    with counted(store) as statements:
+        assert known.count_eligible("b:latest", start_ms + module.COUNTED_MS - 1) == 1
+    assert statements == []
+    write(store, registry.upsert_miner, build_miner("n", "a"))
+    assert (known.count_eligible("a", start_ms), known.count_eligible("b", start_ms)) == (2, 1)
+    elsewhere(path, "UPDATE miners SET draining = 1 WHERE miner_id = 'm'")
+    assert (known.count_eligible("a", start_ms), known.count_eligible("b", start_ms)) == (1, 0)
+    later_ms = start_ms + module.COUNTED_MS + 100
+    assert known.count_eligible("a", later_ms) == 0
+    write(store, registry.touch_miner, "n", later_ms)
+    known.note_seen("n", later_ms)
+    assert known.count_eligible("a", later_ms) == 1
+    assert known.count_eligible("a", start_ms) == 1, "a clock that was set back"

@@ -13,12 +13,21 @@ from typing import TypeVar
 
 from ledger.jobs import Miner
 from ledger.store.marketstore import MarketStore
-from ledger.store.registry import ApiKey, find_key, find_miner
+from ledger.store.registry import (
+    ApiKey,
+    Kind,
+    count_serving,
+    find_key,
+    find_miner,
+    list_capabilities,
+)
 
 Row = TypeVar("Row")
 
 MAX_KNOWN = 4_096
 """Of each kind; beyond that all of them are read anew."""
+COUNTED_MS = 1_000
+"""How long active miners are not counted again, unless one comes, changes or leaves."""
 
 
 class KnownRows:
@@ -31,6 +40,9 @@ class KnownRows:
         self._changes: tuple[int, ...] = ()
         self._keys: dict[str, ApiKey] = {}
         self._miners: dict[str, Miner] = {}
+        self._kinds: list[Kind] | None = None
+        """Of the miners heard since `_kinds_since_ms`."""
+        self._kinds_since_ms = 0
 
     def find_key(self, prefix: str) -> ApiKey | None:
         """Return the API key with this prefix, revoked or not."""
@@ -52,6 +64,18 @@ class KnownRows:
         """Say that a miner was heard, which is no change that is counted."""
         if known := self._miners.get(miner_id):
             self._miners[miner_id] = replace(known, last_seen_at_ms=now_ms)
+        self._kinds = None
+
+    def count_eligible(self, model: str, since_ms: int) -> int:
+        """Return how many of the miners heard since a time could serve `model`.
+
+        One that falls silent, or that another process hears again, may count COUNTED_MS later.
+        """
+        self._catch_up()
+        if self._kinds is None or abs(since_ms - self._kinds_since_ms) >= COUNTED_MS:
+            self._kinds = list_capabilities(self._database.reader, since_ms)
+            self._kinds_since_ms = since_ms
+        return count_serving(self._kinds, model)
 
     def _catch_up(self) -> None:
         # Taken before the counts are read: should they be newer, they are only read once more.
@@ -67,6 +91,7 @@ class KnownRows:
             self._keys.clear()
         if changes[1:] != self._changes[1:]:
             self._miners.clear()
+            self._kinds = None
         self._state, self._changes = state, changes
 
 

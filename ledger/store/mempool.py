@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ledger.store.sessions import Connection
+from ledger.store.sessions import Connection, insert_row
 from ledger.transaction import ReceiptPayload, Transaction
 
 
@@ -17,17 +17,17 @@ def insert_transaction(connection: Connection, transaction: Transaction, *, now_
     columns: tuple[str | None, ...] = (None, None, None, None)
     if isinstance(payload, ReceiptPayload):
         columns = (payload.receipt_id, payload.client, payload.provider, payload.model)
-    (seq,) = connection.execute(
+    return insert_row(
+        connection,
         "INSERT INTO mempool (id, receipt_id, client, provider, model, received_at_ms, envelope)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             bytes(transaction.id),
             *columns,
             now_ms,
             transaction.envelope.decode(),
         ),
-    ).fetchone()
-    return int(seq)
+    )
 
 
 def is_waiting(connection: Connection, transaction_id: bytes) -> bool:

@@ -96,9 +96,8 @@ def _union(
 
 def take_turn(connection: Connection, job: Job, miner: Miner) -> None:
     """Put the key of a job behind others, where this miner may serve them."""
-    ((turn,),) = connection.execute(
-        "UPDATE counters SET value = value + 1 WHERE name = 'turns' RETURNING value"
-    ).fetchall()
+    connection.execute("UPDATE counters SET value = value + 1 WHERE name = 'turns'")
+    (turn,) = connection.execute("SELECT value FROM counters WHERE name = 'turns'").fetchone()
     connection.execute(
         "INSERT INTO owners (owner, turn) VALUES (?, ?)"
         " ON CONFLICT (owner) DO UPDATE SET turn = excluded.turn",

@@ -12,6 +12,10 @@ from ledger.jobs import KeyRole, Miner, MinerStanding, list_served_models, norma
 from ledger.quotas import KeyLimits
 from ledger.store.sessions import Connection
 
+Kind = tuple[frozenset[str] | None, int, int]
+"""Miners with the same capabilities: which models (None: any), how many miners, and when the first
+of these registered."""
+
 MAX_COUNTED_RUNNING = 1_000
 """Running jobs of one miner are counted no further than this."""
 MAX_COUNTED_MINERS = 10_000
@@ -158,15 +162,13 @@ def find_miner(connection: Connection, miner_id: str) -> Miner | None:
 
 def count_eligible_miners(connection: Connection, model: str, since_ms: int) -> int:
     """Return how many of the miners heard since a time could serve `model`."""
-    # Miners of one kind list the same capabilities, so few lists stand for many miners.
-    rows = connection.execute(
-        "SELECT capabilities, count(*) FROM miners WHERE last_seen_at_ms >= ? AND draining = 0"
-        " GROUP BY capabilities LIMIT ?",
-        (since_ms, MAX_CAPABILITY_LISTS),
-    )
+    return count_serving(list_capabilities(connection, since_ms), model)
+
+
+def count_serving(kinds: Sequence[Kind], model: str) -> int:
+    """Return how many miners of these kinds could serve `model`."""
     wanted = normalize_model(model)
-    served = ((_read_served(capabilities), count) for capabilities, count in rows)
-    return sum(count for models, count in served if models is None or wanted in models)
+    return sum(count for models, count, _ in kinds if models is None or wanted in models)
 
 
 def count_active_miners(connection: Connection, since_ms: int, limit: int) -> int:
@@ -178,13 +180,11 @@ def count_active_miners(connection: Connection, since_ms: int, limit: int) -> in
     return int(count)
 
 
-def list_capabilities(
-    connection: Connection, since_ms: int
-) -> list[tuple[frozenset[str] | None, int, int]]:
-    """Return what the miners heard since a time can do; those that drain do nothing more.
+def list_capabilities(connection: Connection, since_ms: int) -> list[Kind]:
+    """Return what the miners heard since a time can do, the kind that registered first first.
 
-    The models of each list of capabilities (None: any), how many miners have it, and when the first
-    of these registered; the oldest first.
+    Those that drain do nothing more. Miners of one kind list the same capabilities, so few kinds
+    stand for many miners.
     """
     rows = connection.execute(
         "SELECT capabilities, count(*), min(registered_at_ms) FROM miners"

@@ -23,7 +23,7 @@ from ledger.jobs import (
 )
 from ledger.quotas import DAY_MS, KeyStanding, check_quota, find_day
 from ledger.store import jobs as job_store
-from ledger.store import limits, lists, queue, registry, repeats
+from ledger.store import limits, lists, queue, repeats
 from ledger.store.sessions import Connection
 from ledger.views import ReceiptView, TransactionView
 from ledger.views.reader import ACTIVE_MINER_MS
@@ -70,6 +70,7 @@ class ClientDesk(Desk):
         if known := find_repeat(self._store.reader):
             return known
         self._check_standing()
+        eligible = self._count_eligible(orders[0].model)
         jobs = tuple(self._build_job(caller, order, now_ms) for order in orders)
 
         def store(connection: Connection) -> Submission:
@@ -82,7 +83,7 @@ class ClientDesk(Desk):
             for _ in jobs:
                 self._move("submitted")
             # Read here, where the writer's thread has the pages at hand.
-            place = self._find_place(connection, jobs[0]) if len(jobs) == 1 else None
+            place = _find_place(connection, jobs[0], eligible) if len(jobs) == 1 else None
             return Submission(jobs=jobs, queue=place)
 
         made = await self._write(store, then=self.job_waiting.fire)
@@ -206,13 +207,10 @@ class ClientDesk(Desk):
 
     def queue(self, job: Job) -> Queue:
         """Return where a pending job stands."""
-        return self._find_place(self._store.reader, job)
+        return _find_place(self._store.reader, job, self._count_eligible(job.order.model))
 
-    def _find_place(self, connection: Connection, job: Job) -> Queue:
-        eligible = registry.count_eligible_miners(
-            connection, job.order.model, self._clock_ms() - ACTIVE_MINER_MS
-        )
-        return Queue(position=queue.count_ahead(connection, job) + 1, eligible_miners=eligible)
+    def _count_eligible(self, model: str) -> int:
+        return self._known.count_eligible(model, self._clock_ms() - ACTIVE_MINER_MS)
 
     def progress(self, job_id: str) -> Progress:
         """Return a job with the text that its miner has told. Raises MarketError JOB_NOT_FOUND."""
@@ -256,6 +254,11 @@ class ClientDesk(Desk):
         if stored is None:
             raise MarketError("TRANSACTION_INVALID", "another change has made this one void")
         return stored
+
+
+def _find_place(connection: Connection, job: Job, eligible_miners: int) -> Queue:
+    position = queue.count_ahead(connection, job) + 1
+    return Queue(position=position, eligible_miners=eligible_miners)
 
 
 def _build_seed(random: bytes) -> int:

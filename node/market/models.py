@@ -37,5 +37,4 @@ class ModelDesk(Desk):
 
     def serves(self, model: str) -> bool:
         """Tell whether an active miner takes jobs for a model."""
-        since_ms = self._clock_ms() - ACTIVE_MINER_MS
-        return registry.count_eligible_miners(self._store.reader, model, since_ms) > 0
+        return self._known.count_eligible(model, self._clock_ms() - ACTIVE_MINER_MS) > 0
