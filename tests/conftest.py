@@ -11,10 +11,13 @@ from hypothesis import HealthCheck, settings
 
 from tests.api_fixtures import node
 from tests.engines import engine, open_store
+from tests.explorer_fixtures import browser, client, views
 from tests.generated_ledger import generated
 from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
 
 __all__ = [
+    "browser",
+    "client",
     "embedded_engine",
     "embedded_model",
     "engine",
@@ -23,6 +26,7 @@ __all__ = [
     "open_store",
     "tiny_directory",
     "tiny_model",
+    "views",
 ]
 
 SLOW_MACHINE = [HealthCheck.too_slow]

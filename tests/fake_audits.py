@@ -19,7 +19,6 @@ from tests.builders import build_key
 from tests.fake_coordinator import MINER_ID, FakeCoordinator
 
 AUDIT_ID = "aud_00000000000000000000000009"
-FIXED = ("genesis", "receipt_id", "auditor", "coordinator")
 
 
 class FakeAudits(FakeCoordinator):

@@ -38,12 +38,6 @@ def build_views() -> FakeViews:
     return views
 
 
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
-
-
 def follow(client, address: str, relation: str) -> list[list[str]]:
     """The receipts of a page and of those that its links of a kind lead to."""
     pages = []

@@ -4,30 +4,13 @@ import re
 import tomllib
 
 import pytest
-from starlette.testclient import TestClient
 
 from ledger.block import hash_header, parse_header
 from ledger.encoding import encode
 from ledger.transaction import Envelope, hash_payload
 from scripts.vendor import VENDOR, find_problems
 from tests.crawler import OF_THE_API, Skeleton
-from tests.explorer_addresses import build_busy_views, every_address
-from tests.fake_views import (
-    FakeViews,
-    build_app,
-)
-
-
-@pytest.fixture(name="views")
-def build_views() -> FakeViews:
-    return build_busy_views()
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
-
+from tests.explorer_addresses import every_address
 
 # --- caching ------------------------------------------------------------------------------------
 

@@ -1,11 +1,10 @@
 """Audits in the explorer: what others found, in words, without calling it a proof."""
 
 import pytest
-from starlette.testclient import TestClient
 
 from tests.builders import build_key
 from tests.crawler import Skeleton, crawl, text_of
-from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
+from tests.fake_views import MINER, FakeViews, build_chain, receipt_id
 
 FAILED = {
     "verdict": "fail",
@@ -22,12 +21,6 @@ FAILED = {
 @pytest.fixture(name="views")
 def build_views() -> FakeViews:
     return build_chain(5)
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
 
 
 def section(response, name: str) -> str:

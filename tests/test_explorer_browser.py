@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import launch_browser, new_context, open_page
+from tests.browser import new_context, open_page
 from tests.explorer_stage import Node
 from tests.fake_views import FakeViews, build_chain, receipt_id
 
@@ -32,12 +32,6 @@ def build_views() -> FakeViews:
 def start_node():
     with Node(build_views()) as node:
         yield node
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 @pytest.mark.parametrize("path", ["/", "/receipts", RECEIPT])

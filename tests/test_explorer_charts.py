@@ -18,18 +18,11 @@ from tests.crawler import text_of
 from tests.fake_views import START_MS, FakeViews, build_app, build_chain
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 @pytest.fixture(name="views")
 def build_views() -> FakeViews:
     return build_chain(30)
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
 
 
 # --- shapes -------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.axe import OF_LOOKS, find_faults
-from tests.browser import Server, launch_browser, new_context, watch
+from tests.browser import Server, new_context, watch
 from tests.explorer_stage import NO_PAGES, SCENES, choose_visits
 from tests.fake_views import FakeViews, build_app
 
@@ -40,12 +40,6 @@ class Stage:
 def build_stage():
     with ExitStack() as stack:
         yield Stage(stack)
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def test_the_crawl_leaves_no_route_out(stage):

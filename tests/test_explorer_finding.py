@@ -12,7 +12,7 @@ from ledger.store.rollups import add_usage
 from ledger.store.rows import Figures
 from ledger.views.suggest import PER_KIND
 from tests.api_node import ApiNode
-from tests.browser import Server, launch_browser, open_page
+from tests.browser import Server, open_page
 from tests.crawler import text_of
 from tests.explorer_node import build_faces
 from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
@@ -27,18 +27,6 @@ def build_views() -> FakeViews:
     views = build_chain(30)
     views.add_receipt(100)
     return views
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 # --- feeds --------------------------------------------------------------------------------------

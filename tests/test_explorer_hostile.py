@@ -7,25 +7,13 @@ from starlette.testclient import TestClient
 
 from explorer_ui.jobs import STATES
 from tests.crawler import Skeleton
-from tests.explorer_addresses import build_busy_views, every_address
+from tests.explorer_addresses import every_address
 from tests.fake_views import (
     MINER,
     FakeViews,
     build_app,
 )
 from tests.hostile import CORPUS, find_hidden
-
-
-@pytest.fixture(name="views")
-def build_views() -> FakeViews:
-    return build_busy_views()
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
-
 
 # --- hostile text -------------------------------------------------------------------------------
 

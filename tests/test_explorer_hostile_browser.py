@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from explorer_ui.jobs import STATES
 from ledger.views import PeerView
 from tests.api_node import ApiNode, run_job
-from tests.browser import Server, launch_browser, new_context, open_page, watch
+from tests.browser import Server, new_context, open_page, watch
 from tests.crawler import Skeleton, walk
 from tests.explorer_node import build_faces
 from tests.explorer_stage import Node, is_page
@@ -91,12 +91,6 @@ class Stage:
 def build_stage():
     with ExitStack() as stack:
         yield Stage(stack)
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(name="page")

@@ -9,7 +9,7 @@ from starlette.routing import Mount
 from ledger.encoding import encode
 from tests.api_node import ApiNode
 from tests.axe import OF_LOOKS, find_faults
-from tests.browser import Server, launch_browser, open_page
+from tests.browser import Server, open_page
 from tests.explorer_stage import Node
 from tests.fake_views import build_app, build_chain
 from tests.verify_node import OVERFLOW, Market, build_changed_chain, choose, last_bundle, verify
@@ -25,12 +25,6 @@ def start_market(tmp_path_factory):
         market.keys = node.keys
         yield market
     node.close()
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def expect_fit(page: Page) -> None:

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from explorer_ui.jobs import STATES
 from tests.api_node import ApiNode, run_job
-from tests.browser import Server, launch_browser, open_page
+from tests.browser import Server, open_page
 from tests.crawler import text_of
 from tests.explorer_node import build_faces
 from tests.fake_views import FakeViews, build_app, build_chain, receipt_id
@@ -25,12 +25,6 @@ def build_views() -> FakeViews:
     for number in range(60):
         views.add_job(number, STATES[number % 5])
     return views
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
 
 
 # --- lists --------------------------------------------------------------------------------------
@@ -172,12 +166,6 @@ def start_server(tmp_path_factory):
     with JobNode(node) as server:
         yield server
     node.close()
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def test_no_page_has_a_text_of_a_job(server):

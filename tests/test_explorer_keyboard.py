@@ -3,7 +3,7 @@
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser import launch_browser, open_page
+from tests.browser import open_page
 from tests.explorer_stage import Node, build_busy
 from tests.fake_views import receipt_id
 
@@ -40,12 +40,6 @@ NOTE_MOTION = """window.addEventListener("pagereveal", async (event) => {
 def start_node():
     with Node(build_busy()) as node:
         yield node
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def press_through(page: Page) -> dict[int, tuple[bool, str]]:

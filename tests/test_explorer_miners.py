@@ -14,12 +14,6 @@ def build_views() -> FakeViews:
     return build_chain(30)
 
 
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
-
-
 def test_a_miner_is_summed_up_in_one_sentence_and_six_figures(client, views):
     views.market.add_miner("miner-a", completed=39, lost=1, running=2, audits=True)
     views.market.add_miner("miner-b")

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from explorer_ui.site import SECURITY_HEADERS
 from ledger.views import SyncProgress
 from tests.crawler import Skeleton, crawl, text_of
-from tests.explorer_addresses import build_busy_views, every_address
+from tests.explorer_addresses import every_address
 from tests.fake_views import (
     GENESIS,
     FakeViews,
@@ -23,17 +23,6 @@ CSP = (
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 NEWEST_FIRST = [receipt_id(number) for number in [100, *range(59, -1, -1)]]
-
-
-@pytest.fixture(name="views")
-def build_views() -> FakeViews:
-    return build_busy_views()
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
 
 
 # --- headers ------------------------------------------------------------------------------------

@@ -3,33 +3,15 @@
 import pytest
 from starlette.testclient import TestClient
 
+from explorer_ui.site import SECURITY_HEADERS
 from ledger.views import SyncProgress
 from tests.crawler import text_of
-from tests.explorer_addresses import build_busy_views
 from tests.fake_views import (
     AUTHORITIES,
     MINER,
-    FakeViews,
     build_app,
     receipt_id,
 )
-
-CSP = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-)
-
-
-@pytest.fixture(name="views")
-def build_views() -> FakeViews:
-    return build_busy_views()
-
-
-@pytest.fixture(name="client")
-def build_client(views):
-    with TestClient(build_app(views), follow_redirects=False) as client:
-        yield client
-
 
 # --- search, not found, redirects ----------------------------------------------------------------
 
@@ -112,7 +94,9 @@ def test_our_own_bug_gets_a_page_that_reads_nothing(views, monkeypatch):
         response = client.get("/blocks")
     assert response.status_code == 500
     assert "our fault" in response.text
-    assert response.headers["content-security-policy"] == CSP
+    assert (
+        response.headers["content-security-policy"] == SECURITY_HEADERS["Content-Security-Policy"]
+    )
     assert "Traceback" not in response.text
 
 

@@ -4,10 +4,9 @@ import re
 import socket
 
 import httpx2
-import pytest
 from playwright.sync_api import expect
 
-from tests.browser import launch_browser, new_context, watch
+from tests.browser import new_context, watch
 from tests.explorer_stage import Node
 from tests.fake_views import build_chain
 from tests.live import LiveNode
@@ -19,12 +18,6 @@ STALE_MS = 3_000
 """Three block times of a network whose blocks come each second."""
 BACK_MS = 30_000
 """Pages ask again after 5 seconds at most, if the machine lets them."""
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def test_twelve_tabs_of_one_browser_stay_live(browser):

@@ -10,7 +10,7 @@ from explorer_ui.offline import ENTRY, build_offline, join_modules
 from explorer_ui.verify import SCRIPT
 from ledger.encoding import encode
 from scripts.offline_verifier import main as write_offline
-from tests.browser import Server, launch_browser, open_page
+from tests.browser import Server, open_page
 from tests.fake_views import FakeViews, build_app
 from tests.verify_node import build_changed_chain, choose, last_bundle, verdict, verify
 
@@ -34,12 +34,6 @@ def test_the_offline_page_is_what_anybody_can_build_and_its_hash_is_shown(tmp_pa
         )
         assert again.status_code == 304
     assert write_offline([]) == 2
-
-
-@pytest.fixture(name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def download(browser, folder):

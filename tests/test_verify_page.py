@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from ledger.encoding import encode
 from tests.api_node import ApiNode
-from tests.browser import launch_browser, open_page
+from tests.browser import open_page
 from tests.builders import build_disclosure, build_genesis
 from tests.verify_node import (
     OVERFLOW,
@@ -35,12 +35,6 @@ def start_market(tmp_path_factory):
     with Market(node) as market:
         yield market
     node.close()
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module", name="chain")

@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 
 from ledger.encoding import encode
 from tests.api_node import ApiNode
-from tests.browser import launch_browser, open_page
+from tests.browser import open_page
 from tests.builders import build_genesis
 from tests.fake_views import build_app, build_chain, receipt_id
 from tests.verify_node import Market, claims, verdict
@@ -21,12 +21,6 @@ def start_market(tmp_path_factory):
     with Market(node) as market:
         yield market
     node.close()
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 def test_a_receipt_is_verified_in_place_and_its_code_is_fetched_on_the_click(browser, market):

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from explorer_ui.offline import build_offline
-from tests.browser import Server, launch_browser, open_page
+from tests.browser import Server, open_page
 from tests.fake_views import build_app, build_chain, receipt_id
 from tests.verify_modules import vector
 from tests.verify_node import choose, claims, verdict, verify
@@ -43,12 +43,6 @@ def expect_case(page, case: dict) -> None:
     expect(verdict(page)).to_contain_text(outcome)
     shown = [[name, status.replace(" ", "_")] for name, status in claims(page)]
     assert shown == [list(claim) for claim in case["claims"]], case["why"]
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module", name="node")

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from api.app import OPENAPI_FILE
 from tests.api_node import ApiNode
-from tests.browser import Server, launch_browser, open_page
+from tests.browser import Server, open_page
 
 DOCUMENT = yaml.safe_load(OPENAPI_FILE.read_text("utf-8"))
 OPERATIONS = {(method, path) for path, methods in DOCUMENT["paths"].items() for method in methods}
@@ -52,12 +52,6 @@ def start_node(tmp_path_factory):
         node.server = server
         yield node
     node.close()
-
-
-@pytest.fixture(scope="module", name="browser")
-def start_browser():
-    with launch_browser() as browser:
-        yield browser
 
 
 @contextmanager
