@@ -20,7 +20,6 @@ from ledger.encoding import encode
 from ledger.views import HeadView
 
 JSON_TYPE, CSV_TYPE = "application/json", "text/csv; charset=utf-8; header=present"
-GLANCES = ("throughput", "price")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

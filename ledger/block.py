@@ -36,7 +36,6 @@ from ledger.payloads import VoteKind as VoteKind  # votes are this module's; evi
 from ledger.transaction import Transaction
 
 BlockHash = NewType("BlockHash", bytes)
-Height = NewType("Height", int)
 
 MAX_HEADER_BYTES = 4096
 MAX_CERTIFICATE_BYTES = 16 * 1024

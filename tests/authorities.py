@@ -15,7 +15,7 @@ from typing import Any
 import httpx2
 import uvicorn
 
-from ledger.block import Block, Certificate, Tip, hash_genesis
+from ledger.block import Block, Tip, hash_genesis
 from ledger.jobs import KeyRole
 from ledger.keys import KeyPair
 from ledger.rules import build_block
@@ -27,7 +27,7 @@ from node.datadir import DataDirectory, Founder, create_network, load_key
 from node.directhttp import DirectProtocol
 from node.local.ports import HOST, choose_ports
 from node.p2p.stamp import build_stamp
-from tests.builders import CREATED_MS, build_certificate
+from tests.builders import CREATED_MS
 
 STOP_TIMEOUT_S = 30
 
@@ -78,10 +78,6 @@ class Authorities:
         """Run one authority at its address."""
         with serve_node(self.directories[index], self.urls[index], **settings) as node:
             yield node
-
-    def certify(self, block: Block, voters: range | None = None, view: int = 0) -> Certificate:
-        """Return a finality certificate by the genesis' members."""
-        return build_certificate(block.header, self.keys, voters=voters, view=view)
 
     def propose(
         self, node: Node, tip: Tip, *transactions: Transaction, proposer: KeyPair, time_ms: int
