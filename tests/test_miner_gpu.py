@@ -20,7 +20,7 @@ from miner.runtime import CPU, CUDA, LlamaRuntime, device, llama
 from miner.runtime.device import Device, choose_device, open_identity
 from miner.runtime.gpu import load_nvml, read_gpu
 from miner.runtime.memory import MIB, MemoryPlan, plan_memory, read_free_ram
-from node.cli import run
+from node.cli import miner as command
 from node.cli.group import cli
 from scripts import gpu_check
 from tests.tiny_model import CONTEXT
@@ -363,10 +363,10 @@ def test_free_memory_is_what_the_kernel_and_the_control_groups_leave(tmp_path, f
 def mine(tmp_path, monkeypatch):
     """The settings that the command makes of its options, on a machine with such a device."""
     kept: list[service.MinerSettings] = []
-    monkeypatch.setattr(run, "configure_logging", lambda path, log_format: None)
-    monkeypatch.setattr(run, "run_miner", lambda settings: kept.append(settings) or 0)
+    monkeypatch.setattr(command, "configure_logging", lambda path, log_format: None)
+    monkeypatch.setattr(command, "run_miner", lambda settings: kept.append(settings) or 0)
     monkeypatch.setattr(
-        run,
+        command,
         "prepare_embedded_model",
         lambda cache, progress, *, half: ModelDirectory(
             name=MODEL_NAME, path=Path("half" if half else "whole"), digest=""
@@ -379,7 +379,7 @@ def mine(tmp_path, monkeypatch):
                 raise NoCudaError("there is none")
             return chosen
 
-        monkeypatch.setattr(run, "choose_device", choose)
+        monkeypatch.setattr(command, "choose_device", choose)
         arguments = ["miner", "--keyfile", str(tmp_path / "key.json"), *options]
         result = CliRunner().invoke(cli, arguments)
         assert result.exit_code == 0, result.output

@@ -18,9 +18,10 @@ from node.cli.checkpoint import checkpoint
 from node.cli.init import init
 from node.cli.keys import keys
 from node.cli.local import network, up
+from node.cli.miner import miner
 from node.cli.model import model
 from node.cli.options import file_type, option, refuse_lone_values
-from node.cli.run import miner, run, witness
+from node.cli.run import run, witness
 from node.cli.submit import submit
 from node.cli.verify import verify
 from node.config import read_config_file

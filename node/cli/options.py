@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import msgspec
@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from ledger.errors import StoreError
 from node.config import DEFAULT_DATA, DEFAULT_PORT, read_config_file, watch_parent
 from node.datadir import DataDirectory
+from node.logs import LogFormat
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,8 +34,6 @@ data_option = option(
     default=DEFAULT_DATA,
     help="Data directory of the node.",
 )
-
-
 database_option = option(
     "--database",
     default="",
@@ -52,8 +51,19 @@ port_option = option(
     default=DEFAULT_PORT,
     help="Port to listen on; 0 lets the system choose.",
 )
-
-
+log_option = option(
+    "--log-file",
+    type=file_type,
+    default=None,
+    show_default=False,
+    help="Write the log there, rotated; by default to standard error.",
+)
+log_format_option = option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    default="text",
+    help="json: each line of the log is one JSON object.",
+)
 stdin_option = click.option("--until-stdin-closes", is_flag=True, hidden=True)
 
 
