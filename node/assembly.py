@@ -24,7 +24,7 @@ from node.clock import read_clock_ms
 from node.config import NodeSettings, choose_reach
 from node.coordinator import Coordinator
 from node.datadir import DataDirectory, load_key
-from node.gauges import NodeState, StateCollector
+from node.gauges import NodeState, StateCollector, list_waiters
 from node.head import HeadWatch
 from node.market.settings import build_market_settings
 from node.memory import refuse_old_votes, refuse_to_wait_for_nobody
@@ -32,6 +32,7 @@ from node.mempool import Mempool
 from node.opening import open_own_market
 from node.p2p.network import PeerNetwork
 from node.p2p.routes import PeerEndpoints
+from node.running import Running
 from node.sealer import Sealer
 from node.sync import Syncer
 from node.watch import NodeWatch
@@ -43,22 +44,13 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class Node:
+class Node(Running):
     """A node with its files open."""
 
-    app: Starlette
-    chain: ChainStore
     coordinator: Coordinator
+    chain: ChainStore
     views: LedgerViews
     sealer: Sealer
-    head: HeadWatch
-    failure: BaseException | None = None
-    """Why it had to stop by itself."""
-
-    def begin_shutdown(self) -> None:
-        """Answer whoever waits for a job or a block, so that the server can close."""
-        self.coordinator.close()
-        self.head.close()
 
 
 @contextlib.contextmanager
@@ -153,12 +145,7 @@ def open_node(
             sync=lambda: syncer.progress,
             peers=network.list_peers,
             count_foreign=mempool.count_foreign,
-            waiters={
-                "work": lambda: coordinator.job_waiting.waiting,
-                "audit": lambda: coordinator.audit_waiting.waiting,
-                "job": lambda: coordinator.feed.waiting,
-                "block": lambda: head.signal.waiting,
-            },
+            waiters=list_waiters(head, coordinator),
         )
         metrics.registry.register(StateCollector(state))
         views = LedgerViews(

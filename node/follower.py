@@ -35,10 +35,11 @@ from node.clock import read_clock_ms
 from node.config import NodeSettings, format_options
 from node.datadir import DataDirectory, create_follower_directory
 from node.files import load_document, write_private
-from node.gauges import NodeState, StateCollector
+from node.gauges import NodeState, StateCollector, list_waiters
 from node.head import HeadWatch
 from node.p2p.address import parse_url
 from node.p2p.routes import build_status_route
+from node.running import Running
 from node.sync import Syncer
 from node.sync.progress import describe_progress
 from node.watch import NodeWatch
@@ -48,19 +49,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class Follower:
+class Follower(Running):
     """A follower with its files open."""
 
-    app: Starlette
     views: LedgerViews
     syncer: Syncer
-    head: HeadWatch
-    failure: BaseException | None = None
-    """Why it had to stop by itself."""
-
-    def begin_shutdown(self) -> None:
-        """Answer whoever waits for a block, so that the server can close."""
-        self.head.close()
 
 
 def prepare_follower(data: DataDirectory, *, sources: Sequence[str], genesis: Path | None) -> None:
@@ -162,7 +155,7 @@ def open_follower(
             market=market,
             clock_ms=clock_ms,
             sync=lambda: syncer.progress,
-            waiters={"block": lambda: head.signal.waiting},
+            waiters=list_waiters(head),
         )
         metrics.registry.register(StateCollector(state))
 

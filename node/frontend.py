@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
 
 from starlette.applications import Starlette
 
@@ -26,28 +25,13 @@ from node.config import NodeSettings
 from node.coordinator import Coordinator
 from node.datadir import DataDirectory, load_key
 from node.follower import open_syncers
-from node.gauges import NodeState, StateCollector
+from node.gauges import NodeState, StateCollector, list_waiters
 from node.head import HeadWatch
 from node.market.settings import build_market_settings
 from node.opening import open_database
 from node.p2p.routes import build_status_route
+from node.running import Running
 from node.watch import NodeWatch
-
-
-@dataclass(kw_only=True)
-class FrontEnd:
-    """A front-end with its ledger open."""
-
-    app: Starlette
-    coordinator: Coordinator
-    head: HeadWatch
-    failure: BaseException | None = None
-    """Why it had to stop by itself."""
-
-    def begin_shutdown(self) -> None:
-        """Answer whoever waits for a job or a block, so that the server can close."""
-        self.coordinator.close()
-        self.head.close()
 
 
 @contextlib.contextmanager
@@ -56,10 +40,10 @@ def open_frontend(
     *,
     stop: Callable[[], None],
     clock_ms: Callable[[], int] = read_clock_ms,
-) -> Iterator[FrontEnd]:
+) -> Iterator[Running]:
     """Open the data directory, hold it, and put the front-end together; close it at the end.
 
-    `stop()` is called, from any thread, when it cannot go on; `FrontEnd.failure` tells why.
+    `stop()` is called, from any thread, when it cannot go on; `Running.failure` tells why.
 
     Raises:
         StoreError: the directory or the database cannot be used, or the key is another one's.
@@ -104,12 +88,7 @@ def open_frontend(
             market=market,
             clock_ms=clock_ms,
             sync=lambda: syncer.progress,
-            waiters={
-                "work": lambda: coordinator.job_waiting.waiting,
-                "audit": lambda: coordinator.audit_waiting.waiting,
-                "job": lambda: coordinator.feed.waiting,
-                "block": lambda: head.signal.waiting,
-            },
+            waiters=list_waiters(head, coordinator),
         )
         metrics.registry.register(StateCollector(state))
         watch = NodeWatch(progress=lambda: syncer.progress, peers=list)
@@ -135,5 +114,5 @@ def open_frontend(
             routes=[build_status_route(chain, account="", release=RELEASE)],
             lifespan=lifespan,
         )
-        front = FrontEnd(app=app, coordinator=coordinator, head=head)
+        front = Running(app=app, coordinator=coordinator, head=head)
         yield front

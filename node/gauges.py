@@ -17,6 +17,8 @@ from ledger.store.mempool import count_waiting, find_oldest_ms
 from ledger.store.registry import count_active_miners
 from ledger.views import SyncProgress
 from ledger.views.reader import ACTIVE_MINER_MS
+from node.coordinator import Coordinator
+from node.head import HeadWatch
 from node.p2p.peers import Peer
 
 MAX_COUNTED = 10_000
@@ -36,6 +38,18 @@ class NodeState:
     """How many transactions of other coordinators wait here."""
     waiters: Mapping[str, Callable[[], int]]
     """How many requests wait now, by what they wait for."""
+
+
+def list_waiters(
+    head: HeadWatch, coordinator: Coordinator | None = None
+) -> dict[str, Callable[[], int]]:
+    """Return what tells how many requests wait for a block, and at a coordinator for its news."""
+    waiters: dict[str, Callable[[], int]] = {"block": lambda: head.signal.waiting}
+    if coordinator is not None:
+        waiters["work"] = lambda: coordinator.job_waiting.waiting
+        waiters["audit"] = lambda: coordinator.audit_waiting.waiting
+        waiters["job"] = lambda: coordinator.feed.waiting
+    return waiters
 
 
 class StateCollector(Collector):

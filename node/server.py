@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import uvicorn
-from starlette.applications import Starlette
 
 from ledger.errors import StoreError
 from node.directhttp import DirectProtocol
 from node.httphead import MAX_REFUSED, REFUSED_SHARE
+from node.running import Running
 
 BACKLOG = 2048
 OTHER_CONNECTIONS = 3096
@@ -48,21 +48,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class Served(Protocol):
-    """A node that is open: `node.assembly.Node`, or a follower."""
-
-    app: Starlette
-    failure: BaseException | None
-    """Why it had to stop by itself."""
-
-    def begin_shutdown(self) -> None:
-        """Let everybody go who waits, so that the server can close."""
-
-
 class Opener(Protocol):
     """Opens a node's files and puts it together. `stop()` is called when it cannot go on."""
 
-    def __call__(self, *, stop: Callable[[], None]) -> AbstractContextManager[Served]:
+    def __call__(self, *, stop: Callable[[], None]) -> AbstractContextManager[Running]:
         """Open it."""
 
 

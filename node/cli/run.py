@@ -40,7 +40,8 @@ from node.datadir import DataDirectory
 from node.follower import open_follower, prepare_follower
 from node.frontend import open_frontend
 from node.logs import LogFormat, configure_logging
-from node.server import OTHER_CONNECTIONS, Served, serve
+from node.running import Running
+from node.server import OTHER_CONNECTIONS, serve
 from node.witness import open_identity
 
 
@@ -241,7 +242,7 @@ def run(
     )
 
 
-_OPENERS: dict[Role, Callable[..., AbstractContextManager[Served]]] = {
+_OPENERS: dict[Role, Callable[..., AbstractContextManager[Running]]] = {
     "api": open_frontend,
     "authority": open_node,
     "follower": open_follower,
