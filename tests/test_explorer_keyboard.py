@@ -30,9 +30,11 @@ FOCUSED = """() => {
   const outline = parseFloat(style.outlineWidth) > 0 && style.outlineStyle !== "none";
   return [Number(e.dataset.stop ?? 0), outline, e.outerHTML.slice(0, 120)];
 }"""
-NOTE_MOTION = """window.addEventListener("pagereveal", async (event) => {
-  await event.viewTransition?.ready.catch(() => {});
-  window.moving = document.getAnimations().length;
+NOTE_MOTION = """window.moving = new Promise((tell) => {
+  window.addEventListener("pagereveal", async (event) => {
+    await event.viewTransition?.ready.catch(() => {});
+    tell(document.getAnimations().length);
+  });
 })"""
 
 
@@ -84,7 +86,7 @@ def test_pages_move_into_each_other_unless_the_reader_wants_no_motion(browser, n
     with open_page(browser, node, "/blocks", reduced_motion=motion) as page:
         page.add_init_script(NOTE_MOTION)
         page.get_by_role("link", name="Miners", exact=True).click()
-        page.wait_for_function("'moving' in window")
+        page.wait_for_url("**/miners")
         assert (page.evaluate("window.moving") > 0) is moves
 
 
