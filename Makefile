@@ -77,7 +77,7 @@ bench-explorer: setup  ## the explorer's budgets over 1,000,000 receipts; ARGS a
 generate: setup  ## a ledger of RECEIPTS really signed receipts to look at, kept in build/; ARGS go to scripts/generate.py
 	@$(PY) -m scripts.generate --receipts $(or $(RECEIPTS),10000) $(ARGS)
 
-bench-frontends: setup  ## life cycles on one PostgreSQL by front-ends; ARGS="--database URL --frontends 2"
+bench-frontends: setup postgresql  ## life cycles on one PostgreSQL by front-ends; ARGS as --help says
 	@$(PY) -m scripts.bench_frontends $(ARGS)
 
 bench-miner: setup $(PEERS)/installed-torch $(if $(LLAMA),$(PEERS)/installed-llama-source)  ## the miner beside its peers; LLAMA=1 compiles llama.cpp; ARGS as --help says
@@ -95,7 +95,7 @@ soak-node: setup  ## keep a node busy and watch its memory; ARGS go to scripts/s
 soak: setup  ## keep a miner busy and watch its memory; ARGS go to scripts/soak_miner.py
 	@$(PY) -m scripts.soak_miner $(ARGS)
 
-chaos: setup  ## kill, pause, cut off and fill a real network under load: MINUTES=N (10)
+chaos: setup $(if $(findstring postgresql,$(ARGS)),postgresql)  ## kill, pause, cut off and fill a real network under load: MINUTES=N (10); ARGS=--postgresql
 	@$(PY) -m scripts.chaos --minutes $(or $(MINUTES),10) $(ARGS)
 
 lighthouse: setup browser $(LIGHTHOUSE)/installed  ## one page of each kind in Lighthouse; ARGS go to scripts/lighthouse.py

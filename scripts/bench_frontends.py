@@ -1,20 +1,24 @@
 """Life cycles of jobs through several front-ends on one PostgreSQL, beside one node with node.db.
 
+    make bench-frontends
     make bench-frontends ARGS="--database postgresql://aitbc@/aitbc?host=/run/postgresql"
 
-Each turn has an authority and so many front-ends, as processes, in a schema of its own in that
-database, which is dropped afterwards. Every front-end is loaded by a process of its own. The
-authority seals, and is not loaded. On a machine with few cores the front-ends, the loads, the
-database and the authority take them from each other: what it prints is a figure of that machine.
+Each turn has an authority and so many front-ends, as processes, and a schema of its own in the
+database, which is dropped afterwards. Without `--database` a server of Debian's is started for the
+run, with its own settings. Every front-end is loaded by a process of its own. The authority seals,
+and is not loaded. On a machine with few cores the front-ends, the loads, the database and the
+authority take them from each other: what it prints is a figure of that machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import resource
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +32,7 @@ from node.datadir import DataDirectory
 from scripts.bench_figures.load import LoadOrder, LoadReport, run_load
 from scripts.bench_figures.measure import MICROS, describe_machine, percentile
 from scripts.bench_figures.node_process import ROOT, RunningNode, make_data_directory, run_node
+from scripts.bench_peers.servers import Server, run_postgres
 
 MAX_PENDING = ("--max-pending-per-key", "1000")
 WARM_UP_S = 1.0
@@ -42,14 +47,18 @@ class Turn:
     seconds: float
     cpu_micros: float
     """Of all nodes together, for each life cycle."""
+    server_micros: float
+    """Of the database's server, where it was started here."""
+    driver_micros: float
+    """Of the clients and miners."""
     complete_ms: list[float]
 
     def show(self) -> str:
         """Return a line of the table."""
-        return (
-            f"{self.name:<28} {self.cycles / self.seconds:>9,.0f} {self.cpu_micros:>9,.0f}"
-            f" {median(self.complete_ms):>9.1f} {percentile(self.complete_ms, 0.99):>9.1f}"
-        )
+        wait = median(self.complete_ms), percentile(self.complete_ms, 0.99)
+        micros = self.cpu_micros, self.server_micros, self.driver_micros
+        cells = [f"{each:>9,.0f}" for each in (self.cycles / self.seconds, *micros)]
+        return " ".join([f"{self.name:<28}", *cells, *(f"{each:>9.1f}" for each in wait)])
 
 
 @contextlib.contextmanager
@@ -67,7 +76,11 @@ def make_schema(database: str, name: str) -> Iterator[str]:
 
 
 def measure(
-    name: str, nodes: Sequence[RunningNode], loaded: Sequence[RunningNode], **load: object
+    name: str,
+    nodes: Sequence[RunningNode],
+    loaded: Sequence[RunningNode],
+    server: Server | None,
+    **load: object,
 ) -> Turn:
     """Load some of the nodes that run."""
 
@@ -83,19 +96,34 @@ def measure(
 
     with ThreadPoolExecutor(len(loaded)) as pool:
         list(pool.map(lambda node: run(node, WARM_UP_S), loaded))
-        cpu_s = sum(node.cpu_s for node in nodes)
+        cpu_s, server_s, driver_s = _read_cpu(nodes, server)
         reports = list(pool.map(lambda node: run(node, float(str(load["seconds"]))), loaded))
     cycles = sum(len(report.cycle_ms) for report in reports)
+    cpu_now_s, server_now_s, driver_now_s = _read_cpu(nodes, server)
     return Turn(
         name=name,
         cycles=cycles,
         seconds=max(report.seconds for report in reports),
-        cpu_micros=(sum(node.cpu_s for node in nodes) - cpu_s) * MICROS / cycles,
+        cpu_micros=(cpu_now_s - cpu_s) * MICROS / cycles,
+        server_micros=(server_now_s - server_s) * MICROS / cycles,
+        driver_micros=(driver_now_s - driver_s) * MICROS / cycles,
         complete_ms=[each for report in reports for each in report.complete_ms],
     )
 
 
-def measure_frontends(folder: Path, database: str, frontends: int, **load: object) -> Turn:
+def _read_cpu(nodes: Sequence[RunningNode], server: Server | None) -> tuple[float, float, float]:
+    """Return the processor time of nodes, server and loads that have ended, in seconds."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (
+        sum(node.cpu_s for node in nodes),
+        server.cpu_s if server else 0.0,
+        ended.ru_utime + ended.ru_stime,
+    )
+
+
+def measure_frontends(
+    folder: Path, database: str, frontends: int, server: Server | None, **load: object
+) -> Turn:
     """Measure an authority with so many front-ends; with none it serves the API itself."""
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(make_schema(database, f"aitbc_bench_{frontends}"))
@@ -112,7 +140,7 @@ def measure_frontends(folder: Path, database: str, frontends: int, **load: objec
             )
             nodes.append(stack.enter_context(run_node(front, *options, log=folder / "api.log")))
         name = f"PostgreSQL, {frontends} front-ends" if frontends else "PostgreSQL, authority alone"
-        return measure(name, nodes, nodes[1:] or nodes, key=key, data=data.root, **load)
+        return measure(name, nodes, nodes[1:] or nodes, server, key=key, data=data.root, **load)
 
 
 def measure_file(folder: Path, **load: object) -> Turn:
@@ -120,13 +148,13 @@ def measure_file(folder: Path, **load: object) -> Turn:
     data = make_data_directory(folder / "alone", created_ms=read_clock_ms())
     key = issue_key(data, "admin", now_ms=read_clock_ms())
     with run_node(data, *MAX_PENDING) as node:
-        return measure("node.db, one node", [node], [node], key=key, data=data.root, **load)
+        return measure("node.db, one node", [node], [node], None, key=key, data=data.root, **load)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--database", required=True, metavar="URL")
+    parser.add_argument("--database", metavar="URL", help="a server that runs; else one is started")
     parser.add_argument("--frontends", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--connections", type=int, default=16, help="of each front-end")
     parser.add_argument("--seconds", type=float, default=5)
@@ -135,11 +163,21 @@ def main(arguments: list[str] | None = None) -> int:
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
     print(describe_machine())
-    print(f"{'':<28} {'cycles/s':>9} {'CPU µs':>9} {'p50 ms':>9} {'p99 ms':>9}")
-    with tempfile.TemporaryDirectory(prefix="frontends-", dir=build) as folder:
-        print(measure_file(Path(folder), **load).show(), flush=True)
+    print(
+        f"{'':<28} {'cycles/s':>9} {'nodes µs':>9} {'server µs':>9} {'driver µs':>9}"
+        f" {'p50 ms':>9} {'p99 ms':>9}"
+    )
+    with ExitStack() as stack:
+        folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="frontends-", dir=build))
+        )
+        print(measure_file(folder, **load).show(), flush=True)
+        server, database = None, options.database
+        if database is None:
+            folder.chmod(0o755)  # PostgreSQL's user must reach its part
+            server, database = stack.enter_context(run_postgres(folder))
         for frontends in options.frontends:
-            turn = measure_frontends(Path(folder), options.database, frontends, **load)
+            turn = measure_frontends(folder, database, frontends, server, **load)
             print(turn.show(), flush=True)
     return 0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from node.datadir import DataDirectory, create_data_directory
-from scripts.chaos.__main__ import list_lines, run_chaos
+from scripts.chaos.__main__ import list_lines, run_chaos, run_shared_chaos
 from scripts.chaos.clocked import OFFSET, write_offset
 from scripts.chaos.history import History, Place, judge
 from scripts.chaos.links import Links, State
@@ -33,6 +33,20 @@ def test_a_network_keeps_its_promises_whatever_happens_to_its_nodes(tmp_path, ca
     assert outcome.verdict.faults == []
     assert outcome.rounds == len(outcome.heal_s) == 1
     assert outcome.counts == {"lost quorums": 1, "kills": 1, "restarts": 1}
+    assert outcome.verdict.receipts == len(outcome.history.completed) > 0
+    assert outcome.history.looks > 0
+
+
+def test_front_ends_keep_their_promises_when_their_database_crashes_and_one_is_killed(
+    tmp_path, capsys
+):
+    tmp_path.parent.chmod(0o755)  # PostgreSQL's user must reach its part
+    tmp_path.parent.parent.chmod(0o755)
+    outcome = run_shared_chaos(tmp_path, seconds=SECONDS, seed=SEED)
+    with capsys.disabled():
+        print("\n" + "\n".join(list_lines(outcome)))  # noqa: T201 - figures for whoever watches
+    assert outcome.verdict.faults == []
+    assert outcome.counts == {"database crashes": 1, "kills": 1}
     assert outcome.verdict.receipts == len(outcome.history.completed) > 0
     assert outcome.history.looks > 0
 

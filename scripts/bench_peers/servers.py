@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,6 +142,48 @@ def run_redis(folder: Path, fsync: str) -> Iterator[tuple[Server, str]]:
         yield server, f"redis://127.0.0.1:{port}/0"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postgres:
+    """A server of Debian's PostgreSQL that was made and does not run."""
+
+    command: Sequence[str]
+    ready: Sequence[str]
+    """Ends with 0 once it answers."""
+    address: str
+    user: str | None
+    """Who runs it: it refuses to be root's, and Debian's package brings a user for it."""
+    log: Path
+
+
+def create_postgres(folder: Path) -> Postgres:
+    """Make a server with Debian's own settings, for a port of the loopback.
+
+    Raises:
+        PeerError: it is not installed.
+    """
+    programs = sorted(POSTGRES.glob("*/bin"), key=lambda path: float(path.parent.name))
+    if not programs:
+        raise PeerError("PostgreSQL is missing: apt-get install postgresql")
+    data, log, port = folder / "postgres", folder / "postgres.log", find_port()
+    user = POSTGRES_USER if os.geteuid() == 0 else None
+    data.mkdir()
+    if user is not None:
+        shutil.chown(data, user, user)
+    options = ["-U", "bench", "--auth=trust", "-E", "UTF8"]
+    create: list[str | Path] = [programs[-1] / "initdb", "-D", data, *options]
+    with run_server(create, log, user=user) as server:
+        wait_until_ended(server)
+    address = f"postgresql://bench@127.0.0.1:{port}/postgres"
+    listen = ["-h", "127.0.0.1", "-p", str(port), "-k", data]
+    return Postgres(
+        command=[str(part) for part in (programs[-1] / "postgres", "-D", data, *listen)],
+        ready=[str(programs[-1] / "pg_isready"), "-q", "-d", address],
+        address=address,
+        user=user,
+        log=log,
+    )
+
+
 @contextmanager
 def run_postgres(folder: Path) -> Iterator[tuple[Server, str]]:
     """Debian's PostgreSQL with its own settings; yields it and its address.
@@ -148,41 +191,10 @@ def run_postgres(folder: Path) -> Iterator[tuple[Server, str]]:
     Raises:
         PeerError: it is not installed, or does not start.
     """
-    programs = sorted(POSTGRES.glob("*/bin"), key=lambda path: float(path.parent.name))
-    if not programs:
-        raise PeerError("PostgreSQL is missing: apt-get install postgresql")
-    data, log, port = folder / "postgres", folder / "postgres.log", find_port()
-    # It refuses to run as root; Debian's package brings a user for it.
-    user = POSTGRES_USER if os.geteuid() == 0 else None
-    data.mkdir()
-    if user is not None:
-        shutil.chown(data, user, user)
-    create: list[str | Path] = [
-        programs[-1] / "initdb",
-        "-D",
-        data,
-        "-U",
-        "bench",
-        "--auth=trust",
-        "-E",
-        "UTF8",
-    ]
-    with run_server(create, log, user=user) as server:
-        wait_until_ended(server)
-    command: list[str | Path] = [
-        programs[-1] / "postgres",
-        "-D",
-        data,
-        "-h",
-        "127.0.0.1",
-        "-p",
-        str(port),
-    ]
-    address = f"postgresql://bench@127.0.0.1:{port}/postgres"
-    ready = [str(programs[-1] / "pg_isready"), "-q", "-d", address]
-    with run_server([*command, "-k", data], log, user=user) as server:
-        wait_until(server, log, lambda: subprocess.run(ready, check=False).returncode == 0)
-        yield server, address
+    made = create_postgres(folder)
+    with run_server(made.command, made.log, user=made.user) as server:
+        wait_until(server, made.log, lambda: not subprocess.run(made.ready, check=False).returncode)
+        yield server, made.address
 
 
 def wait_until_ended(server: Server) -> None:

@@ -2,6 +2,7 @@
 
     make chaos MINUTES=10
     make chaos MINUTES=1 ARGS="--seed 7"     the faults of seed 7 once more
+    make chaos ARGS=--postgresql             front-ends that share a PostgreSQL, and that server
 
 Times are printed, never judged; a broken promise is, and ends with status 1.
 """
@@ -18,9 +19,13 @@ from pathlib import Path
 
 from scripts.bench_figures.measure import describe_machine, percentile
 from scripts.bench_figures.node_process import ROOT
+from scripts.bench_peers.servers import PeerError
+from scripts.chaos.database import Database
 from scripts.chaos.disk import mounted
+from scripts.chaos.network import NetworkRun
 from scripts.chaos.nodes import ChaosError
-from scripts.chaos.rounds import Outcome, Run
+from scripts.chaos.rounds import Outcome
+from scripts.chaos.shared import SharedRun
 
 MAX_SHOWN = 20
 
@@ -34,7 +39,20 @@ def run_chaos(folder: Path, *, seconds: float, seed: int) -> Outcome:
     with mounted(folder / "disk") as disk:
         if disk is None:
             print("no disk is filled: mounting one needs root", file=sys.stderr)
-        return Run(folder / "network", disk, seed=seed).run(seconds)
+        return NetworkRun(folder / "network", disk, seed=seed).run(seconds)
+
+
+def run_shared_chaos(folder: Path, *, seconds: float, seed: int) -> Outcome:
+    """The same with front-ends on one PostgreSQL, which is started here.
+
+    Raises:
+        ChaosError: the nodes did not heal, or one ended by itself.
+        PeerError: PostgreSQL is not installed.
+    """
+    folder.chmod(0o755)  # PostgreSQL's user must reach its part
+    database = Database(folder)
+    with database.running():
+        return SharedRun(folder / "nodes", database, seed=seed).run(seconds)
 
 
 def list_lines(outcome: Outcome) -> Iterator[str]:
@@ -82,7 +100,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=None, help="drawn and printed if not given")
+    parser.add_argument(
+        "--postgresql", action="store_true", help="front-ends on one PostgreSQL instead"
+    )
     options = parser.parse_args(arguments)
+    run = run_shared_chaos if options.postgresql else run_chaos
     seed = secrets.randbelow(1 << 32) if options.seed is None else options.seed
     print(describe_machine())
     print(f"seed {seed}", flush=True)
@@ -90,9 +112,9 @@ def main(arguments: list[str] | None = None) -> int:
     build.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=build))
     try:
-        outcome = run_chaos(folder, seconds=options.minutes * 60, seed=seed)
+        outcome = run(folder, seconds=options.minutes * 60, seed=seed)
         faults, lines = outcome.verdict.faults, list(list_lines(outcome))
-    except ChaosError as error:
+    except (ChaosError, PeerError) as error:
         faults, lines = [str(error)], [f"BROKEN: {error}"]
     except KeyboardInterrupt:
         faults, lines = [], ["Stopped."]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from scripts.chaos.disk import SmallDisk
 from scripts.chaos.links import Links, State
-from scripts.chaos.nodes import Node, Nodes
+from scripts.chaos.nodes import Node, Nodes, Processes
 
 MAX_JUMP_MS = 60_000
 FULL_TIMEOUT_S = 5.0
@@ -38,7 +38,7 @@ class Fault(Protocol):
 class Kill:
     """SIGKILL, and a new start."""
 
-    nodes: Nodes
+    nodes: Processes
     node: Node
     name: str = "kills"
 
@@ -148,15 +148,31 @@ class Cut:
 
 
 class Drawer:
-    """Draws faults."""
+    """Draws faults of the kinds that it is given, each as often as its number says."""
+
+    def __init__(self, rng: random.Random, kinds: Mapping[Callable[[], Fault], int]) -> None:
+        self._rng = rng
+        self._kinds = kinds
+
+    def draw(self, count: int) -> list[Fault]:
+        """Draw faults that may happen at once."""
+        chosen: list[Fault] = []
+        for _ in range(count):
+            fault = self._rng.choices(list(self._kinds), list(self._kinds.values()))[0]()
+            if all(fault.targets.isdisjoint(other.targets) for other in chosen):
+                chosen.append(fault)
+        return chosen
+
+
+class NetworkDrawer(Drawer):
+    """Draws what may happen to a network."""
 
     def __init__(
         self, nodes: Nodes, links: Links, disk: SmallDisk | None, rng: random.Random
     ) -> None:
         self._nodes = nodes
         self._links = links
-        self._rng = rng
-        self._kinds: dict[Callable[[], Fault], int] = {
+        kinds: dict[Callable[[], Fault], int] = {
             lambda: Kill(nodes, self._draw_node()): 30,
             lambda: Pause(nodes, self._draw_node()): 20,
             lambda: Restart(nodes, self._draw_node()): 10,
@@ -167,16 +183,8 @@ class Drawer:
             self._jump: 14,
         }
         if disk is not None:
-            self._kinds[lambda: FullDisk(nodes, nodes.authorities[-1], disk=disk)] = 8
-
-    def draw(self, count: int) -> list[Fault]:
-        """Draw faults that may happen at once."""
-        chosen: list[Fault] = []
-        for _ in range(count):
-            fault = self._rng.choices(list(self._kinds), list(self._kinds.values()))[0]()
-            if all(fault.targets.isdisjoint(other.targets) for other in chosen):
-                chosen.append(fault)
-        return chosen
+            kinds[lambda: FullDisk(nodes, nodes.authorities[-1], disk=disk)] = 8
+        super().__init__(rng, kinds)
 
     def _draw_node(self) -> Node:
         authorities = self._nodes.authorities

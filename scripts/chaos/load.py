@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -33,8 +35,8 @@ TWICE = 0.05
 """Share of the completions that are sent twice."""
 RECENT = 50
 GOOD = frozenset({200, 201})
-CONFLICT, NOT_FOUND = 409, 404
-ALLOWED = frozenset({CONFLICT, 503})
+CONFLICT, NOT_FOUND, UNABLE = 409, 404, 503
+ALLOWED = frozenset({CONFLICT, UNABLE})
 """What a node may answer that gave the job away meanwhile, is ending or has no room."""
 
 
@@ -68,12 +70,18 @@ class Pending:
 
 
 class Client:
-    """One connection to one node, made anew when it breaks."""
+    """One connection to one node, made anew when it breaks: to the next, where there are others."""
 
     def __init__(
-        self, node: Node, history: History, *, allowed: AbstractSet[int] = ALLOWED
+        self,
+        node: Node,
+        history: History,
+        *,
+        allowed: AbstractSet[int] = ALLOWED,
+        others: Sequence[Node] = (),
     ) -> None:
         self.node = node
+        self._turns = itertools.cycle([*others, node])
         self._history = history
         self._allowed = allowed
         self._connection: Connection | None = None
@@ -94,9 +102,13 @@ class Client:
         except (OSError, EOFError, ValueError, TimeoutError) as error:
             await self.close()
             self._history.refused[type(error).__name__] += 1
+            self.node = next(self._turns)
             raise UnavailableError from error
         if answer.status not in GOOD:
             self._note_refusal(answer, f"{method} {path}")
+            if answer.status == UNABLE:
+                await self.close()
+                self.node = next(self._turns)
             raise UnavailableError(answer.status)
         return answer
 
@@ -118,8 +130,16 @@ class Client:
 class Party:
     """A client of one coordinator, and its miner."""
 
-    def __init__(self, node: Node, history: History, number: int, *, pause_s: float) -> None:
-        self._client = Client(node, history)
+    def __init__(
+        self,
+        node: Node,
+        history: History,
+        number: int,
+        *,
+        pause_s: float,
+        others: Sequence[Node] = (),
+    ) -> None:
+        self._client = Client(node, history, others=others)
         self._node = node
         self._history = history
         self._miner_id = f"miner-{number}"

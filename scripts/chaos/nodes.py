@@ -85,48 +85,17 @@ class Node:
             return sum(line.startswith("Traceback") for line in lines)
 
 
-class Nodes:
-    """All of them."""
+class Processes:
+    """Nodes by name, each a process that is started and ended here."""
 
-    def __init__(self, root: Path, disk: Path | None) -> None:
-        """Make their directories; the last authority's on `disk`, if there is one."""
+    def __init__(self, root: Path) -> None:
         self._root = root
-        names = [f"authority-{i + 1}" for i in range(AUTHORITIES)]
-        followers = {"follower": "run", "witness": "witness"}
-        ports = choose_ports(0, 2 * (len(names) + len(followers)))
-        founders = [
-            Founder(
-                root=(disk if disk and name == names[-1] else root) / name,
-                name=name,
-                url=f"http://{HOST}:{ports[2 * i + 1]}",
-            )
-            for i, name in enumerate(names)
-        ]
-        made = create_network(founders, network="aitbc-chaos", now_ms=read_clock_ms())
-        genesis = made[0].load_genesis()
-        made += [create_follower_directory(root / name, genesis) for name in followers]
         self.all: dict[str, Node] = {}
-        for i, data in enumerate(made):
-            name, (port, proxy) = data.root.name, ports[2 * i : 2 * i + 2]
-            options: dict[str, str | int | list[str]] = {**OPTIONS, "port": port}
-            if name in followers:
-                options["follow"] = [founder.url for founder in founders]
-            write_private(data.options, format_options(options))
-            self.all[name] = Node(
-                name=name,
-                command=followers.get(name, "run"),
-                data=data,
-                log=root / f"{name}.log",
-                port=port,
-                proxy=proxy,
-                admin_key=issue_key(data, "admin", now_ms=read_clock_ms()) if name in names else "",
-            )
-            write_offset(self._clock(name), 0)
 
-    @property
-    def authorities(self) -> list[Node]:
-        """Those that vote."""
-        return [node for node in self.all.values() if node.is_authority]
+    def add(self, node: Node) -> None:
+        """Take in a node whose directory is made."""
+        self.all[node.name] = node
+        write_offset(self._clock(node.name), 0)
 
     def find_pids(self) -> dict[str, int]:
         """Return the process of each node that runs."""
@@ -202,6 +171,52 @@ class Nodes:
 
     def _clock(self, name: str) -> Path:
         return self._root / f"{name}.clock"
+
+
+class Nodes(Processes):
+    """A network: authorities, a follower and a witness."""
+
+    def __init__(self, root: Path, disk: Path | None) -> None:
+        """Make their directories; the last authority's on `disk`, if there is one."""
+        super().__init__(root)
+        names = [f"authority-{i + 1}" for i in range(AUTHORITIES)]
+        followers = {"follower": "run", "witness": "witness"}
+        ports = choose_ports(0, 2 * (len(names) + len(followers)))
+        founders = [
+            Founder(
+                root=(disk if disk and name == names[-1] else root) / name,
+                name=name,
+                url=f"http://{HOST}:{ports[2 * i + 1]}",
+            )
+            for i, name in enumerate(names)
+        ]
+        made = create_network(founders, network="aitbc-chaos", now_ms=read_clock_ms())
+        genesis = made[0].load_genesis()
+        made += [create_follower_directory(root / name, genesis) for name in followers]
+        for i, data in enumerate(made):
+            name, (port, proxy) = data.root.name, ports[2 * i : 2 * i + 2]
+            options: dict[str, str | int | list[str]] = {**OPTIONS, "port": port}
+            if name in followers:
+                options["follow"] = [founder.url for founder in founders]
+            write_private(data.options, format_options(options))
+            self.add(
+                Node(
+                    name=name,
+                    command=followers.get(name, "run"),
+                    data=data,
+                    log=root / f"{name}.log",
+                    port=port,
+                    proxy=proxy,
+                    admin_key=issue_key(data, "admin", now_ms=read_clock_ms())
+                    if name in names
+                    else "",
+                )
+            )
+
+    @property
+    def authorities(self) -> list[Node]:
+        """Those that vote."""
+        return [node for node in self.all.values() if node.is_authority]
 
 
 def _take(node: Node) -> subprocess.Popen[str]:

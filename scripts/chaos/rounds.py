@@ -8,21 +8,19 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx2
 import msgspec
 
 from node.p2p.documents import Status
 from scripts.bench_figures.connection import Connection
-from scripts.chaos.disk import SmallDisk
 from scripts.chaos.faults import Drawer, Fault
 from scripts.chaos.history import History, Verdict, judge
-from scripts.chaos.links import Links
 from scripts.chaos.load import Onlooker, Party, watch_heights
-from scripts.chaos.nodes import Node, Nodes, require
+from scripts.chaos.nodes import Node, Processes, require
 
 PARTIES = 2
 """Of each authority."""
@@ -31,13 +29,6 @@ LASTS_S = (0.5, 6.0)
 """How long faults last."""
 PEACE_S = (0.2, 1.0)
 """Between rounds, once all is healed."""
-QUORUM_LOST_S = 3.0
-MIN_ACCEPTED = 10
-"""Receipts that are accepted meanwhile."""
-MAX_LATE = 2
-"""Blocks that have their votes already: the open one, and one that the others were ahead."""
-MAX_COMPLAINTS = 40
-"""Warnings and errors that two nodes may log in that time."""
 HEAL_TIMEOUT_S = 300.0
 DRAIN_TIMEOUT_S = 120.0
 POLL_S = 0.05
@@ -66,15 +57,12 @@ class Outcome:
 
 
 class Run:
-    """One run."""
+    """One run over processes that are made and do not run."""
 
-    def __init__(self, root: Path, disk: SmallDisk | None, *, seed: int) -> None:
-        self._rng = random.Random(seed)  # noqa: S311 - no secret
-        self._nodes = Nodes(root, disk.root if disk else None)
-        self._links = Links(self._nodes.find_pids)
-        self._filled = {self._nodes.authorities[-1].name} if disk else set[str]()
-        """A node that stops over a full disk says why in its log."""
-        self._drawer = Drawer(self._nodes, self._links, disk, self._rng)
+    def __init__(self, nodes: Processes, drawer: Drawer, rng: random.Random) -> None:
+        self._rng = rng
+        self._nodes = nodes
+        self._drawer = drawer
         self.outcome = Outcome()
 
     def run(self, seconds: float) -> Outcome:
@@ -91,27 +79,43 @@ class Run:
         self.outcome.verdict = judge(self.outcome.history, list(self._nodes.all.values()))
         for node in self._nodes.all.values():
             self.outcome.complaints += node.count_complaints()
-            if node.name not in self._filled:
+            if not self._may_fail(node):
                 self.outcome.tracebacks += node.count_tracebacks()
         return self.outcome
 
+    # --- what differs ---------------------------------------------------------------------------
+
+    @property
+    def _coordinators(self) -> list[Node]:
+        """Those that take jobs."""
+        raise NotImplementedError
+
+    def _may_fail(self, node: Node) -> bool:
+        """Tell whether a node may say in its log why it stopped."""
+        raise NotImplementedError
+
+    def _open(self) -> AbstractAsyncContextManager[None]:
+        """Start what stands between and below the nodes."""
+        raise NotImplementedError
+
+    def _list_parties(self, history: History) -> list[Party]:
+        """Return the clients with their miners, those of one node one after another."""
+        raise NotImplementedError
+
+    async def _begin(self) -> None:
+        """Do what comes before the rounds."""
+
+    # --- the course -----------------------------------------------------------------------------
+
     async def _run(self, seconds: float) -> None:
-        try:
-            for node in self._nodes.all.values():
-                await self._links.listen(node.name, node.proxy, node.port)
+        async with self._open():
             await asyncio.gather(*(self._nodes.start(node) for node in self._nodes.all.values()))
             await self._run_under_load(seconds)
             await asyncio.gather(*(self._nodes.stop(node) for node in self._nodes.all.values()))
-        finally:
-            await self._links.close()
 
     async def _run_under_load(self, seconds: float) -> None:
         history = self.outcome.history
-        parties = [
-            Party(node, history, number, pause_s=PAUSE_S)
-            for node in self._nodes.authorities
-            for number in range(PARTIES)
-        ]
+        parties = self._list_parties(history)
         over, seen = asyncio.Event(), asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             guard = tasks.create_task(self._guard())
@@ -119,10 +123,10 @@ class Run:
             for seed, node in enumerate(self._nodes.all.values()):
                 onlooker = Onlooker(node, history, seed, pause_s=PAUSE_S)
                 tasks.create_task(onlooker.run(seen))
-            for node in self._nodes.authorities:
+            for node in self._coordinators:
                 tasks.create_task(watch_heights(node, history, seen))
             await self._wait_healed()
-            await self._lose_quorum()
+            await self._begin()
             ends_at = time.monotonic() + seconds
             while time.monotonic() < ends_at:
                 await self._round()
@@ -132,34 +136,13 @@ class Run:
             seen.set()
             guard.cancel()
 
-    async def _lose_quorum(self) -> None:
-        """Kill one of four and stop another: nothing becomes final, and work goes on.
-
-        Raises:
-            ChaosError: it is otherwise, or the logs of the others can no longer be read.
-        """
-        away, here = self._nodes.authorities[2:], self._nodes.authorities[:2]
-        print("  lost quorum", end="", file=sys.stderr)
-        await asyncio.gather(self._nodes.kill(away[0]), self._nodes.stop(away[1]))
-        height, accepted = await _read_height(here[0]), len(self.outcome.history.completed)
-        complaints = sum(node.count_complaints() for node in here)
-        deadline = time.monotonic() + HEAL_TIMEOUT_S
-        await asyncio.sleep(QUORUM_LOST_S)
-        while len(self.outcome.history.completed) < accepted + MIN_ACCEPTED:
-            require(time.monotonic() < deadline, "nothing is accepted without a quorum")
-            await asyncio.sleep(POLL_S)
-        late = await _read_height(here[0]) - height
-        require(late <= MAX_LATE, f"{late} blocks became final without a quorum")
-        complaints = sum(node.count_complaints() for node in here) - complaints
-        require(complaints <= MAX_COMPLAINTS, f"{complaints} complaints in the logs of the others")
-        self.outcome.counts.update(["lost quorums", "kills", "restarts"])
-        await self._heal(*(self._nodes.start(node) for node in away))
-
     async def _round(self) -> None:
         (count,) = self._rng.choices(
             [count for count, _ in AT_ONCE], [weight for _, weight in AT_ONCE]
         )
-        faults = self._drawer.draw(count)
+        await self._suffer(self._drawer.draw(count))
+
+    async def _suffer(self, faults: Sequence[Fault]) -> None:
         print(f"  {' + '.join(_describe(fault) for fault in faults)}", end="", file=sys.stderr)
         for fault in faults:
             await fault.begin()
@@ -179,13 +162,13 @@ class Run:
     async def _wait_healed(self) -> None:
         """Wait until every node has a block that is newer than any at this moment."""
         nodes = list(self._nodes.all.values())
-        heights = await asyncio.gather(*(_read_height(node) for node in nodes))
+        heights = await asyncio.gather(*(read_height(node) for node in nodes))
         await self._wait_for_height(max(heights) + 1)
 
     async def _wait_for_height(self, height: int) -> None:
         deadline = time.monotonic() + HEAL_TIMEOUT_S
         for node in self._nodes.all.values():
-            while (found := await _read_height(node)) < height:
+            while (found := await read_height(node)) < height:
                 require(
                     time.monotonic() < deadline,
                     f"stuck: {node.name} is at {found} and does not reach {height}",
@@ -198,11 +181,11 @@ class Run:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 await asyncio.gather(*(party.drain() for party in parties))
         deadline = time.monotonic() + HEAL_TIMEOUT_S
-        for node in self._nodes.authorities:
+        for node in self._coordinators:
             while (waiting := await _count_waiting(node)) != 0:
                 require(time.monotonic() < deadline, f"{node.name}: {waiting} are never final")
                 await asyncio.sleep(POLL_S)
-        heights = [await _read_height(node) for node in self._nodes.authorities]
+        heights = [await read_height(node) for node in self._coordinators]
         await self._wait_for_height(max(heights))
 
     async def _guard(self) -> None:
@@ -217,7 +200,7 @@ def _describe(fault: Fault) -> str:
     return f"{fault.name} {', '.join(sorted(fault.targets))}"
 
 
-async def _read_height(node: Node) -> int:
+async def read_height(node: Node) -> int:
     """Return a node's height, -1 if it does not answer."""
     body = await _get(node, "/p2p/status")
     return msgspec.json.decode(body, type=Status).height if body else -1

@@ -29,8 +29,9 @@ MAX_TRIES = 4
 _SLOW = (psycopg.errors.QueryCanceled, psycopg.errors.LockNotAvailable)
 _FINAL = (*_SLOW, psycopg.errors.DiskFull)
 """What is not tried again: it has taken its time, or would end alike."""
-_LOCK = (
-    "SELECT pg_current_xact_id()::text FROM"
+_BEGIN = (
+    # One message: each way to the server and back lets all others wait who want the lock.
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT pg_current_xact_id()::text FROM"
     " pg_advisory_xact_lock(hashtextextended('aitbc ' || current_schema(), 0))"
 )
 
@@ -59,9 +60,10 @@ class ServerSession:
         """Begin a transaction in which nobody else writes."""
         if self.connection.is_lost and not self._reconnect():
             raise psycopg.OperationalError("the server does not answer")
-        self.connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+        begun = self.connection.execute(_BEGIN)
         self.connection.changes_known = False
-        (self._transaction,) = self.connection.execute(_LOCK).fetchone()
+        begun.nextset()
+        (self._transaction,) = begun.fetchone()
 
     def commit(self) -> None:
         """Make it durable."""
