@@ -26,6 +26,8 @@ class RecordingRuntime:
         self.max_rows = max_rows
         self.cache = [[-1] * self.context for _ in range(slots)]
         self.calls: list[tuple] = []
+        # As the real one's: overwritten by the next step.
+        self._logits = np.empty((slots, self.vocabulary), np.float32)
 
     def prefill(self, token_ids, *, slot, start) -> None:
         assert 1 <= len(token_ids) <= PREFILL_CHUNK
@@ -39,7 +41,10 @@ class RecordingRuntime:
         for slot, token, length in zip(slots, token_ids, lengths, strict=True):
             self._write(slot, length - 1, [token])
         rows = zip(slots, lengths, strict=True)
-        return np.stack([self.logits(self.cache[slot][:length]) for slot, length in rows])
+        logits = self._logits[: len(token_ids)]
+        for row, (slot, length) in zip(logits, rows, strict=True):
+            row[:] = self.logits(self.cache[slot][:length])
+        return logits
 
     def copy_slot(self, source, target, length) -> None:
         self.calls.append(("copy", source, target, length))

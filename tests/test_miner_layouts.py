@@ -111,11 +111,11 @@ def test_a_genai_directory_runs_wherever_its_weights_are(tmp_path, tiny_model, d
 def test_prefill_computes_one_row_of_logits_at_most(name, directory):
     runtime = open_runtime(choice(directory, name))
     binding = runtime._cache.open(0, 1, 0, with_logits=True)
-    runtime._bind_tokens(binding, np.array([TEXT]), np.array([len(TEXT)]))
-    runtime._bind_rows(binding, len(TEXT), all_rows=False)
-    binding.bind_output("logits")
-    runtime._session.run_with_iobinding(binding)
-    logits = binding.get_outputs()[-1].numpy()
+    runtime._feed_tokens(binding, np.array([TEXT]), [len(TEXT)])
+    runtime._feed_rows(binding, len(TEXT), all_rows=False)
+    binding.io.bind_output("logits")
+    binding.run()
+    logits = binding.io.get_outputs()[-1].numpy()
     assert logits.shape[1] == 1
     whole = runtime.score(TEXT)
     assert np.abs(logits[0, 0] - whole[-1]).max() < tolerance(name) * np.abs(whole).max()

@@ -20,9 +20,11 @@ import numpy as np
 import onnxruntime as ort
 
 from miner.errors import ModelError
+from miner.runtime.binding import Binding
 from miner.runtime.device import Device, Float, open_identity
 
 MAX_BINDINGS: Final = 64
+MASK_STEP: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,15 @@ class Cache(Protocol):
     def max_rows(self) -> int:
         """Neighbouring slots that may run together."""
 
-    def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Any:
+    def mask_width(self, added: int, longest: int) -> int:
+        """Tokens of an attention mask, for a run of so many tokens a row.
+
+        Args:
+            added: tokens that the run adds to each row.
+            longest: tokens of the longest row after it.
+        """
+
+    def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Binding:
         """A binding whose past and present are these slots.
 
         Args:
@@ -56,7 +66,7 @@ class Cache(Protocol):
             with_logits: whether the caller binds the logits too; else they stay unbound.
         """
 
-    def close(self, binding: Any, slot: int, length: int) -> None:
+    def close(self, binding: Binding, slot: int, length: int) -> None:
         """Take what a run made of a slot, if it is not in place already."""
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -71,14 +81,24 @@ class SharedCache:
         self._shape = shape
         self._slab_shape = (shape.slots, shape.kv_heads, shape.context, shape.head_size)
         self._slabs = [_zeros(self._slab_shape, shape) for _ in shape.past_names]
-        self._bindings: dict[tuple[int, int, bool], Any] = {}
+        self._bindings: dict[tuple[int, int, bool], Binding] = {}
 
     @property
     def max_rows(self) -> int:
         """See `Cache`."""
         return self._shape.slots
 
-    def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Any:
+    def mask_width(self, added: int, longest: int) -> int:
+        """See `Cache`. The widths of steps are few, as if a longer row ran beside.
+
+        So masks stay bound, and the plan of working memory that the runtime makes for each
+        combination of shapes, and never forgets, is found again.
+        """
+        if added > 1 or self._shape.device.name != "cpu":
+            return longest
+        return min(-(-longest // MASK_STEP) * MASK_STEP, self._shape.context)
+
+    def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Binding:
         """See `Cache`. Bindings are kept: making one takes longer than a small model's step."""
         key = (first_slot, rows, with_logits)
         binding = self._bindings.pop(key, None) or self._bind(first_slot, rows)
@@ -87,7 +107,7 @@ class SharedCache:
             self._bindings.pop(next(iter(self._bindings)))
         return binding
 
-    def close(self, binding: Any, slot: int, length: int) -> None:
+    def close(self, binding: Binding, slot: int, length: int) -> None:
         """See `Cache`."""
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -99,16 +119,16 @@ class SharedCache:
             else:
                 self._copier.copy(self._place(slab, source), self._place(slab, target))
 
-    def _bind(self, first_slot: int, rows: int) -> Any:
-        shape, binding = self._shape, self._session.io_binding()
+    def _bind(self, first_slot: int, rows: int) -> Binding:
+        shape, binding = self._shape, Binding(self._session, self._shape.device)
         sizes = (rows, *self._slab_shape[1:])
         for past, present, slab in zip(
             shape.past_names, shape.present_names, self._slabs, strict=True
         ):
             address = self._place(slab, first_slot)
             place = (shape.device.name, shape.device.index, shape.dtype, sizes, address)
-            binding.bind_input(past, *place)
-            binding.bind_output(present, *place)
+            binding.io.bind_input(past, *place)
+            binding.io.bind_output(present, *place)
         return binding
 
     def _place(self, slab: Any, slot: int) -> int:
@@ -136,24 +156,28 @@ class JoinedCache:
         """See `Cache`."""
         return 1
 
-    def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Any:
+    def mask_width(self, added: int, longest: int) -> int:
         """See `Cache`."""
-        shape, binding = self._shape, self._session.io_binding()
+        return longest
+
+    def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Binding:
+        """See `Cache`."""
+        shape, binding = self._shape, Binding(self._session, self._shape.device)
         past = self._first(first_slot, start)
         for past_name, present_name, value in zip(
             shape.past_names, shape.present_names, past, strict=True
         ):
-            binding.bind_ortvalue_input(past_name, value)
-            binding.bind_output(present_name, shape.device.name, shape.device.index)
+            binding.io.bind_ortvalue_input(past_name, value)
+            binding.io.bind_output(present_name, shape.device.name, shape.device.index)
         return binding
 
-    def close(self, binding: Any, slot: int, length: int) -> None:
+    def close(self, binding: Binding, slot: int, length: int) -> None:
         """See `Cache`.
 
         Raises:
             ModelError: the graph returned another number of tokens.
         """
-        values = binding.get_outputs()[: len(self._shape.present_names)]
+        values = binding.io.get_outputs()[: len(self._shape.present_names)]
         lengths = {value.shape()[2] for value in values}
         if lengths != {length}:
             raise ModelError(f"the model returned {lengths} cached tokens, {length} were expected")

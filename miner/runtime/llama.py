@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,15 +10,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from miner.errors import ModelError, UnsupportedModelError
+from miner.errors import UnsupportedModelError
 from miner.models.layout import find_model
+from miner.runtime.binding import Binding
 from miner.runtime.cache import Cache, CacheShape, JoinedCache, SharedCache
 from miner.runtime.config import read_config
-from miner.runtime.device import CUDA, Device, ProviderChoice, choose_device
+from miner.runtime.device import CUDA, ProviderChoice, choose_device
 from miner.runtime.faces import FLOATS, INTEGERS, KEPT_ROWS, check_faces, fixed_size
-from miner.runtime.gpu import load_nvml, read_gpu
 from miner.runtime.graph import FIRST_ROW
-from miner.runtime.memory import plan_memory, read_free_ram
+from miner.runtime.memory import plan_memory, read_free_memory
+from miner.runtime.pages import gather_pages, join_blocks
 from miner.runtime.selftest import find_deviation
 from miner.runtime.session import ModelSource, open_session, read_source
 
@@ -66,6 +66,8 @@ class LlamaRuntime:
         self.device = choose_device(provider, gpu, unfit=source.unfit_for_cuda)
         self._token_bytes = source.facts.token_bytes
         self.slots = self._plan_slots(source, slots, least_slots or slots, promised_bytes)
+        if self.provider != CUDA:
+            join_blocks()
         self._load(source, threads)
         deviation = find_deviation(self)
         if deviation and source.cuts_head:
@@ -74,6 +76,8 @@ class LlamaRuntime:
             deviation = find_deviation(self)
         if deviation:
             raise UnsupportedModelError(f"{model}: computes nonsense here: {deviation}")
+        if self.provider != CUDA:
+            gather_pages()
 
     @property
     def provider(self) -> str:
@@ -116,6 +120,8 @@ class LlamaRuntime:
         self.vocabulary = fixed_size(logits.shape[-1], self.config.vocabulary)
         self._logits_dtype = FLOATS[logits.type]
         self._cache = self._make_cache()
+        scores = np.empty((self.slots, self.vocabulary), self._logits_dtype)
+        self._logits = {self.slots: (scores[:, None], scores)}
 
     @property
     def rounds_inputs(self) -> bool:
@@ -151,12 +157,11 @@ class LlamaRuntime:
             first_slot: the slot of the first row.
 
         Returns:
-            Logits, shape (rows, vocabulary); overwritten by no later call.
+            Logits, shape (rows, vocabulary); the next step may overwrite them.
         """
-        logits = self._empty_logits(len(token_ids), 1)
+        logits, scores = self._step_logits(len(token_ids))
         self._run(np.array(token_ids)[:, None], first_slot, lengths, logits=logits)
-        scores: NDArray[np.float32] = logits[:, 0].astype(np.float32, copy=False)
-        return scores
+        return self._as_scores(scores)
 
     def score(
         self, token_ids: Sequence[int], *, slot: int = 0, start: int = 0
@@ -171,10 +176,9 @@ class LlamaRuntime:
         Returns:
             Shape (tokens, vocabulary); overwritten by no later call.
         """
-        logits = self._empty_logits(1, len(token_ids))
+        logits = np.empty((1, len(token_ids), self.vocabulary), self._logits_dtype)
         self._run(np.array([token_ids]), slot, [start + len(token_ids)], logits=logits)
-        scores: NDArray[np.float32] = logits[0].astype(np.float32, copy=False)
-        return scores
+        return self._as_scores(logits[0])
 
     def copy_slot(self, source: int, target: int, length: int) -> None:
         """Give `target` the first `length` cached tokens of `source`, as if prefilled there.
@@ -203,8 +207,18 @@ class LlamaRuntime:
         kind = SharedCache if self._source.facts.shares_cache else JoinedCache
         return kind(self._session, shape)
 
-    def _empty_logits(self, rows: int, tokens: int) -> NDArray[Any]:
-        return np.empty((rows, tokens, self.vocabulary), self._logits_dtype)
+    def _step_logits(self, rows: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Where steps of so many rows write, and the same without the axis of tokens.
+
+        All write into the same memory, and as many rows into the same array, which stays bound.
+        """
+        if rows not in self._logits:
+            scores = self._logits[self.slots][1][:rows]
+            self._logits[rows] = scores[:, None], scores
+        return self._logits[rows]
+
+    def _as_scores(self, logits: NDArray[Any]) -> NDArray[np.float32]:
+        return logits if self._logits_dtype is np.float32 else logits.astype(np.float32)
 
     def _run(
         self,
@@ -217,13 +231,16 @@ class LlamaRuntime:
         rows, added = ids.shape
         if max(lengths) > self.context or first_slot + rows > self.slots or min(lengths) < added:
             raise AssertionError(f"rows {first_slot}+{rows}, lengths {lengths}: outside the cache")
-        together = min(rows, self._cache.max_rows)
+        together = self._cache.max_rows
+        if rows <= together:
+            self._run_together(ids, first_slot, lengths, logits=logits)
+            return
         for at in range(0, rows, together):
             part = slice(at, at + together)
             self._run_together(
                 ids[part],
                 first_slot + at,
-                np.array(lengths[part]),
+                lengths[part],
                 logits=None if logits is None else logits[part],
             )
 
@@ -231,52 +248,45 @@ class LlamaRuntime:
         self,
         ids: NDArray[np.int64],
         first_slot: int,
-        lengths: NDArray[np.int64],
+        lengths: Sequence[int],
         *,
         logits: NDArray[Any] | None,
     ) -> None:
         rows, added = ids.shape
-        start = int(lengths[0]) - added
+        start = lengths[0] - added
         binding = self._cache.open(first_slot, rows, start, with_logits=logits is not None)
-        self._bind_tokens(binding, ids, lengths)
-        self._bind_rows(binding, added, all_rows=logits is not None)
+        self._feed_tokens(binding, ids, lengths)
+        self._feed_rows(binding, added, all_rows=logits is not None)
         if logits is not None:
-            binding.bind_output(
-                self.config.logits, "cpu", 0, logits.dtype, logits.shape, logits.ctypes.data
-            )
-        try:
-            self._session.run_with_iobinding(binding)
-        except Exception as error:  # the runtime raises bare Exceptions of its own
-            raise ModelError(f"the model failed while running: {error}") from error
-        self._cache.close(binding, first_slot, int(lengths[0]))
+            binding.take(self.config.logits, logits)
+        binding.run()
+        self._cache.close(binding, first_slot, lengths[0])
 
-    def _bind_tokens(
-        self, binding: Any, ids: NDArray[np.int64], lengths: NDArray[np.int64]
+    def _feed_tokens(
+        self, binding: Binding, ids: NDArray[np.int64], lengths: Sequence[int]
     ) -> None:
-        ends = lengths[:, None]
-        mask = np.arange(lengths.max()) < ends
-        positions = ends - ids.shape[1] + np.arange(ids.shape[1])
-        config = self.config
-        for name, values in (
-            (config.input_ids, ids),
-            (config.attention_mask, mask),
-            (config.position_ids, positions),
-        ):
-            if name in self._faces:
-                dtype = INTEGERS[self._faces[name].type]
-                binding.bind_cpu_input(name, np.ascontiguousarray(values, dtype))
+        config, (_, added) = self.config, ids.shape
+        self._feed(binding, config.input_ids, ids)
+        width = self._cache.mask_width(added, max(lengths))
+        self._feed(binding, config.attention_mask, _build_mask(lengths, width))
+        if config.position_ids in self._faces:
+            starts = np.array(lengths)[:, None] - added
+            self._feed(binding, config.position_ids, starts + np.arange(added))
 
-    def _bind_rows(self, binding: Any, added: int, *, all_rows: bool) -> None:
+    def _feed_rows(self, binding: Binding, added: int, *, all_rows: bool) -> None:
         """Logits of all rows or, since no operator should see an empty tensor, of the last."""
         if self._source.cuts_head:
-            binding.bind_cpu_input(FIRST_ROW, np.array([0 if all_rows else added - 1]))
+            self._feed(binding, FIRST_ROW, np.array([0 if all_rows else added - 1]))
         if KEPT_ROWS in self._faces:
-            binding.bind_cpu_input(KEPT_ROWS, np.array(0 if all_rows else 1))
+            self._feed(binding, KEPT_ROWS, np.array(0 if all_rows else 1))
+
+    def _feed(self, binding: Binding, name: str, values: NDArray[Any]) -> None:
+        binding.feed(name, values, INTEGERS[self._faces[name].type])
 
 
-def read_free_memory(device: Device) -> int | None:
-    """Bytes that are free on a device; None if that cannot be known."""
-    if device.provider != CUDA:
-        return read_free_ram()
-    gpu = read_gpu(device.index, os.environ, load_nvml())
-    return gpu.free_bytes if gpu else None
+def _build_mask(lengths: Sequence[int], width: int) -> NDArray[np.int64]:
+    """Ones for the tokens of each row, then zeros."""
+    mask = np.zeros((len(lengths), width), np.int64)
+    for row, length in zip(mask, lengths, strict=True):
+        row[:length] = 1
+    return mask

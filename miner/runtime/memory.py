@@ -7,11 +7,14 @@ takes memory for itself.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from miner.errors import MemoryShortError
+from miner.runtime.device import CUDA, Device
+from miner.runtime.gpu import load_nvml, read_gpu
 
 MIB: Final = 1 << 20
 CPU_WORKING_BYTES: Final = 256 * MIB
@@ -98,6 +101,14 @@ def plan_memory(
         context=context,
         slots=slots,
     )
+
+
+def read_free_memory(device: Device) -> int | None:
+    """Bytes that are free on a device; None if that cannot be known."""
+    if device.provider != CUDA:
+        return read_free_ram()
+    gpu = read_gpu(device.index, os.environ, load_nvml())
+    return gpu.free_bytes if gpu else None
 
 
 def read_free_ram(root: Path = Path("/")) -> int | None:
