@@ -7,11 +7,13 @@ time, so that a change never fails for what another one did. `deep` looks long:
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.api_fixtures import node
 from tests.engines import engine, open_store
 from tests.explorer_fixtures import browser, client, views
+from tests.figures import list_figures
 from tests.generated_ledger import generated
 from tests.miner_fixtures import embedded_engine, embedded_model, tiny_directory, tiny_model
 
@@ -41,3 +43,8 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in list_figures(terminalreporter.getreports("passed")):
+        terminalreporter.write_line(line)

@@ -17,6 +17,7 @@ from scripts.chaos.history import History, Place, judge
 from scripts.chaos.links import Links, State
 from scripts.chaos.nodes import ChaosError, Node, Nodes
 from scripts.generate import generate
+from tests.figures import FIGURES
 
 SEED = 2
 SECONDS = 0
@@ -26,10 +27,9 @@ RECEIPTS = 6
 TIMEOUT_S = 30
 
 
-def test_a_network_keeps_its_promises_whatever_happens_to_its_nodes(tmp_path, capsys):
+def test_a_network_keeps_its_promises_whatever_happens_to_its_nodes(tmp_path, record_property):
     outcome = run_chaos(tmp_path, seconds=SECONDS, seed=SEED)
-    with capsys.disabled():
-        print("\n" + "\n".join(list_lines(outcome)))  # noqa: T201 - figures for whoever watches
+    record_property(FIGURES, "\n".join(list_lines(outcome)))
     assert outcome.verdict.faults == []
     assert outcome.rounds == len(outcome.heal_s) == 1
     assert outcome.counts == {"lost quorums": 1, "kills": 1, "restarts": 1}

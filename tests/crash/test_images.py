@@ -10,16 +10,16 @@ from tests.crash.images import SECTOR_BYTES, Disk
 from tests.crash.judge import DATABASES
 from tests.crash.recording import LAYER, Create, Delete, Sync, Truncate, Write, recorded
 from tests.crash.report import run_many
+from tests.figures import FIGURES
 
 IMAGES = 150
 OLD, NEW = b"a" * 2 * SECTOR_BYTES, b"b" * 2 * SECTOR_BYTES
 MAX_DRAWS = 200
 
 
-def test_no_power_cut_loses_what_was_acknowledged(capsys):
+def test_no_power_cut_loses_what_was_acknowledged(record_property):
     report = run_many(IMAGES)
-    with capsys.disabled():
-        print("\n" + "\n".join(report.list_lines()))  # noqa: T201 - figures for whoever watches
+    record_property(FIGURES, "\n".join(report.list_lines()))
     assert report.faults == []
     assert report.images >= IMAGES
     # What they are about has happened, to each file.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.figures import FIGURES
 from tests.simulation.history import Plan, compute_tolerance, draw_plan, run_history
 from tests.simulation.network import Counts, Faults
 from tests.simulation.report import Report, run_many
@@ -17,10 +18,9 @@ HISTORIES = 2_000
 REPLAY_TIMEOUT_S = 120
 
 
-def test_two_thousand_histories_hold_and_every_network_heals(capsys):
+def test_two_thousand_histories_hold_and_every_network_heals(record_property):
     report = run_many(range(HISTORIES))
-    with capsys.disabled():
-        print("\n" + "\n".join(report.list_lines()))  # noqa: T201 - figures for whoever watches
+    record_property(FIGURES, "\n".join(report.list_lines()))
     assert report.failures == [], "\n".join(report.list_lines())
     assert report.histories == len(report.heal_ms) == HISTORIES
     counts = report.counts
