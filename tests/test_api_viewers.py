@@ -13,10 +13,10 @@ from api import viewers
 from api.viewers import FILES, FOLDER, Viewers
 from explorer_ui.assets import load_assets
 from node.assembly import open_node
-from node.config import NodeSettings
 from node.datadir import create_data_directory
 from tests.api_node import ApiNode
 from tests.builders import CREATED_MS
+from tests.node_settings import build_settings
 
 PAGES = ["/docs", "/redoc"]
 BASES = ["", "/api", "/behind/a proxy", "/behind/a proxy/api"]
@@ -172,17 +172,7 @@ def test_the_explorer_keeps_no_copy_of_them():
 
 def test_dev_mode_answers_for_the_viewers_under_its_own_name_only(tmp_path):
     create_data_directory(tmp_path / "data", network="test", name="first", now_ms=CREATED_MS)
-    settings = NodeSettings(
-        data=tmp_path / "data",
-        host="127.0.0.1",
-        port=0,
-        mode="dev",
-        default_model="m",
-        price_token_micros=1,
-        price_gpu_second_micros=1,
-        batch_delay_ms=0,
-        max_pending_per_key=1,
-    )
+    settings = build_settings(data=tmp_path / "data")
     with open_node(settings, stop=lambda: None) as node:
         client = TestClient(node.app, base_url="http://localhost")
         for path in [*PAGES, *file_addresses(client)]:

@@ -32,7 +32,6 @@ from node import follower as follower_module
 from node import restclient
 from node.checkpoints import CheckpointSigner
 from node.cli import cli
-from node.config import NodeSettings
 from node.datadir import DataDirectory, load_key
 from node.follower import open_follower, prepare_follower
 from node.restclient import RequestFailedError, RestClient
@@ -41,6 +40,7 @@ from tests.api_server import serve
 from tests.builders import Chain, build_chain, build_key, build_members, build_receipt
 from tests.caller import Caller
 from tests.live import LiveFollower, LiveNode
+from tests.node_settings import build_settings
 
 CHAIN = build_chain(1, blocks=[3, 2])
 LOG = CHAIN.members[0]
@@ -367,18 +367,7 @@ def test_a_witness_begins_a_round_with_every_block_that_it_stores(tmp_path, monk
         node.start()
         prepare_follower(data, sources=[node.url], genesis=node.data.genesis)
         open_identity(data)[1].close()
-        settings = NodeSettings(
-            data=data.root,
-            host="127.0.0.1",
-            port=0,
-            mode="dev",
-            default_model="m",
-            price_token_micros=0,
-            price_gpu_second_micros=0,
-            batch_delay_ms=0,
-            max_pending_per_key=1,
-            follow=(node.url,),
-        )
+        settings = build_settings(data=data.root, follow=(node.url,))
         with (
             open_follower(settings, stop=lambda: None) as follower,
             TestClient(follower.app, base_url="http://127.0.0.1") as client,

@@ -7,7 +7,6 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from ledger.encoding import encode
-from tests.api_node import ApiNode
 from tests.axe import OF_LOOKS, find_faults
 from tests.browser import Server, open_page
 from tests.explorer_stage import Node
@@ -20,11 +19,8 @@ FINAL_MS = 30_000
 
 @pytest.fixture(scope="module", name="market")
 def start_market(tmp_path_factory):
-    node = ApiNode(tmp_path_factory.mktemp("node"))
-    with Market(node) as market:
-        market.keys = node.keys
+    with Market(tmp_path_factory.mktemp("node")) as market:
         yield market
-    node.close()
 
 
 def expect_fit(page: Page) -> None:

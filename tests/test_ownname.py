@@ -7,10 +7,10 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from node.assembly import open_node
-from node.config import NodeSettings
 from node.datadir import create_data_directory
 from node.ownname import OwnNameOnly
 from tests.builders import CREATED_MS
+from tests.node_settings import build_settings
 
 
 def ask(*hosts: bytes, method: str = "GET", origins: tuple[bytes, ...] = ()) -> int:
@@ -91,17 +91,7 @@ def test_our_own_pages_and_programs_may_post(origins):
 
 def test_a_slash_too_many_is_an_unknown_path_and_no_redirect(tmp_path):
     create_data_directory(tmp_path / "data", network="test", name="first", now_ms=CREATED_MS)
-    settings = NodeSettings(
-        data=tmp_path / "data",
-        host="127.0.0.1",
-        port=0,
-        mode="dev",
-        default_model="m",
-        price_token_micros=1,
-        price_gpu_second_micros=1,
-        batch_delay_ms=0,
-        max_pending_per_key=1,
-    )
+    settings = build_settings(data=tmp_path / "data")
     with open_node(settings, stop=lambda: None) as node:
         client = TestClient(node.app, base_url="http://localhost", follow_redirects=False)
         for path in ("/v1/jobs/", "/v1/miners/", "/api/health/", "/explorer/blocks/"):

@@ -5,13 +5,14 @@ from starlette.testclient import TestClient
 
 from ledger.errors import StoreError
 from node.assembly import open_node
-from node.config import NodeSettings, parse_public_url, read_prefix
+from node.config import parse_public_url, read_prefix
 from node.datadir import create_data_directory
 from node.prefix import Prefixed
 from tests.builders import CREATED_MS
 from tests.crawler import Skeleton
 from tests.explorer_addresses import build_busy_views, every_address
 from tests.fake_views import build_app
+from tests.node_settings import build_settings
 
 PUBLIC = "https://node.example/an/aitbc"
 PREFIX = "/an/aitbc"
@@ -59,18 +60,7 @@ def test_every_link_leads_below_the_prefix_whether_the_proxy_takes_it_off_or_not
 
 def test_a_real_node_prints_its_public_address_and_links_below_the_prefix(tmp_path):
     data = create_data_directory(tmp_path / "data", network="n", name="a", now_ms=CREATED_MS)
-    settings = NodeSettings(
-        data=data.root,
-        host="127.0.0.1",
-        port=0,
-        mode="strict",
-        default_model="m",
-        price_token_micros=1,
-        price_gpu_second_micros=1,
-        batch_delay_ms=0,
-        max_pending_per_key=1,
-        public_url=PUBLIC,
-    )
+    settings = build_settings(data=data.root, mode="strict", public_url=PUBLIC)
     with (
         open_node(settings, stop=lambda: None) as node,
         TestClient(node.app, follow_redirects=False, base_url="http://127.0.0.1") as client,

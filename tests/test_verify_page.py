@@ -7,7 +7,6 @@ import pytest
 from playwright.sync_api import expect
 
 from ledger.encoding import encode
-from tests.api_node import ApiNode
 from tests.browser import open_page
 from tests.builders import build_disclosure, build_genesis
 from tests.verify_node import (
@@ -31,10 +30,8 @@ DIGESTS = ["prompt_digest", "result_digest", "tokens_digest"]
 
 @pytest.fixture(scope="module", name="market")
 def start_market(tmp_path_factory):
-    node = ApiNode(tmp_path_factory.mktemp("node"))
-    with Market(node) as market:
+    with Market(tmp_path_factory.mktemp("node")) as market:
         yield market
-    node.close()
 
 
 @pytest.fixture(scope="module", name="chain")

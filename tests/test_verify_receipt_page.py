@@ -5,7 +5,6 @@ from playwright.sync_api import expect
 from starlette.testclient import TestClient
 
 from ledger.encoding import encode
-from tests.api_node import ApiNode
 from tests.browser import open_page
 from tests.builders import build_genesis
 from tests.fake_views import build_app, build_chain, receipt_id
@@ -17,10 +16,8 @@ MAX_CODE_BYTES = 80_000
 
 @pytest.fixture(scope="module", name="market")
 def start_market(tmp_path_factory):
-    node = ApiNode(tmp_path_factory.mktemp("node"))
-    with Market(node) as market:
+    with Market(tmp_path_factory.mktemp("node")) as market:
         yield market
-    node.close()
 
 
 def test_a_receipt_is_verified_in_place_and_its_code_is_fetched_on_the_click(browser, market):

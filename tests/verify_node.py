@@ -1,5 +1,7 @@
 """A node with final receipts behind its pages, and what a reader does on the verifying ones."""
 
+from pathlib import Path
+
 from playwright.sync_api import Page
 from starlette.testclient import TestClient
 
@@ -16,14 +18,19 @@ OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clie
 class Market(Server):
     """A node on a socket, with two final receipts."""
 
-    def __init__(self, node: ApiNode) -> None:
+    def __init__(self, root: Path) -> None:
+        self._node = node = ApiNode(root)
         app = build_faces(node)
         with TestClient(app) as client:
             self.receipt, self.other = (run_job(client, node)[1]["receipt_id"] for _ in range(2))
             node.start_sealing()
             node.wait_final(1)
-        self.genesis = encode(node.genesis)
+        self.genesis, self.keys = encode(node.genesis), node.keys
         super().__init__(app)
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        self._node.close()
 
 
 def build_changed_chain() -> Chain:
