@@ -259,7 +259,11 @@ class Sealer:
     # --- what comes in --------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        """Give the first transaction some time to find company for its block."""
+        """Give the first transaction some time to find company for its block.
+
+        That a block has just been sealed is no reason not to: what a block costs, whatever it
+        holds, is as much as twenty receipts in it.
+        """
         if self._collect_at is None:
             self._collect_at = monotonic() + self._batch_delay_s
 
@@ -348,7 +352,19 @@ class Sealer:
         )
         self._final(block.header.height)
         self._open_height()
-        self._note_waiting()
+        if self._batch_delay_s and not self._is_large(block):
+            self._collect()
+        else:
+            self._note_waiting()
+
+    def _is_large(self, block: Block) -> bool:
+        """Tell whether a block was half full or more: then what waits has company enough."""
+        limits = self._tip.limits
+        size_bytes = sum(len(transaction.envelope) for transaction in block.transactions)
+        return (
+            2 * len(block.transactions) >= limits.max_block_transactions
+            or 2 * size_bytes >= limits.max_block_bytes
+        )
 
     def _open_height(self) -> None:
         """Start the height after the tip, or start it over: then the engine waits for no block.

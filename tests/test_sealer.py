@@ -70,6 +70,46 @@ def test_what_waits_becomes_final_in_one_block_in_its_order(node):
     assert node.verify() == 3
 
 
+def complete_while_the_first_block_is_stored(node, monkeypatch) -> str:
+    """Let a second receipt come while the first is sealed; returns its id."""
+    node.finish()
+    append, later = node.chain.append, []
+
+    def append_late(block, certificate):
+        if not later:
+            later.append(node.finish())
+        return append(block, certificate)
+
+    monkeypatch.setattr(node.chain, "append", append_late)
+    node.seal()
+    return later[0]
+
+
+def test_what_comes_while_a_block_is_sealed_waits_for_company_too(node, monkeypatch):
+    node.sealer._batch_delay_s = 60
+    receipt = complete_while_the_first_block_is_stored(node, monkeypatch)
+    assert node.chain.tip().height == 1
+    due = node.sealer._collect_at
+    node.sealer._note_times(due - 1)
+    node.sealer._carry_on()
+    assert node.pending_receipts == [receipt]
+    node.sealer._note_times(due)
+    node.sealer._carry_on()
+    assert node.chain.tip().height == 2
+    assert node.pending_receipts == []
+
+
+def test_what_a_large_block_has_left_behind_waits_for_nothing(tmp_path, monkeypatch):
+    node = MarketNode(tmp_path, max_block_transactions=2)
+    try:
+        node.sealer._batch_delay_s = 60
+        complete_while_the_first_block_is_stored(node, monkeypatch)
+        assert node.chain.tip().height == 2
+        assert node.pending_receipts == []
+    finally:
+        node.close()
+
+
 def test_a_place_in_the_mempool_is_never_given_twice(node):
     """A peer is told of what stands above the last place it was told of."""
     node.finish()
