@@ -11,9 +11,10 @@ needs, and what its fields may say together, is decided in `rules.py`.
 
 from __future__ import annotations
 
+import contextlib
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Literal, NewType
 
 import msgspec
@@ -55,6 +56,7 @@ __all__ = [
     "hash_payload",
     "parse_transaction",
     "sign_payload",
+    "sign_transaction",
     "verify_signers",
 ]
 
@@ -154,13 +156,51 @@ def build_transaction(payload: Payload, signatures: Iterable[Signature]) -> Tran
     return parse_transaction(encode(Envelope(payload=payload, signatures=ordered)))
 
 
+def sign_transaction(
+    payload: Payload, key: KeyPair, role: Role, others: Iterable[Signature]
+) -> Transaction:
+    """Sign a payload and assemble its envelope, with the signatures of others.
+
+    The payload and they must have been parsed or converted, which has held their values to their
+    bounds: then the envelope is what parsing it would give, and is not parsed again.
+
+    Raises:
+        InvalidTransactionError: it is too long, or two signatures are of one signer.
+    """
+    canonical = encode(payload)
+    own = Signature(key_id=key.account, role=role, sig=key.sign(TRANSACTION_DOMAIN + canonical))
+    signatures = tuple(sorted((own, *others), key=_signature_order))
+    _check_order(signatures)
+    before = _BEFORE_PAYLOAD + canonical
+    envelope = before + _BETWEEN + encode(signatures) + _BEHIND
+    if len(envelope) > MAX_ENVELOPE_BYTES:
+        raise InvalidTransactionError(
+            f"envelope: expected at most {MAX_ENVELOPE_BYTES} bytes, got {len(envelope)}"
+        )
+    made = _build(payload, canonical, signatures, envelope)
+    _remember(made)
+    return made
+
+
 def parse_transaction(envelope: bytes) -> Transaction:
     """Parse canonical envelope bytes. Says nothing yet about signatures or rules.
 
     Raises:
         InvalidTransactionError: not canonical, unknown type or field, or a value out of bounds.
     """
-    return (_parse_once if len(envelope) <= _MAX_REMEMBERED_BYTES else _parse)(envelope)
+    known = _remembered.get(envelope)
+    if known is None:
+        known = _parse(envelope)
+        _remember(known)
+    return known
+
+
+def _remember(transaction: Transaction) -> None:
+    if len(transaction.envelope) <= _MAX_REMEMBERED_BYTES:
+        _remembered[transaction.envelope] = transaction
+        if len(_remembered) > _REMEMBERED:
+            with contextlib.suppress(KeyError):  # several threads forget at once
+                _remembered.popitem(last=False)
 
 
 def _parse(envelope: bytes) -> Transaction:
@@ -168,25 +208,34 @@ def _parse(envelope: bytes) -> Transaction:
         parsed = decode(envelope, Envelope, max_bytes=MAX_ENVELOPE_BYTES)
     except EncodingError as error:
         raise InvalidTransactionError(f"envelope: {error}") from error
-    order = [_signature_order(signature) for signature in parsed.signatures]
-    if order != sorted(set(order)):
-        raise InvalidTransactionError("signatures: expected distinct ones, sorted by role, key_id")
+    _check_order(parsed.signatures)
     # It is canonical, so the payload's own bytes are a piece of it.
     behind = len(_BETWEEN) + len(encode(parsed.signatures)) + len(_BEHIND)
-    payload_end = len(envelope) - behind
-    canonical = envelope[len(_BEFORE_PAYLOAD) : payload_end]
+    canonical = envelope[len(_BEFORE_PAYLOAD) : len(envelope) - behind]
+    return _build(parsed.payload, canonical, parsed.signatures, envelope)
+
+
+def _build(
+    payload: Payload, canonical: bytes, signatures: tuple[Signature, ...], envelope: bytes
+) -> Transaction:
     return Transaction(
         id=TransactionId(hash_object(TRANSACTION_DOMAIN, canonical)),
-        payload=parsed.payload,
-        signatures=parsed.signatures,
+        payload=payload,
+        signatures=signatures,
         envelope=envelope,
-        payload_end=payload_end,
+        payload_end=len(_BEFORE_PAYLOAD) + len(canonical),
     )
 
 
-# The same bytes always say the same. Those of a receipt are read when it is issued, when its block
-# is filled, and whenever it is shown while it waits.
-_parse_once = lru_cache(maxsize=_REMEMBERED)(_parse)
+# The same bytes always say the same. Those of a receipt are read when its block is filled, and
+# whenever it is shown while it waits.
+_remembered: OrderedDict[bytes, Transaction] = OrderedDict()
+
+
+def _check_order(signatures: Sequence[Signature]) -> None:
+    order = [_signature_order(signature) for signature in signatures]
+    if order != sorted(set(order)):
+        raise InvalidTransactionError("signatures: expected distinct ones, sorted by role, key_id")
 
 
 def _signature_order(signature: Signature) -> tuple[str, str]:

@@ -14,8 +14,8 @@ from ledger.transaction import (
     AuditPayload,
     Signature,
     Transaction,
-    build_transaction,
     sign_payload,
+    sign_transaction,
 )
 
 
@@ -52,11 +52,9 @@ class ReceiptIssuer:
             now_ms=now_ms,
             max_run_ms=self._max_run_ms,
         )
-        signatures = [sign_payload(payload, self._key, "coordinator")]
-        if report.signature is not None:
-            signatures.append(report.signature)
+        provider = () if report.signature is None else (report.signature,)
         try:
-            transaction = build_transaction(payload, signatures)
+            transaction = sign_transaction(payload, self._key, "coordinator", provider)
             verify_transaction(transaction, self._chain.recent_tip())
         except InvalidSignatureError as error:
             raise MarketError(

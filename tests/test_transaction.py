@@ -7,17 +7,19 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.encoding import encode
+from ledger.encoding import MAX_INTEGER, encode
 from ledger.errors import InvalidTransactionError
 from ledger.hashing import build_receipt_id
 from ledger.transaction import (
     MAX_ENVELOPE_BYTES,
     Signature,
+    _parse,
     build_signed_message,
     build_transaction,
     hash_payload,
     parse_transaction,
     sign_payload,
+    sign_transaction,
 )
 from tests.builders import (
     build_audit,
@@ -74,6 +76,46 @@ def test_the_signed_message_is_a_piece_of_the_envelope_whatever_is_in_it(model):
         transaction = build_transaction(payload, signatures)
         assert transaction.signed_message == build_signed_message(payload)
         assert transaction.id == hash_payload(payload)
+
+
+@given(
+    model=st.text(min_size=1, max_size=200),
+    client=st.text(min_size=1, max_size=100),
+    started_at_ms=st.integers(0, MAX_INTEGER),
+    provided=st.booleans(),
+)
+def test_what_is_signed_here_is_what_parsing_it_gives(model, client, started_at_ms, provided):
+    """Whatever values a receipt can have: those that conversion lets in, none refuses later."""
+    fields = msgspec.structs.asdict(build_payload(GENESIS)) | {
+        "v": 1,
+        "type": "receipt",
+        "model": model,
+        "client": client,
+        "started_at_ms": started_at_ms,
+    }
+    try:
+        payload = msgspec.convert(fields, type(RECEIPT.payload))
+    except msgspec.ValidationError:
+        return
+    others = [sign_payload(payload, build_key("miner"), "provider")] if provided else []
+    key = build_key("authority 0")
+    signed = sign_transaction(payload, key, "coordinator", others)
+    assert signed == _parse(signed.envelope)
+    assert signed == build_transaction(
+        payload, [*others, sign_payload(payload, key, "coordinator")]
+    )
+    if len(signed.envelope) <= 2048:
+        assert parse_transaction(signed.envelope) is signed, "nor is it parsed when it is read"
+
+
+def test_nothing_is_signed_that_would_be_refused(monkeypatch):
+    payload, key = RECEIPT.payload, build_key("authority 0")
+    twice = sign_payload(payload, key, "coordinator")
+    with pytest.raises(InvalidTransactionError, match="distinct"):
+        sign_transaction(payload, key, "coordinator", [twice])
+    monkeypatch.setattr("ledger.transaction.MAX_ENVELOPE_BYTES", len(RECEIPT.envelope) - 1)
+    with pytest.raises(InvalidTransactionError, match="at most"):
+        sign_transaction(payload, key, "coordinator", RECEIPT.signatures[1:])
 
 
 def test_signatures_are_sorted_whatever_their_order():

@@ -11,8 +11,8 @@ from collections import OrderedDict
 
 from ledger.jobs import Job
 
-MAX_KEPT = 1_024
-MAX_PROMPT_CHARS = 16 << 10
+MAX_KEPT = 4_096
+MAX_PROMPT_CHARS = 4 << 10
 """Jobs with longer prompts are not kept: all together are 16 million characters at most."""
 
 
