@@ -65,11 +65,13 @@ def test_an_input_is_a_copy_that_its_giver_cannot_change():
     assert binding.io.bound["others"].tolist() == given.tolist() == [[5]]
 
 
-def test_an_input_for_a_gpu_is_bound_every_time():
+def test_on_a_gpu_everything_is_bound_every_time():
     binding = Binding(RecordingSession(), Device(provider=CUDA))
+    logits = np.zeros((1, 1, 4), np.float32)
     for times in (1, 2):
         binding.feed("ids", np.array([[times]]), np.int64)
-        assert (binding.io.times, binding.io.bound["ids"].tolist()) == (times, [[times]])
+        binding.take("logits", logits)
+        assert (binding.io.times, binding.io.bound["ids"].tolist()) == (2 * times, [[times]])
 
 
 def test_an_output_is_bound_again_only_for_another_array():

@@ -26,7 +26,7 @@ class Binding:
         self.io = session.io_binding()
         self._session = session
         # An input for a GPU is copied there when it is bound, and not looked at again.
-        self._reads_in_place = device.provider == CPU
+        self._is_in_place = device.provider == CPU
         self._fed: dict[str, NDArray[Any]] = {}
         # Not kept: logits of a chunk are large, and belong to who asked for them.
         self._taken: Callable[[], NDArray[Any] | None] = lambda: None
@@ -34,7 +34,7 @@ class Binding:
     def feed(self, name: str, values: NDArray[Any], dtype: type[Any]) -> None:
         """Give an input its values, as elements of its type."""
         held = self._fed.get(name)
-        if self._reads_in_place and held is not None and held.shape == values.shape:
+        if self._is_in_place and held is not None and held.shape == values.shape:
             held[...] = values
         else:
             self._fed[name] = np.array(values, dtype, order="C")
@@ -42,7 +42,7 @@ class Binding:
 
     def take(self, name: str, values: NDArray[Any]) -> None:
         """Let the one output that is not part of a cache be written into an array."""
-        if self._taken() is not values:
+        if not (self._is_in_place and self._taken() is values):
             address = values.ctypes.data
             self.io.bind_output(name, "cpu", 0, values.dtype, values.shape, address)
             self._taken = weakref.ref(values)
