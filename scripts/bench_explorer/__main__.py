@@ -48,7 +48,7 @@ PAGE_BUDGET = Budget(p50_ms=None, p99_ms=25)
 SUGGEST_BUDGET = Budget(p50_ms=None, p99_ms=10)
 NO_BUDGET = Budget(p50_ms=None, p99_ms=None)
 
-PARTS = ("start", "storage", "weights", "lists", "details", "exports")
+PARTS = ("start", "storage", "instead", "weights", "lists", "details", "exports")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,8 @@ def measure(plan: Plan) -> Iterator[Figure]:
     if "storage" in plan.parts:
         yield from storage.measure_storage(plan.data)
         yield from storage.measure_sql(plan.data, sample, random)
+    if "instead" in plan.parts:
+        yield from storage.measure_instead(plan.data, sample, random)
     key = make_api_key(plan.data, "client")
     began = time.perf_counter()
     with run_node(plan.data) as node:
