@@ -25,7 +25,7 @@ import uvloop
 
 CONNECTING = 200
 """Connections that are opened at the same time."""
-OPEN_TIMEOUT_S = 60.0
+OPEN_TIMEOUT_S = 240.0
 
 
 class StreamOrder(msgspec.Struct, frozen=True, kw_only=True):
