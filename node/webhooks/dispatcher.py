@@ -42,6 +42,8 @@ MAX_AT_ONCE = 8
 MAX_PER_HOST = 2
 MAX_LOOKED_AT = 32
 """Webhooks that are looked at in one turn of the event loop."""
+GATHER_S = 0.02
+"""Between two looks: every job that ends says that there may be something, and few have any."""
 MAX_SLEEP_S = 30.0
 """It looks again after so long, whatever it was told."""
 STORE_PAUSE_MS = 5_000
@@ -82,6 +84,7 @@ class Dispatcher:
         try:
             while True:
                 await self._news.wait(await self._look())
+                await asyncio.sleep(GATHER_S)
         finally:
             for task in self.tasks:
                 task.cancel()
