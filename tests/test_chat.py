@@ -91,12 +91,16 @@ def test_a_longer_text_of_a_user_is_still_a_text():
     assert build_chat_prompt([user(text)]) == text
 
 
+@pytest.fixture(scope="module")
+def tokenizer(embedded_model):
+    return ChatTokenizer(embedded_model.path)
+
+
 @given(chat=st.lists(messages, min_size=1, max_size=40).map(tuple) | chats)
 @example(chat=(user(""),) * MAX_MESSAGES)
 @example(chat=(ChatMessage(role="assistant", content="\U0001f600"),) * MAX_MESSAGES)
 @example(chat=(ChatMessage(role="system", content="<|im_start|>"), user("\x01\x7f\u2028")))
-def test_a_receipt_may_bill_every_token_that_the_template_makes_of_a_chat(chat, embedded_model):
-    tokenizer = ChatTokenizer(embedded_model.path)
+def test_a_receipt_may_bill_every_token_that_the_template_makes_of_a_chat(chat, tokenizer):
     turns = [Message(role=turn.role, content=turn.content) for turn in chat]
     tokens = len(tokenizer.encode(tokenizer.render(turns)))
     assert tokens <= len(build_chat_prompt(chat).encode()) + TEMPLATE_TOKENS
