@@ -75,6 +75,8 @@ class Kind:
     """What a chart is about."""
 
     title: str
+    tab: str
+    """The same beside the other charts' names: so short that a phone has them in one line."""
     unit: str
     """Of the values as they are shown."""
     data_unit: str
@@ -234,6 +236,7 @@ def _show_rate(micros: int) -> str:
 KINDS = {
     "throughput": Kind(
         title="Throughput",
+        tab="Throughput",
         unit="tokens a second",
         data_unit="micro tokens a second",
         sentence="At most {highest} were billed",
@@ -243,6 +246,7 @@ KINDS = {
     ),
     "jobs": Kind(
         title="Jobs by model",
+        tab="Jobs",
         unit="jobs",
         data_unit="jobs",
         sentence="{total} {jobs} became final",
@@ -252,6 +256,7 @@ KINDS = {
     ),
     "price": Kind(
         title="Price of 1,000 tokens",
+        tab="Price",
         unit="credits",
         data_unit="micro credits",
         sentence="1,000 tokens cost at most {highest}",
@@ -261,6 +266,7 @@ KINDS = {
     ),
     "blocktime": Kind(
         title="Time between blocks",
+        tab="Block time",
         unit="",
         data_unit="ms",
         sentence="Blocks were at most {highest} apart on average",

@@ -32,7 +32,7 @@ class ChartPage:
     wide: Drawing
     narrow: Drawing
     names: Mapping[str, str]
-    """Titles of all charts by name."""
+    """What leads to each chart, by name."""
     ranges: Mapping[str, Range]
 
 
@@ -70,7 +70,7 @@ class Charts:
             chart=chart,
             wide=chart.draw(WIDE),
             narrow=chart.draw(NARROW),
-            names={known: kind.title for known, kind in KINDS.items()},
+            names={known: kind.tab for known, kind in KINDS.items()},
             ranges=RANGES,
         )
         frame = Frame(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
+from ledger.jobs import list_served_models
 from ledger.transaction import MICROS
 
 MAX_TEXT = 4096
@@ -130,8 +132,9 @@ def duration(ms: int) -> str:
     if seconds < 60:
         return f"{ms / 1000:.2f}".rstrip("0").rstrip(".") + " s"
     if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60} s"
-    return f"{seconds // 3600:,} h {seconds % 3600 // 60} min"
+        return f"{seconds // 60} min" + (f" {seconds % 60} s" if seconds % 60 else "")
+    minutes = seconds % 3600 // 60
+    return f"{seconds // 3600:,} h" + (f" {minutes} min" if minutes else "")
 
 
 def span(ms: int) -> str:
@@ -142,6 +145,11 @@ def span(ms: int) -> str:
         86_400_000: "a day",
         604_800_000: "a week",
     }[ms]
+
+
+def models(capabilities: Sequence[str]) -> list[str]:
+    """Return the models that a miner takes, by name; none if it takes any. Untrusted."""
+    return sorted(list_served_models(capabilities) or ())
 
 
 def size(size_bytes: int) -> str:

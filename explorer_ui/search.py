@@ -35,6 +35,8 @@ class SearchPage:
     """Receipt filters (`model`, `miner`, `client`) under which the query has receipts."""
     is_account: bool
     """Whether those receipts are earned or spent under exactly this name."""
+    begun: list[str]
+    """Ids and names that begin with the query, where nothing is called exactly so; untrusted."""
 
 
 class Search:
@@ -53,6 +55,7 @@ class Search:
         if (unchanged := self._site.unchanged(request, tag)) is not None:
             return unchanged
         lists: list[str] = []
+        begun: list[str] = []
         explanation = None
         if len(query) > MAX_QUERY:
             explanation = Explanation(
@@ -64,11 +67,13 @@ class Search:
                 location = Address(request)(*path)
                 return Response(status_code=303, headers=SECURITY_HEADERS | {"Location": location})
             lists = self._find_lists(query)
-            explanation = None if lists else explain(query, head)
+            if not lists:
+                explanation, begun = explain(query, head), self._views.suggest(query)
         page = SearchPage(
             query=query,
             explanation=explanation,
             lists=lists,
+            begun=begun,
             # The totals of an account need the whole chain, which is still being fetched.
             is_account=bool(lists) and not head.missing and self._views.account(query) is not None,
         )

@@ -230,6 +230,7 @@ def _filters() -> dict[str, Callable[..., object]]:
         "document": show.visible_document,
         "duration": show.duration,
         "iso": show.iso,
+        "models": show.models,
         "money": show.money,
         "share": show.share,
         "short": show.short,

@@ -21,6 +21,8 @@ MEASURE = """() => ({
   background: getComputedStyle(document.documentElement).backgroundColor,
 })"""
 PHONE, DESK = 320, 1280
+BETWEEN = (720, 768, 1024)
+"""Widths at which tables are still tables, but have less room."""
 
 
 class Stage:
@@ -48,11 +50,15 @@ def test_the_crawl_leaves_no_route_out(stage):
 
 
 def look_at(page: Page, *, thorough: bool) -> list[str]:
-    """Return what is wrong with an open page in both themes, on a phone and on a desk.
+    """Return what is wrong with an open page in both themes, on a phone, a desk and between.
 
     Rules that depend on the markup alone are checked once; those of looks, unless `thorough`, too.
     """
     faults = []
+    for width in BETWEEN:
+        page.set_viewport_size({"width": width, "height": 800})
+        if overflow := page.evaluate(MEASURE)["overflow"]:
+            faults.append(f"{width}: {overflow} px too wide")
     for scheme, width in itertools.product(PAPER, (PHONE, DESK)):
         page.emulate_media(color_scheme=scheme)
         page.set_viewport_size({"width": width, "height": 800})

@@ -15,6 +15,7 @@ from tests.fake_views import (
     GENESIS,
     FakeViews,
     build_app,
+    build_chain,
     receipt_id,
 )
 
@@ -184,6 +185,18 @@ def test_every_page_says_when_the_node_is_behind(sync, sentence):
             assert sentence in text_of(client.get(path))
         behind = client.get("/blocks", headers={"If-None-Match": before.headers["etag"]})
         assert behind.status_code == 200
+
+
+def test_the_home_page_does_not_say_that_a_part_of_the_chain_is_all_of_it():
+    for views, blocks in ((build_chain(3), "3"), (FakeViews(), "none")):
+        with TestClient(build_app(views)) as client:
+            views.sync = build_progress("syncing")
+            sentence = (
+                f"catching up with the network aitbc-local: it has {blocks} of its 9,000 blocks"
+            )
+            assert sentence in text_of(client.get("/"))
+            views.sync = build_progress("stalled")
+            assert "No other node of the network aitbc-local answers" in text_of(client.get("/"))
 
 
 # --- lists --------------------------------------------------------------------------------------

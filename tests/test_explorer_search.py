@@ -1,5 +1,7 @@
 """Search in the explorer, and pages that are not there."""
 
+import re
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -27,6 +29,15 @@ def test_an_exact_search_leads_to_its_page(client, views):
     }.items():
         response = client.get("/search", params={"q": query})
         assert (response.status_code, response.headers["location"]) == (303, target)
+
+
+def test_a_search_that_hits_nothing_offers_what_begins_like_it(client):
+    page = client.get("/search", params={"q": "smol"})
+    assert page.status_code == 200
+    assert "This begins like it" in text_of(page)
+    (offered,) = re.findall(r'<a href="(/search\?q=[^"]+)"', page.text)
+    assert "receipts under that name" in text_of(client.get(offered))
+    assert "like it" not in text_of(client.get("/search", params={"q": "smoll<b>"}))
 
 
 @pytest.mark.parametrize(
