@@ -26,10 +26,13 @@ from ledger.views import HeadView
 
 MAX_STREAMS = 256
 MAX_STREAMS_PER_CLIENT = 4
-HEARTBEAT_S = 15.0
+HEARTBEAT_S = 5.0
+"""A page that hears nothing for three of them says so (`SILENCE_MS` of static/explorer.js)."""
 MIN_GAP_S = 0.5
 """Between two messages of a stream: many blocks in a burst become one change of the page."""
 POLL = {"HX-Trigger": "poll"}
+BEAT = "event: beat\ndata: nothing new\n\n"
+"""An event, since no script is told of a comment."""
 END = "event: end\ndata: over\n\n"
 """Tells the page that nothing will follow, so that it does not come back."""
 
@@ -129,7 +132,7 @@ class Live:
                 silent_s += tick_s
                 if silent_s >= self._heartbeat_s:
                     silent_s = 0.0
-                    yield ": nothing new\n\n"
+                    yield BEAT
             except ClosingError:
                 return
 

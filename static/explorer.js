@@ -3,6 +3,7 @@
   "use strict";
 
   const THEMES = ["system", "light", "dark"];
+  const SILENCE_MS = 15000; // three heartbeats of a stream, as explorer_ui/live.py has them
   const root = document.documentElement;
 
   function readTheme() {
@@ -115,8 +116,9 @@
     });
   }
 
-  // A live page says how it stands: live, paused, or left alone by its node. While paused a swap is
-  // held back; the last one held is made up for on resuming.
+  // A live page says how it stands: live, paused, or left alone by its node, which closes its
+  // connection, or falls silent with its whole host. While paused a swap is held back; the last one
+  // held is made up for on resuming.
   function addLiveness() {
     const bar = document.getElementById("pause");
     if (!bar) return;
@@ -128,6 +130,8 @@
     let paused = false;
     let held = null;
     let lost = "";
+    let stream = null;
+    let heard = 0; // when anything came; 0 where nothing more will
 
     function describe() {
       if (lost) return `The node has not answered since ${lost} UTC. This page shows what it said before, and goes on by itself.`;
@@ -135,17 +139,41 @@
       return paused ? "This page stands still." : "This page is live.";
     }
 
-    function hear(answers) {
+    function hear(answers, since = Date.now()) {
+      if (answers) heard = since;
       if (answers === !lost) return;
-      lost = answers ? "" : new Date().toISOString().slice(11, 19);
+      lost = answers ? "" : new Date(since).toISOString().slice(11, 19);
       if (answers) mark.remove();
       else document.getElementById("status")?.prepend(mark);
       note.textContent = describe();
     }
 
-    document.addEventListener("htmx:before:response", (event) => hear(event.detail.ctx.response.status < 500));
-    document.addEventListener("htmx:sse:after:connection", () => hear(true));
-    document.addEventListener("htmx:sse:error", () => hear(false));
+    function listen() {
+      if (document.hidden || !heard || Date.now() - heard < SILENCE_MS) return;
+      hear(false, heard);
+      heard = Date.now();
+      stream?.reader?.cancel(); // asks for another one
+    }
+
+    document.addEventListener("htmx:before:response", (event) => {
+      const { status, headers } = event.detail.ctx.response.raw;
+      hear(status < 500);
+      const goes = headers.get("HX-Trigger") || headers.get("Content-Type")?.startsWith("text/event-stream");
+      if (status < 500 && !goes) heard = 0;
+    });
+    document.addEventListener("htmx:sse:after:connection", (event) => {
+      stream = event.detail.connection;
+      hear(true);
+    });
+    document.addEventListener("htmx:sse:after:message", () => hear(true));
+    document.addEventListener("htmx:sse:close", () => { heard = 0; });
+    document.addEventListener("visibilitychange", () => { if (heard) heard = Date.now(); });
+    setInterval(listen, 1000);
+    document.addEventListener("htmx:sse:error", (event) => {
+      // No place for a stream: of one that broke off the node may not know yet.
+      if (event.detail.status === 503) window.htmx.trigger(document.body, "poll");
+      else hear(false);
+    });
     document.addEventListener("htmx:error", () => hear(false));
     document.addEventListener("htmx:before:swap", (event) => {
       if (!paused) return;

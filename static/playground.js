@@ -4,6 +4,7 @@ import { element, tell, visible } from "./verify/dom.js";
 
 const MAX_RETURNS = 20; // to a stream that broke off
 const RETURN_MS = 1000;
+const SILENCE_MS = 45000; // three heartbeats of the API's streams
 const NUMBERS = ["max_tokens", "temperature", "top_p", "seed"];
 
 const form = document.getElementById("ask");
@@ -13,6 +14,7 @@ const stop = document.getElementById("stop");
 const field = (name) => form.querySelector(`#${name}`);
 const { jobs, pages, receipts, origin } = form.dataset;
 let running = null;
+let marks = ""; // at the end of what is shown
 
 function readOrder() {
   const params = {};
@@ -35,13 +37,17 @@ async function* readEvents(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {
-    const { done, value } = await reader.read();
+    const silence = setTimeout(() => {
+      tell(status, "The node is silent. This page asks again.");
+      reader.cancel();
+    }, SILENCE_MS);
+    const { done, value } = await reader.read().finally(() => clearTimeout(silence));
     if (done) return;
     text += value;
     const blocks = text.split("\n\n");
     text = blocks.pop();
     for (const block of blocks) {
-      const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/)).filter(Boolean);
+      const fields = block.split("\n").map((line) => line.match(/^(\w+): ?(.*)$/s)).filter(Boolean);
       const event = Object.fromEntries(fields.map(([, name, content]) => [name, content]));
       if (event.data) yield { name: event.event, id: event.id, data: JSON.parse(event.data) };
     }
@@ -51,10 +57,17 @@ async function* readEvents(body) {
 const show = (text) => text.split("\n").map(visible).join("\n");
 const link = (path, id) => element("a", { href: path + encodeURIComponent(id) }, visible(id));
 
+// Marks may come apart from what they stand on: no more of them pile up than if all came at once.
+function grow(text) {
+  const before = show(marks);
+  output.append(show(marks + text).slice(before.length));
+  marks = (marks + text).match(/[\p{Mn}\p{Me}]{0,2}$/u)[0];
+}
+
 function take({ name, data }) {
   if (name === "token") {
-    if (data.reset || data.offset === 0) output.textContent = "";
-    output.append(show(data.text));
+    if (data.reset || data.offset === 0) output.textContent = marks = "";
+    grow(data.text);
   } else if (name === "status") {
     const told = { pending: "It waits for a miner.", running: "It runs.", cancelled: "It was cancelled." };
     if (data.status === "failed") tell(status, `It failed: ${data.error ?? data.status_reason ?? "no reason given"}.`);

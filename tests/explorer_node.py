@@ -6,6 +6,7 @@ from starlette.exceptions import HTTPException
 from api.access import ApiMode
 from explorer_ui import ClosingError, build_error_handler, build_explorer
 from tests.api_node import ApiNode
+from tests.browser import Server
 
 RELEASE = "0.1.0"
 
@@ -29,3 +30,16 @@ def build_faces(node: ApiNode, mode: ApiMode = "dev") -> Starlette:
         routes=[*node.app(mode=mode).routes, *pages],
         exception_handlers={HTTPException: handler, Exception: handler},
     )
+
+
+class AskedNode(Server):
+    """A node on a socket that makes its blocks, without a miner."""
+
+    def __init__(self, node: ApiNode) -> None:
+        self.node = node
+        app = build_faces(node)
+        super().__init__(app)
+
+    async def bind(self) -> None:
+        """Let the market's news reach the loop of this server."""
+        self.node.coordinator.feed.bind()

@@ -57,6 +57,16 @@ class LiveNode:
         """SIGTERM; returns the exit status."""
         return self._end(signal.SIGTERM)
 
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open and silent, as those of a host that is cut off."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def wait(self) -> int:
         """Wait until it ends by itself; returns the exit status."""
         return self._end(None)

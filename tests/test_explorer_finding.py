@@ -14,7 +14,7 @@ from ledger.views.suggest import PER_KIND
 from tests.api_node import ApiNode
 from tests.browser import Server, open_page
 from tests.crawler import text_of
-from tests.explorer_node import build_faces
+from tests.explorer_node import AskedNode
 from tests.fake_views import MINER, FakeViews, build_app, build_chain, receipt_id
 from tests.hostile import CORPUS
 from tests.test_ledger_lists import Ledger
@@ -211,19 +211,6 @@ def test_the_playground_offers_models_and_programs(client, views):
         response = follower.get("/playground")
     assert "This node takes no jobs" in text_of(response)
     assert "playground.js" not in response.text
-
-
-class AskedNode(Server):
-    """A node on a socket that makes its blocks, without a miner."""
-
-    def __init__(self, node: ApiNode) -> None:
-        self.node = node
-        app = build_faces(node)
-        super().__init__(app)
-
-    async def bind(self) -> None:
-        """Let the market's news reach the loop of this server."""
-        self.node.coordinator.feed.bind()
 
 
 @pytest.fixture(scope="module", name="asked")

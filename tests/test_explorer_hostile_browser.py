@@ -13,17 +13,19 @@ from contextlib import ExitStack
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import httpx2
 import pytest
 from httpx2 import Response
 from playwright.sync_api import Page, expect
 from starlette.testclient import TestClient
 
+from explorer_ui.format import visible
 from explorer_ui.jobs import STATES
 from ledger.views import PeerView
 from tests.api_node import ApiNode, run_job
 from tests.browser import Server, new_context, open_page, watch
 from tests.crawler import Skeleton, walk
-from tests.explorer_node import build_faces
+from tests.explorer_node import AskedNode, build_faces
 from tests.explorer_stage import Node, is_page
 from tests.fake_views import FakeViews, build_app
 from tests.hostile import CORPUS, find_hidden
@@ -194,6 +196,46 @@ def show_texts(page: Page, url: str, job: dict[str, Any], key: str) -> list[str]
     page.get_by_role("button", name="Show").click()
     expect(page.locator("#disclosure pre")).to_have_count(3)
     return page.evaluate(OUTLINE)["elements"]
+
+
+def stream_text(page: Page, asked: AskedNode, text: str) -> None:
+    """Ask in the playground, and answer with a text one character at a time."""
+    page.goto(f"{asked.url}/playground", wait_until="load")
+    page.get_by_label("API key").fill(asked.node.keys["client"])
+    page.get_by_role("button", name="Ask", exact=True).click()
+    job = page.locator("#answer .trail a")
+    with httpx2.Client(base_url=asked.url, timeout=20) as miner:
+        path = f"/v1/jobs/{job.inner_text()}"
+        me = {"miner_id": "m1"}
+        miner.post("/v1/miners/register", json=me | {"capabilities": ["*"]}).raise_for_status()
+        miner.post(f"{path}/claim", json=me).raise_for_status()
+        for offset, character in enumerate(text):
+            told = me | {"offset": offset, "text": character}
+            miner.post(f"{path}/text", json=told).raise_for_status()
+        gone = me | {"reason": text, "retryable": False}
+        miner.post(f"{path}/fail", json=gone).raise_for_status()
+    expect(page.locator("#answer .verdict")).to_contain_text("It failed")
+
+
+def test_hostile_tokens_that_come_one_by_one_are_shown_as_all_at_once(browser, tmp_path):
+    """A tower of marks, a pair of controls or a tag is whole in none of them."""
+    node = ApiNode(tmp_path)
+    texts = [CORPUS[name] for name in ("script", "bidi", "controls", "tower", "emoji", "end tags")]
+    with AskedNode(node) as asked, open_page(browser, asked, "/", viewport=PHONE) as page:
+        asked.call(asked.bind())
+        outlines = []
+        for text in ["plain", *texts]:
+            stream_text(page, asked, text)
+            outlines.append(page.evaluate(OUTLINE))
+            assert find_hidden(page.inner_text("body")) == []
+            shown = page.locator("#answer pre").inner_text()
+            assert shown == "\n".join(visible(line) for line in text.split("\n"))
+        assert [found["elements"] for found in outlines] == [outlines[0]["elements"]] * len(
+            outlines
+        )
+        assert {found["overflow"] for found in outlines} == {0}
+    node.coordinator.close()
+    node.close()
 
 
 def test_hostile_prompts_and_answers_are_shown_to_their_owner_as_text(browser, tmp_path):

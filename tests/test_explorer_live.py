@@ -8,11 +8,13 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from api.following import BEAT_S
 from explorer_ui import jobs as jobs_module
 from explorer_ui import pending as pending_module
+from explorer_ui.assets import FOLDER as STATIC
 from explorer_ui.home import Home
 from explorer_ui.jobs import Jobs
-from explorer_ui.live import END, MAX_STREAMS_PER_CLIENT, Live
+from explorer_ui.live import BEAT, END, HEARTBEAT_S, MAX_STREAMS_PER_CLIENT, Live
 from explorer_ui.pending import Pending
 from explorer_ui.site import Site
 from tests.fake_views import FakeViews, build_chain, now_ms
@@ -178,13 +180,20 @@ def test_a_quiet_stream_beats_and_notices_figures_that_change_without_a_block():
         async with node(views, heartbeat_s=0.01) as connect:
             stream = await connect(await stream_address(connect))
             await stream.next()
-            assert await stream.next() == ": nothing new\n\n"
+            assert await stream.next() == BEAT
             views.jobs_24h = 4321
             while not (message := await stream.next()).startswith("id:"):
-                assert message == ": nothing new\n\n"
+                assert message == BEAT
             assert "4,321" in data_of(message)
 
     run(scenario)
+
+
+def test_pages_wait_for_three_heartbeats_of_their_streams():
+    assert BEAT.startswith("event: "), "scripts are told of no comment"
+    for script, beat_s in (("explorer.js", HEARTBEAT_S), ("playground.js", BEAT_S)):
+        text = (STATIC / script).read_text()
+        assert f"SILENCE_MS = {3 * beat_s * 1000:.0f};" in text, script
 
 
 def test_the_fifth_stream_of_one_client_polls_instead():
@@ -347,7 +356,8 @@ def test_what_is_pending_comes_and_goes_without_a_block(monkeypatch):
         views = build_chain(2)
         async with node(views) as connect:
             html = await (await connect("/pending")).next()
-            assert html.count('class="blank"') == 20
+            assert html.count('class="blank"') == 18, "each table says that it is empty"
+            assert html.count("<tr") == 2 + 20
             stream = await connect(re.search(r'hx-sse:connect="([^"]+)"', html)[1])
             await stream.next()
             views.add_job(500)
