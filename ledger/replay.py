@@ -128,7 +128,7 @@ _ENDINGS: Final[Mapping[Ending, str]] = {
     "early": "nothing ended the answer where it ends",
     "end_token": "an end token ended the answer",
     "max_tokens": "max_tokens ended the answer",
-    "stop_sequence": "a stop sequence ended the answer",
+    "stop_sequence": "a stop sequence given with the job ended the answer; no digest covers those",
 }
 
 

@@ -89,6 +89,19 @@ def test_texts_that_are_not_those_of_the_receipt_are_not_replayed(kept):
         assert "mean_gap" not in result.output
 
 
+def test_an_answer_that_ends_by_a_stop_sequence_says_that_no_digest_covers_it(kept):
+    whole = kept.stage.answer()
+    cut = kept.stage.answer(stop=(whole.result[6:8],))
+    kept.write(kept.stage.files(cut))
+    result = kept.audit()
+    assert result.exit_code == 0
+    assert "no digest covers those" in result.output
+    (kept.folder / "job.json").write_bytes(encode(kept.files.job | {"params": {"stop": []}}))
+    result = kept.audit()
+    assert result.exit_code == 1
+    assert "FAILED         ending" in result.output
+
+
 def test_a_receipt_of_another_network_fails(kept):
     other = kept.folder / "other.json"
     other.write_bytes(encode(build_genesis(network="another")))

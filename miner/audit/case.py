@@ -1,7 +1,8 @@
 """The case of an audit: a receipt and what its owner knows, checked before anything is replayed.
 
 Whoever gave the texts may have erred or lied: only those whose digests stand in the receipt are
-replayed. The stop sequences are in no digest; they can only make an end be named otherwise.
+replayed. The stop sequences are in no digest: whoever gives them decides whether an answer ended
+early, so the claim about an end that rests on them says so.
 """
 
 from __future__ import annotations
