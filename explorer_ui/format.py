@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import msgspec
 
@@ -20,6 +20,8 @@ MAX_TEXT = 4096
 """Longer untrusted text is folded here, in characters."""
 MAX_STACKED_MARKS = 2
 """Combining marks on one character; more would climb over the lines around them."""
+MAX_REMEMBERED = 1_024
+"""Lists of what miners take, most of which are alike; a page shows up to fifty."""
 MAX_TIME_MS = 253_402_300_799_999
 """The last millisecond of the year 9999, after which calendars here end."""
 
@@ -147,9 +149,10 @@ def span(ms: int) -> str:
     }[ms]
 
 
-def models(capabilities: Sequence[str]) -> list[str]:
+@lru_cache(maxsize=MAX_REMEMBERED)
+def models(capabilities: tuple[str, ...]) -> tuple[str, ...]:
     """Return the models that a miner takes, by name; none if it takes any. Untrusted."""
-    return sorted(list_served_models(capabilities) or ())
+    return tuple(sorted(list_served_models(capabilities) or ()))
 
 
 def size(size_bytes: int) -> str:
