@@ -22,6 +22,7 @@ TOOL_TIMEOUT_S = 300
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELLS = frozenset({"", "sh", "bash", "console"})
+PLACE = re.compile(r"`((?:[a-z_]+/)+[\w.*-]+)`")
 TARGET = re.compile(r"^([a-z-]+):", re.MULTILINE)
 
 FORBIDDEN = {
@@ -131,6 +132,14 @@ def test_every_documented_aitbc_command_and_option_exists():
             elif isinstance(command, click.Group):
                 assert word in command.commands, f"unknown command in: {line}"
                 command = command.commands[word]
+
+
+def test_every_documented_place_in_the_code_exists():
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir()} - {"build", "data", "network"}
+    for document in tracked("README.md", ":(glob)docs/*.md"):
+        for place in PLACE.findall(document.read_text(encoding="utf-8")):
+            if place.split("/")[0] in folders:
+                assert any(ROOT.glob(place)), f"{document.name}: {place}"
 
 
 def test_no_tracked_file_is_unfinished_or_names_a_place_outside_the_project():
