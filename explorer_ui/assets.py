@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent.parent / "static"
@@ -42,6 +43,7 @@ class Assets:
     """By path below the static folder, with forward slashes."""
 
 
+@cache
 def load_assets(folder: Path = FOLDER) -> Assets:
     """Read the static files that pages ask for."""
     files: dict[str, Asset] = {}

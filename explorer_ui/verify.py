@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from starlette.requests import Request
@@ -46,25 +47,30 @@ class VerifyPage:
     not_proved: tuple[str, ...]
 
 
+@cache
+def _build_page() -> VerifyPage:
+    return VerifyPage(
+        offline=Download(
+            name="aitbc-verifier.html",
+            media_type="text/html; charset=utf-8",
+            content=build_offline(),
+        ),
+        script=Download(
+            name=SCRIPT.name,
+            media_type="text/x-python; charset=utf-8",
+            content=SCRIPT.read_bytes(),
+        ),
+        not_proved=NOT_PROVED,
+    )
+
+
 class Verify:
     """Serves `/verify` and its downloads, which are read and built once, at start-up."""
 
     def __init__(self, *, site: Site, views: Views) -> None:
         self._site = site
         self._views = views
-        self._page = VerifyPage(
-            offline=Download(
-                name="aitbc-verifier.html",
-                media_type="text/html; charset=utf-8",
-                content=build_offline(),
-            ),
-            script=Download(
-                name=SCRIPT.name,
-                media_type="text/x-python; charset=utf-8",
-                content=SCRIPT.read_bytes(),
-            ),
-            not_proved=NOT_PROVED,
-        )
+        self._page = _build_page()
 
     async def page(self, request: Request) -> Response:
         """Answer `/verify`."""
