@@ -1,6 +1,7 @@
 """What is remembered of keys and miners is never older than the file, whoever wrote into it."""
 
 import contextlib
+import random
 import sqlite3
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from dataclasses import replace
 import pytest
 
 from ledger.block import hash_genesis
+from ledger.errors import StoreError
 from ledger.store import known as module
 from ledger.store import registry
 from ledger.store.known import KnownRows
 from ledger.store.market import open_market
 from ledger.store.registry import ApiKey
+from ledger.store.sessions import FileSession
 from ledger.store.sharedstate import SharedState
 from tests.builders import CREATED_MS, build_genesis
 from tests.test_market_store import build_miner
@@ -72,15 +75,24 @@ def test_what_has_not_changed_is_not_read_again(store, known):
     assert statements == []
 
 
-def test_another_commit_costs_one_look_at_the_counts(store, known):
-    known.find_key("a")
-    known.find_miner("m")
-    write(store, registry.touch_miner, "m", 7)
-    with counted(store) as statements:
-        assert known.find_key("a") == KEY
-        assert known.find_miner("m") is not None
-    (statement,) = statements
+def test_a_commit_of_ours_that_changed_none_costs_no_look_and_of_another_process_one(
+    store, known, path
+):
+    def look() -> list[str]:
+        with counted(store) as statements:
+            assert known.find_key("a") == KEY
+            assert known.find_miner("m") is not None
+        return statements
+
+    look()
+    for time_ms in (7, 8, 9):
+        write(store, registry.touch_miner, "m", time_ms)
+        assert look() == []
+    elsewhere(path, "UPDATE miners SET last_seen_at_ms = 10")
+    (statement,) = look()
     assert "counters" in statement
+    write(store, registry.touch_miner, "m", 11)
+    assert look() == []
 
 
 CHANGES = {
@@ -111,6 +123,71 @@ def test_a_change_is_seen_at_once_whoever_made_it(store, known, path, change, by
     assert look() == stored
     assert stored[place] != before[place]
     assert stored[1 - place] == before[1 - place]
+
+
+HARMLESS = "UPDATE miners SET last_seen_at_ms = last_seen_at_ms + 1"
+HARMFUL = "UPDATE api_keys SET daily_jobs = coalesce(daily_jobs, 0) + 1"
+
+
+@pytest.fixture
+def other(path, known):
+    """Another connection, which our writer knows nothing of."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        yield connection
+
+
+def test_in_whatever_order_we_and_others_write_what_is_known_is_what_is_stored(store, known, other):
+    def truncate():
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    steps = [
+        lambda: write(store, lambda c: c.execute(HARMLESS)),
+        lambda: write(store, lambda c: c.execute(HARMFUL)),
+        lambda: other.execute(HARMLESS),
+        lambda: other.execute(HARMFUL),
+        truncate,
+    ]
+    rng = random.Random(7)
+    for _ in range(400):
+        for step in rng.choices(steps, k=rng.choice((1, 1, 2, 3))):
+            step()
+        assert known.find_key("a") == registry.find_key(store.reader, "a")
+
+
+def test_a_key_that_others_change_is_seen_at_once_while_we_write(store, known, other):
+    stop = threading.Event()
+
+    def keep_writing():
+        while not stop.is_set():
+            write(store, lambda c: c.execute(HARMLESS))
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        for number in range(1, 200):
+            other.execute("UPDATE api_keys SET daily_jobs = ?", (number,))
+            assert known.find_key("a").limits.daily_jobs == number
+    finally:
+        stop.set()
+        writer.join()
+
+
+@pytest.mark.parametrize("later", ["ours", "another's"])
+@pytest.mark.parametrize("failed", [HARMLESS, HARMFUL])
+def test_a_commit_that_fails_hides_no_later_change(store, known, other, monkeypatch, failed, later):
+    def fail(_session):
+        raise sqlite3.OperationalError("disk I/O error")
+
+    known.find_key("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(FileSession, "commit", fail)
+        with pytest.raises(StoreError):
+            write(store, lambda c: c.execute(failed))
+    if later == "ours":
+        write(store, lambda c: c.execute(HARMFUL))
+    else:
+        other.execute(HARMFUL)
+    assert known.find_key("a").limits.daily_jobs == 1
 
 
 def test_what_is_made_later_is_found(store, known, path):

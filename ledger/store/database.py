@@ -26,6 +26,7 @@ from sqlite_utils.migrations import Migrations
 
 from ledger.errors import StoreError
 from ledger.store.marketstore import Hear
+from ledger.store.ownwrites import WatchedSession, WatchedState
 from ledger.store.sessions import FileSession
 from ledger.store.sharedstate import SharedState
 from ledger.store.writequeue import WriteQueue
@@ -136,18 +137,26 @@ def _refuse_newer_schema(
 class Database(WriteQueue):
     """A database file with group commit. Close it to stop its thread."""
 
-    def __init__(self, path: Path, migrations: Migrations) -> None:
+    def __init__(self, path: Path, migrations: Migrations, *, watched: str = "") -> None:
+        """The rows of the statement `watched` differ after each change that `state` tells of."""
         self.path = path
         self._connection = open_writer(path, migrations)
         self._shared = SharedState(path)
+        self._state = WatchedState(self._shared)
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
-        super().__init__(path.name, FileSession(path.name, self._connection))
+        session = FileSession(path.name, self._connection)
+        if watched:
+            session = WatchedSession(path.name, self._connection, self._state, watched)
+        super().__init__(path.name, session)
 
     @property
     def state(self) -> bytes:
-        """Stands for the state of the file: another one after each commit of whatever process."""
-        return self._shared.read()
+        """Stands for the state of what is watched: another one after each change of it.
+
+        After commits of other processes too, whatever they have changed.
+        """
+        return self._state.read()
 
     @property
     def is_lost(self) -> bool:

@@ -1,8 +1,8 @@
 """API keys and miners as they are stored, read again only when somebody has changed any.
 
 Every request names a key, most a miner, and few change one. Triggers count the changes
-(`market.py`), whichever process makes them; the counts are read after each commit, the rows after
-each change. So what is told here is never older than the file: a key that is revoked is refused at
+(`market.py`), whichever process makes them; the counts are read after each commit that may have
+changed them (`ownwrites.py`), the rows after each change. So what is told here is never older than the file: a key that is revoked is refused at
 once.
 """
 
@@ -24,6 +24,8 @@ from ledger.store.registry import (
 
 Row = TypeVar("Row")
 
+COUNTS = "SELECT value FROM counters WHERE name IN ('changed_keys', 'changed_miners') ORDER BY name"
+"""Of changes: what tells whether anything known here has changed."""
 MAX_KNOWN = 4_096
 """Of each kind; beyond that all of them are read anew."""
 COUNTED_MS = 1_000
@@ -82,10 +84,7 @@ class KnownRows:
         state = self._database.state
         if state == self._state:
             return
-        rows = self._database.reader.execute(
-            "SELECT value FROM counters WHERE name IN ('changed_keys', 'changed_miners')"
-            " ORDER BY name"
-        )
+        rows = self._database.reader.execute(COUNTS)
         changes = tuple(value for (value,) in rows)
         if changes[:1] != self._changes[:1]:
             self._keys.clear()

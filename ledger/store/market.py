@@ -31,6 +31,7 @@ from sqlite_utils.migrations import Migrations
 from ledger.errors import StoreError
 from ledger.store import registry
 from ledger.store.database import Database, make_private
+from ledger.store.known import COUNTS
 
 migrations = Migrations("node")
 
@@ -301,7 +302,7 @@ def open_market(path: Path, genesis_hash: bytes) -> Database:
         StoreError: the file belongs to another network.
     """
     make_private(path)
-    database = Database(path, migrations)
+    database = Database(path, migrations, watched=COUNTS)
 
     def adopt(connection: sqlite3.Connection) -> None:
         connection.execute("INSERT OR IGNORE INTO node VALUES (1, ?)", (genesis_hash,))
