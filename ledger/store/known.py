@@ -2,8 +2,8 @@
 
 Every request names a key, most a miner, and few change one. Triggers count the changes
 (`market.py`), whichever process makes them; the counts are read after each commit that may have
-changed them (`ownwrites.py`), the rows after each change. So what is told here is never older than the file: a key that is revoked is refused at
-once.
+changed them (`ownwrites.py`), the rows after each change. So what is told here is never older than
+the file: a key that is revoked is refused at once.
 """
 
 from __future__ import annotations
