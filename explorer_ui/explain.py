@@ -121,7 +121,7 @@ def _explain_hash(text: str, head: HeadView) -> Explanation:
     part = "part of a hash" if len(text) < 64 else "more than a hash"
     return Explanation(
         finding=f"This looks like {part}: it has {len(text)} digits of 64.",
-        advice="Hashes are found whole only. Copy all 64 digits.",
+        advice="A page has the whole hash as its name: copy all 64 digits.",
     )
 
 

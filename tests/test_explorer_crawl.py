@@ -21,7 +21,7 @@ MEASURE = """() => ({
   background: getComputedStyle(document.documentElement).backgroundColor,
 })"""
 PHONE, DESK = 320, 1280
-BETWEEN = (720, 768, 1024)
+BETWEEN = (737, 768, 1024)
 """Widths at which tables are still tables, but have less room."""
 
 
