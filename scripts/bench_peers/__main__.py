@@ -100,7 +100,7 @@ def take_turns(
 ) -> dict[str, list[Turn]]:
     """Turns of the node and of these peers, one after another, round after round.
 
-    A peer that is missing or fails is named, and has no turns.
+    A peer that is missing, or fails twice in a turn, is named and has no turns.
     """
     with ExitStack() as stack:
         takes = open_takes(folder, peers, stack)
@@ -109,12 +109,20 @@ def take_turns(
             print(f"round {number + 1}", file=sys.stderr)
             for name, take in list(takes.items()):
                 try:
-                    turns[name].append(take(CONNECTIONS, seconds))
+                    turns[name].append(_take_turn(name, take, seconds))
                 except FAILURES as error:
                     print(f"{name} is not measured: {error}", file=sys.stderr)
                     del takes[name]
                     turns[name] = []
     return turns
+
+
+def _take_turn(name: str, take: Take, seconds: float) -> Turn:
+    try:
+        return take(CONNECTIONS, seconds)
+    except FAILURES as error:
+        print(f"{name} failed, and has another turn: {error}", file=sys.stderr)
+        return take(CONNECTIONS, seconds)
 
 
 def open_takes(folder: Path, peers: Sequence[str], stack: ExitStack) -> dict[str, Take]:
