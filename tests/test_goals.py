@@ -69,12 +69,14 @@ def test_the_worst_read_decides_and_is_named(order, monkeypatch, slow_ms, met):
         Figure(name="SQL, instead: by OFFSET", value=1e6, unit="µs"),
         Figure(name="/", value=3, unit="ms", p99=20, most_p99=25),
         Figure(name="/receipts", value=9, unit="ms", p99=slow_ms, most=5, most_p99=25),
+        Figure(name=goals.explorer.FIRST_READ, value=40, unit="ms", p99=90),
         Figure(name="/_f/suggest", value=1, unit="ms", p99=30, most_p99=10),
     ]
     monkeypatch.setattr(goals.explorer, "measure", lambda _plan: iter(figures))
     sql, pages, storage = PARTS["reads"](order)
     assert (sql.is_met, pages.is_met, storage.is_met) == (True, met, False)
     assert "1 of 1 within; the worst, a page" in sql.name
+    assert "(90 ms from the disk)" in pages.name
     assert f"{2 if met else 1} of 2 within; the worst, /receipts" in pages.name
 
 
