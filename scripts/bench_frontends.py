@@ -174,7 +174,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(measure_file(folder, **load).show(), flush=True)
         server, database = None, options.database
         if database is None:
-            folder.chmod(0o755)  # PostgreSQL's user must reach its part
             server, database = stack.enter_context(run_postgres(folder))
         for frontends in options.frontends:
             turn = measure_frontends(folder, database, frontends, server, **load)

@@ -38,13 +38,10 @@ def test_a_network_keeps_its_promises_whatever_happens_to_its_nodes(tmp_path, re
 
 
 def test_front_ends_keep_their_promises_when_their_database_crashes_and_one_is_killed(
-    tmp_path, capsys
+    tmp_path, record_property
 ):
-    tmp_path.parent.chmod(0o755)  # PostgreSQL's user must reach its part
-    tmp_path.parent.parent.chmod(0o755)
     outcome = run_shared_chaos(tmp_path, seconds=SECONDS, seed=SEED)
-    with capsys.disabled():
-        print("\n" + "\n".join(list_lines(outcome)))  # noqa: T201 - figures for whoever watches
+    record_property(FIGURES, "\n".join(list_lines(outcome)))
     assert outcome.verdict.faults == []
     assert outcome.counts == {"database crashes": 1, "kills": 1}
     assert outcome.verdict.receipts == len(outcome.history.completed) > 0

@@ -16,7 +16,7 @@ from miner import service, settings
 from miner.errors import MemoryShortError, NoCudaError
 from miner.models.embedded import MODEL_NAME, ModelDirectory
 from miner.models.half import write_half_model
-from miner.runtime import CPU, CUDA, LlamaRuntime, device, llama
+from miner.runtime import CPU, CUDA, LlamaRuntime, device, memory
 from miner.runtime.device import Device, choose_device, open_identity
 from miner.runtime.gpu import load_nvml, read_gpu
 from miner.runtime.memory import MIB, MemoryPlan, plan_memory, read_free_ram
@@ -293,7 +293,7 @@ def test_fewer_slots_are_taken_if_so_few_will_do():
 def test_a_runtime_takes_the_slots_that_fit_or_refuses(tiny_directory, monkeypatch):
     fixed = sum(p.stat().st_size for p in tiny_directory.glob("model.onnx*")) * 2 + 256 * MIB
     room = 5 * CONTEXT * 2 * 2 * 2 * 32 * 4  # of layers, keys and values, heads, size, bytes
-    monkeypatch.setattr(llama, "read_free_ram", lambda: fixed + room)
+    monkeypatch.setattr(memory, "read_free_ram", lambda: fixed + room)
     options = {"threads": 1, "context": CONTEXT, "provider": "cpu"}
     assert LlamaRuntime(tiny_directory, slots=9, least_slots=2, **options).slots == 5
     assert LlamaRuntime(tiny_directory, slots=5, **options).slots == 5
@@ -302,7 +302,7 @@ def test_a_runtime_takes_the_slots_that_fit_or_refuses(tiny_directory, monkeypat
 
 
 def test_a_machine_whose_memory_cannot_be_read_is_not_planned(tiny_directory, monkeypatch, caplog):
-    monkeypatch.setattr(llama, "read_free_ram", lambda: None)
+    monkeypatch.setattr(memory, "read_free_ram", lambda: None)
     runtime = LlamaRuntime(
         tiny_directory, threads=1, context=CONTEXT, slots=7, least_slots=1, provider="cpu"
     )

@@ -89,9 +89,8 @@ def open_folder() -> Iterator[Path]:
     """A folder for everybody's data, which is removed at the end."""
     build = ROOT / "build"
     build.mkdir(exist_ok=True)
-    # On the disk whose speed counts, not in memory; PostgreSQL's user must reach its part.
+    # On the disk whose speed counts, not in memory.
     with tempfile.TemporaryDirectory(prefix="bench-peers-", dir=build) as folder:
-        Path(folder).chmod(0o755)
         yield Path(folder)
 
 

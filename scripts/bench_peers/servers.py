@@ -1,6 +1,6 @@
 """Databases and the chain that peers need: on the loopback, with data of their own, stopped after.
 
-Ports are ephemeral, and everything lies in a folder that the caller removes.
+Ports are ephemeral. Everything lies in a folder that the caller removes, but PostgreSQL's data.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +26,8 @@ PYTHON: Final = VENV / "bin" / "python"
 ANVIL: Final = VENV / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 POSTGRES: Final = Path("/usr/lib/postgresql")
 POSTGRES_USER: Final = "postgres"
+ON_DISK: Final = Path("/var/tmp")  # noqa: S108 - each folder in it has a name of its own
+"""Where everybody may write, and not into memory."""
 START_TIMEOUT_S: Final = 60.0
 STOP_TIMEOUT_S: Final = 20.0
 LOOK_S: Final = 0.05
@@ -152,11 +156,20 @@ class Postgres:
     address: str
     user: str | None
     """Who runs it: it refuses to be root's, and Debian's package brings a user for it."""
+    data: Path
+    """Its folder."""
     log: Path
+
+    def remove(self) -> None:
+        """Remove its data."""
+        shutil.rmtree(self.data)
 
 
 def create_postgres(folder: Path) -> Postgres:
     """Make a server with Debian's own settings, for a port of the loopback.
+
+    Its log is in `folder`. Its data are not: root must hand them to a user who cannot reach what
+    lies below root's home. Whoever calls this removes them.
 
     Raises:
         PeerError: it is not installed.
@@ -164,9 +177,9 @@ def create_postgres(folder: Path) -> Postgres:
     programs = sorted(POSTGRES.glob("*/bin"), key=lambda path: float(path.parent.name))
     if not programs:
         raise PeerError("PostgreSQL is missing: apt-get install postgresql")
-    data, log, port = folder / "postgres", folder / "postgres.log", find_port()
+    data = Path(tempfile.mkdtemp(prefix="aitbc-postgres-", dir=ON_DISK))
+    log, port = folder / "postgres.log", find_port()
     user = POSTGRES_USER if os.geteuid() == 0 else None
-    data.mkdir()
     if user is not None:
         shutil.chown(data, user, user)
     options = ["-U", "bench", "--auth=trust", "-E", "UTF8"]
@@ -180,6 +193,7 @@ def create_postgres(folder: Path) -> Postgres:
         ready=[str(programs[-1] / "pg_isready"), "-q", "-d", address],
         address=address,
         user=user,
+        data=data,
         log=log,
     )
 
@@ -192,9 +206,13 @@ def run_postgres(folder: Path) -> Iterator[tuple[Server, str]]:
         PeerError: it is not installed, or does not start.
     """
     made = create_postgres(folder)
-    with run_server(made.command, made.log, user=made.user) as server:
-        wait_until(server, made.log, lambda: not subprocess.run(made.ready, check=False).returncode)
-        yield server, made.address
+    try:
+        with run_server(made.command, made.log, user=made.user) as server:
+            ready = partial(subprocess.run, made.ready, check=False)
+            wait_until(server, made.log, lambda: not ready().returncode)
+            yield server, made.address
+    finally:
+        made.remove()
 
 
 def wait_until_ended(server: Server) -> None:

@@ -49,7 +49,6 @@ def run_shared_chaos(folder: Path, *, seconds: float, seed: int) -> Outcome:
         ChaosError: the nodes did not heal, or one ended by itself.
         PeerError: PostgreSQL is not installed.
     """
-    folder.chmod(0o755)  # PostgreSQL's user must reach its part
     database = Database(folder)
     with database.running():
         return SharedRun(folder / "nodes", database, seed=seed).run(seconds)

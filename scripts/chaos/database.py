@@ -45,13 +45,14 @@ class Database:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Run it until the context ends."""
-        self.start()
+        """Run it until the context ends, and remove its data."""
         try:
+            self.start()
             yield
         finally:
             self.resume()
             self.crash()
+            self._made.remove()
 
     def start(self) -> None:
         """Start it, and wait until it answers. After a crash it first reads its log."""
@@ -69,7 +70,8 @@ class Database:
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while subprocess.run(self._made.ready, check=False).returncode:
-            require(time.monotonic() < deadline, f"PostgreSQL does not start, see {self._made.log}")
+            waits = self._process.poll() is None and time.monotonic() < deadline
+            require(waits, f"PostgreSQL does not start, see {self._made.log}")
             time.sleep(LOOK_S)
         self._serves.set()
 
@@ -106,7 +108,7 @@ class Database:
                 os.kill(rng.choice(rows)[0], signal.SIGKILL)
 
     def _signal_all(self, number: signal.Signals) -> None:
-        if self._process is None:
+        if self._process is None or self._process.poll() is not None:
             return
         # Each of its processes is a group of its own.
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
