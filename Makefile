@@ -61,7 +61,7 @@ bench: setup  ## measure on this machine; ARGS go to scripts/bench.py
 	@$(PY) -m scripts.bench $(ARGS)
 
 .PHONY: goals
-goals: setup postgresql redis $(QUEUES)/installed-queues $(QUEUES)/installed-npm-queues $(TEN_MILLION)/multiplied.json  ## every goal of docs/performance.md in one run of eleven minutes; ARGS as --help says
+goals: setup postgresql redis $(QUEUES)/installed-queues $(QUEUES)/installed-npm-queues $(TEN_MILLION)/multiplied.json  ## every goal of docs/performance.md in one run of some eight minutes; ARGS as --help says
 	@$(PY) -m scripts.goals --ledger $(TEN_MILLION) $(ARGS)
 
 # A few minutes, and 30 GB in build/, made once.

@@ -1,6 +1,6 @@
 """Hold a node to its goals: every one measured in one run, as one table.
 
-    make goals                                 everything, about eleven minutes
+    make goals                                 everything, about eight minutes
     make goals ARGS="--quick"                  short turns, to see that all of it runs
     make goals ARGS="--only sync --only jobs"
     make goals ARGS="--markdown FILE"          the table for docs/performance.md, too
