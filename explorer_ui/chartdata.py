@@ -39,6 +39,7 @@ class Range:
 
 
 MINUTES_MS, HOUR_MS, DAY_MS, WEEK_MS = 300_000, 3_600_000, 86_400_000, 604_800_000
+QUARTER_MS = 3 * MINUTES_MS
 MONDAY_MS = 4 * DAY_MS
 """The first Monday of 1970."""
 
@@ -47,12 +48,12 @@ def _reach(title: str, span_ms: int, spans: int) -> Range:
     return Range(title=title, span_ms=span_ms, spans=spans, stored_ms=span_ms)
 
 
+# No screen has room for 300 bars with air between them, and no reader for as many lines.
 RANGES = {
-    "day": _reach("24 hours", MINUTES_MS, 288),
+    "day": Range(title="24 hours", span_ms=QUARTER_MS, spans=96, stored_ms=MINUTES_MS),
     "week": _reach("7 days", HOUR_MS, 168),
     "month": _reach("30 days", DAY_MS, 30),
     "quarter": _reach("90 days", DAY_MS, 90),
-    # No screen has room for 365 bars with air between them, and no reader for as many lines.
     "year": Range(
         title="52 weeks", span_ms=WEEK_MS, spans=52, stored_ms=DAY_MS, offset_ms=MONDAY_MS
     ),

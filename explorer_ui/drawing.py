@@ -83,7 +83,7 @@ def draw(
     scale = (ground - ceiling) / top
     step = (size.width - size.left) / max(1, len(starts_ms))
     shapes = []
-    # A day has 288 bars of several lines: what they share is written once.
+    # A week has 168 bars of several lines: what they share is written once.
     lefts = [str(_round(size.left + (i + GAP / 2) * step)) for i in range(len(starts_ms))]
     width = str(_round(step * (1 - GAP)))
     below = [0] * len(starts_ms)

@@ -142,7 +142,7 @@ def duration(ms: int) -> str:
 def span(ms: int) -> str:
     """Return the length of a span of charts, with its article."""
     return {
-        300_000: "5 minutes",
+        900_000: "15 minutes",
         3_600_000: "an hour",
         86_400_000: "a day",
         604_800_000: "a week",

@@ -99,7 +99,7 @@ def test_a_chart_says_in_words_what_it_shows(client, views):
     assert "60 jobs became final in the 7 days up to block #30." in text_of(
         client.get("/charts/jobs?range=week")
     )
-    assert "Each bar is 5 minutes." in text_of(client.get("/charts/throughput"))
+    assert "Each bar is 15 minutes." in text_of(client.get("/charts/throughput"))
     year = client.get("/charts/throughput.json?range=year").json()
     (line,) = year["lines"]
     assert max(line["values"]) == tokens * 10**9 // (7 * DAY_MS)
