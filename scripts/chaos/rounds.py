@@ -7,6 +7,7 @@ import contextlib
 import random
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -56,7 +57,7 @@ class Outcome:
     """Of nodes whose disk was never full."""
 
 
-class Run:
+class Run(ABC):
     """One run over processes that are made and do not run."""
 
     def __init__(self, nodes: Processes, drawer: Drawer, rng: random.Random) -> None:
@@ -86,22 +87,23 @@ class Run:
     # --- what differs ---------------------------------------------------------------------------
 
     @property
+    @abstractmethod
     def _coordinators(self) -> list[Node]:
         """Those that take jobs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _may_fail(self, node: Node) -> bool:
         """Tell whether a node may say in its log why it stopped."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _open(self) -> AbstractAsyncContextManager[None]:
         """Start what stands between and below the nodes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _list_parties(self, history: History) -> list[Party]:
         """Return the clients with their miners, those of one node one after another."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _begin(self) -> None:
         """Do what comes before the rounds."""
 
