@@ -98,15 +98,20 @@ def test_a_killed_node_is_stale_on_open_pages_until_it_is_back(browser, tmp_path
             expect(note).to_contain_text(re.compile("has not answered since ..:..:.. UTC"))
         node.start()
         assert node.url == address
-        headers = {"X-Api-Key": key}
-        httpx2.post(f"{address}/v1/jobs", json={"prompt": "?"}, headers=headers).raise_for_status()
-        for page in pages:
-            expect(page.locator("#lede")).to_contain_text("1 job waits", timeout=BACK_MS)
-            expect(page.locator("#pause [role=status]")).to_have_text("This page is live.")
-            expect(page.locator("#status .absent")).to_have_count(0)
+        expect_to_go_on(pages, address, key)
     finally:
         context.close()
         node.stop()
+
+
+def expect_to_go_on(pages: list[Page], address: str, key: str) -> None:
+    """Submit a job to a node that is back: its pages tell of it, and call themselves live."""
+    headers = {"X-Api-Key": key}
+    httpx2.post(f"{address}/v1/jobs", json={"prompt": "?"}, headers=headers).raise_for_status()
+    for page in pages:
+        expect(page.locator("#lede")).to_contain_text("1 job waits", timeout=BACK_MS)
+        expect(page.locator("#pause [role=status]")).to_have_text("This page is live.")
+        expect(page.locator("#status .absent")).to_have_count(0)
 
 
 def poll(page: Page) -> None:
@@ -136,12 +141,7 @@ def test_a_node_that_falls_silent_with_open_connections_is_stale_until_it_speaks
             expect(page.locator("#status .absent")).to_have_text("stale")
             expect(page.locator("#pause [role=status]")).to_contain_text("not answered since")
         node.resume()
-        headers = {"X-Api-Key": key}
-        httpx2.post(f"{node.url}/v1/jobs", json={"prompt": "?"}, headers=headers).raise_for_status()
-        for page in pages:
-            expect(page.locator("#lede")).to_contain_text("1 job waits", timeout=BACK_MS)
-            expect(page.locator("#pause [role=status]")).to_have_text("This page is live.")
-            expect(page.locator("#status .absent")).to_have_count(0)
+        expect_to_go_on(pages, node.url, key)
     finally:
         context.close()
         node.resume()
