@@ -43,6 +43,7 @@ class EventEndpoints:
         self._mode = settings.mode
         self._places = places
         self._glance = _Glance(market)
+        self._last_token = LastToken()
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
@@ -55,7 +56,9 @@ class EventEndpoints:
         if position.is_end_of(job):
             return Answer(status=204)
         free = self._places.take(request.caller, request.payer)
-        reader = EventReader(job, position, caller=request.caller, mode=self._mode)
+        reader = EventReader(
+            job, position, caller=request.caller, mode=self._mode, last_token=self._last_token
+        )
         pieces = self._pieces(job.job_id, reader)
         return Stream(pieces=pieces, headers=(UNBUFFERED,), ended=free)
 
@@ -115,10 +118,37 @@ class _Glance:
         self._known = None
 
 
+class LastToken:
+    """The event of text that was made last: who follows the same job is mostly told the same."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._event = b""
+        self._mark = TextMark(b"")
+
+    def recall(self, key: object) -> tuple[bytes, TextMark] | None:
+        """Return the event and the mark behind it, if it was made from this `key`."""
+        return (self._event, self._mark) if key == self._key else None
+
+    def remember(self, key: object, event: bytes, mark: TextMark) -> None:
+        """Keep an event and the mark behind it. `key` is all of what it was made from."""
+        self._key, self._event, self._mark = key, event, mark
+
+
 class EventReader:
     """One client of a job's events: what it has, and what is new to it."""
 
-    def __init__(self, job: Job, position: Position, *, caller: Caller, mode: ApiMode) -> None:
+    def __init__(
+        self,
+        job: Job,
+        position: Position,
+        *,
+        caller: Caller,
+        mode: ApiMode,
+        last_token: LastToken | None = None,
+    ) -> None:
+        self._job_id = job.job_id
+        self._last_token = last_token or LastToken()
         self._caller = caller
         self._mode = mode
         self._attempt = position.attempt
@@ -170,17 +200,29 @@ class EventReader:
 
     def _read_text(self, text: str) -> Iterator[bytes]:
         if not self._is_proved:
-            self._is_proved = self._mark.finds(text)
+            found = self._mark.find(text)
+            self._is_proved, self._mark = found is not None, found or self._mark
         is_reset = not self._is_proved
         if is_reset:
             self._mark, self._is_proved = TextMark(self._salt), True
         while is_reset or len(text) > self._mark.chars:
             offset = self._mark.chars
-            piece = text[offset : offset + MAX_TOKEN_CHARS]
-            self._mark.add(piece)
-            told: Json = {"attempt": self._attempt, "offset": offset, "text": piece}
-            yield self._event("token", told | ({"reset": True} if is_reset else {}))
+            yield self._read_token(text[offset : offset + MAX_TOKEN_CHARS], is_reset=is_reset)
             is_reset = False
+
+    def _read_token(self, piece: str, *, is_reset: bool) -> bytes:
+        attempt, state, mark = self._attempt, self._state, self._mark
+        place = mark.chars, mark.digest, self._receipt
+        key = self._job_id, attempt, state, place, piece, is_reset
+        known = self._last_token.recall(key)
+        if known is not None:
+            event, self._mark = known
+            return event
+        told: Json = {"attempt": attempt, "offset": mark.chars, "text": piece}
+        self._mark = mark.beyond(piece)
+        event = self._event("token", told | ({"reset": True} if is_reset else {}))
+        self._last_token.remember(key, event, self._mark)
+        return event
 
     def read_receipt(self, receipt: ReceiptView | None) -> Iterator[bytes]:
         """Yield the receipt if it is another than the client has."""

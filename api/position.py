@@ -70,26 +70,34 @@ def parse_position(text: str | None) -> Position:
 
 
 class TextMark:
-    """How far into a text a client is, with a digest that tells nothing to who lacks the salt."""
+    """How far into a text a client is, with a digest that tells nothing to who lacks the salt.
 
-    def __init__(self, salt: bytes, position: Position = START) -> None:
+    A mark never changes, so clients at the same place may share one.
+    """
+
+    __slots__ = ("_hasher", "_salt", "chars", "digest")
+
+    def __init__(
+        self, salt: bytes, position: Position = START, *, hasher: blake3 | None = None
+    ) -> None:
+        """`hasher`: has taken the text before; None: the mark is found in a text first."""
         self._salt = salt
-        self._hasher = blake3(POSITION_DOMAIN + salt)
+        self._hasher = hasher or blake3(POSITION_DOMAIN + salt)
         self.chars = position.chars
         self.digest = position.digest if position.chars else START.digest
 
-    def add(self, piece: str) -> None:
-        """Move beyond a piece of text."""
-        self._hasher.update(piece.encode())
-        self.chars += len(piece)
-        self.digest = self._hasher.hexdigest(DIGEST_BYTES)
+    def beyond(self, piece: str) -> TextMark:
+        """Return the mark behind a piece of text that follows."""
+        hasher = self._hasher.copy()
+        hasher.update(piece.encode())
+        chars, digest = self.chars + len(piece), hasher.hexdigest(DIGEST_BYTES)
+        return TextMark(self._salt, Position(chars=chars, digest=digest), hasher=hasher)
 
-    def finds(self, text: str) -> bool:
-        """Tell whether a text begins with the one marked; the mark may then go on in it."""
+    def find(self, text: str) -> TextMark | None:
+        """Return this mark in a text, from where `beyond` may go on; None if it is not there."""
         if len(text) < self.chars:
-            return False
+            return None
         found = TextMark(self._salt)
         if self.chars:
-            found.add(text[: self.chars])
-        self._hasher = found._hasher
-        return found.digest == self.digest
+            found = found.beyond(text[: self.chars])
+        return found if found.digest == self.digest else None

@@ -25,42 +25,65 @@ async def send_stream(answer: Stream, request: Request, send: Send, key: KeyWatc
     It ends sooner if the client hangs up or reads nothing, its key is revoked, or the node ends.
     """
     request.answer = answer
-    client = _Client(request)
     try:
         await start_answer(answer, request.id, send, close=not request.body_done)
-        if request.method != "HEAD":
-            await _send_pieces(answer.pieces, send, key, client)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-    except asyncio.CancelledError:  # the client is lost, or the server closes
-        if not client.let_go():
+        is_whole = request.method == "HEAD" or await _send_while_there(answer, request, send, key)
+        if is_whole:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+    except asyncio.CancelledError:  # the server closes
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
     except Exception as error:
         # Too late for an error answer: the connection breaks off, and the client sees that.
         log_fault(error, request)
     finally:
-        client.forget()
         try:
             await answer.pieces.aclose()
         finally:
             answer.ended()
 
 
+async def _send_while_there(answer: Stream, request: Request, send: Send, key: KeyWatch) -> bool:
+    """Send all pieces; False if the client has hung up, or reads nothing any more.
+
+    A task of its own sends them, which waits for nothing but the next piece, and is woken without
+    waking all that stands between the server and this place. Another one waits for the end.
+    """
+    sending = asyncio.ensure_future(_send_pieces(answer.pieces, request, send, key))
+    gone = asyncio.ensure_future(request.wait_until_gone())
+    both: set[asyncio.Future[None]] = {sending, gone}
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in both:
+            task.cancel()
+        await asyncio.wait(both)
+    if sending.cancelled():
+        return False
+    sending.result()
+    return True
+
+
 async def _send_pieces(
-    pieces: AsyncGenerator[bytes, None], send: Send, key: KeyWatch, client: _Client
+    pieces: AsyncGenerator[bytes, None], request: Request, send: Send, key: KeyWatch
 ) -> None:
-    async for piece in pieces:
-        if not key.is_good():
-            break
-        client.begin_piece()
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
-        client.end_piece()
+    """Send pieces until there are no more; cancelled if the client takes nothing for long."""
+    patience = _Patience(request)
+    try:
+        async for piece in pieces:
+            if not key.is_good():
+                break
+            patience.begin_piece()
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            patience.end_piece()
+    finally:
+        patience.end()
 
 
-class _Client:
-    """Cancels the task of a stream once its client has hung up, or reads nothing any more.
+class _Patience:
+    """Cancels the task in which a stream is sent once its client reads nothing any more.
 
-    A task that waits for either of two, or a timeout, would cost more for each piece than all else
-    that is done for it. So one task waits for the end, and one timer runs for the whole stream.
+    A timeout for each piece would cost more than all else that is done for it, so one timer runs
+    for the whole stream.
     """
 
     def __init__(self, request: Request) -> None:
@@ -69,12 +92,8 @@ class _Client:
         self._task = task
         self._request = request
         self._loop = asyncio.get_running_loop()
-        self._is_lost = False
-        self._is_forgotten = False
         self._since = 0.0
         """When the piece that is being sent was begun; 0 between pieces."""
-        self._gone = asyncio.ensure_future(request.wait_until_gone())
-        self._gone.add_done_callback(self._hang_up)
         self._timer = self._loop.call_later(READER_TIMEOUT_S, self._look)
 
     def begin_piece(self) -> None:
@@ -85,34 +104,17 @@ class _Client:
         """Say that the client has taken it, or that it is in a buffer."""
         self._since = 0.0
 
-    def let_go(self) -> bool:
-        """Tell whether the client is lost, and if so let the task that was cancelled go on."""
-        if self._is_lost:
-            self._task.uncancel()
-        return self._is_lost
-
-    def forget(self) -> None:
+    def end(self) -> None:
         """Cancel nothing any more."""
-        self._is_forgotten = True
-        self._gone.cancel()
         self._timer.cancel()
 
     def _look(self) -> None:
         now = self._loop.time()
         if self._since and now >= self._since + READER_TIMEOUT_S:
             logger.info("request %s: the client stopped reading", self._request.id)
-            self._lose()
+            self._task.cancel()
         else:
             self._timer = self._loop.call_at((self._since or now) + READER_TIMEOUT_S, self._look)
-
-    def _hang_up(self, gone: asyncio.Future[None]) -> None:
-        if not self._is_forgotten and not gone.cancelled():
-            self._lose()
-
-    def _lose(self) -> None:
-        if not self._is_lost:
-            self._is_lost = True
-            self._task.cancel()
 
 
 def log_fault(error: Exception, request: Request) -> None:

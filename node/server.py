@@ -30,6 +30,8 @@ COLLECT_AFTER = 2_000
 """Objects that are made more than dropped before garbage is collected: ten times as many, and one
 page or completion in a hundred waits 7 to 20 ms for it, while the sum stays the same."""
 KEEP_ALIVE_S = 30
+VANISHED_MS = 60_000
+"""A client that acknowledges nothing for so long is gone. Linux alone tries for 15 minutes."""
 SHUTDOWN_S = 3
 """How long open requests may take to end."""
 
@@ -72,7 +74,7 @@ def serve(
     Raises:
         StoreError: it cannot start, or had to stop by itself.
     """
-    listening = _listen(host, port)
+    listening = listen(host, port)
     servers: list[_Server] = []
     ended = threading.Event()
 
@@ -157,11 +159,18 @@ def _calm_collector() -> None:
     gc.set_threshold(COLLECT_AFTER)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Raises:
+        StoreError: it cannot.
+    """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; its connections inherit it
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, VANISHED_MS)
         listening.bind((host, port))
         listening.listen(BACKLOG)
     except OSError as error:

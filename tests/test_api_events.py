@@ -4,13 +4,13 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from api import events as events_module
-from api.events import EventReader
+from api.events import EventReader, LastToken
 from api.position import START, Position, TextMark, parse_position
 from api.requests import ANONYMOUS
 from ledger.jobs import Job, JobOrder, Prices, Progress
@@ -131,6 +131,53 @@ def test_however_often_a_stream_breaks_off_the_client_ends_with_the_result(
     client.look(Progress(job=job, text=final), most=0)
 
 
+SHORT = st.sampled_from(["", "a", "ab", "b"])
+LOOKS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(1, 2),
+        st.sampled_from(["running", "completed"]),
+        SHORT,
+        SHORT,
+    ),
+    max_size=20,
+)
+
+
+@given(looks=LOOKS)
+@example(looks=[(0, 1, "running", "a", "a"), (2, 1, "completed", "a", "a")])
+def test_who_shares_an_event_is_told_what_it_would_be_told_alone(looks):
+    jobs = [
+        replace(PENDING, id=name * 16, state="running", attempt=1, result_salt=name * 32)
+        for name in (b"1", b"2")
+    ]
+    last_token = LastToken()
+
+    def read(job, **options):
+        return EventReader(job, START, caller=ANONYMOUS, mode="dev", **options)
+
+    together = [read(jobs[number % 2], last_token=last_token) for number in range(3)]
+    alone = [read(jobs[number % 2]) for number in range(3)]
+    for number, attempt, state, *texts in looks:
+        for text in texts:
+            job = replace(jobs[number % 2], attempt=attempt, state=state, result=text)
+            progress = Progress(job=job, text=text)
+            told = list(together[number].read_job(progress, None))
+            assert told == list(alone[number].read_job(progress, None))
+
+
+def test_a_hundred_followers_at_one_place_cost_one_event(monkeypatch):
+    made = []
+    beyond = TextMark.beyond
+    monkeypatch.setattr(TextMark, "beyond", lambda *of: made.append(of) or beyond(*of))
+    job = replace(PENDING, state="running", attempt=1)
+    last_token = LastToken()
+    for _ in range(100):
+        reader = EventReader(job, START, caller=ANONYMOUS, mode="dev", last_token=last_token)
+        assert len(list(reader.read_job(Progress(job=job, text="told"), None))) == 2
+    assert len(made) == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -159,9 +206,7 @@ def test_a_position_is_read_as_it_was_written(position):
 
 
 def test_a_position_tells_nothing_of_the_text_to_who_lacks_the_salt():
-    marks = [TextMark(salt) for salt in (b"1" * 32, b"2" * 32)]
-    for mark in marks:
-        mark.add("yes")
+    marks = [TextMark(salt).beyond("yes") for salt in (b"1" * 32, b"2" * 32)]
     assert marks[0].digest != marks[1].digest
 
 
@@ -257,9 +302,7 @@ def test_a_job_is_told_from_submission_to_the_final_receipt(tmp_path, monkeypatc
 
 
 def _digest(story, text: str) -> str:
-    mark = TextMark(story.node.coordinator.job(story.job).result_salt)
-    mark.add(text)
-    return mark.digest
+    return TextMark(story.node.coordinator.job(story.job).result_salt).beyond(text).digest
 
 
 def test_a_new_attempt_begins_its_text_anew(tmp_path):

@@ -208,6 +208,46 @@ def test_the_time_of_a_wait_is_over_without_news():
     run(scenario)
 
 
+async def hear(feed: JobFeed, watch, timeout_s: float) -> None:
+    """Wait for news that come at once."""
+    waiting = asyncio.create_task(watch.wait(timeout_s))
+    await settle()
+    assert not waiting.done()
+    feed.note(JOB)
+    assert await waiting
+
+
+def test_a_wait_may_be_shorter_than_the_one_before():
+    async def scenario(feed):
+        with feed.watch(JOB) as watch:
+            await hear(feed, watch, 3_600)
+            assert await watch.wait(0.01)
+
+    run(scenario)
+
+
+def test_a_wait_may_be_longer_than_the_one_before():
+    async def scenario(feed):
+        now = asyncio.get_running_loop().time
+        with feed.watch(JOB) as watch:
+            await hear(feed, watch, 0.05)
+            began = now()
+            assert await watch.wait(0.2)
+            assert now() >= began + 0.2
+
+    run(scenario)
+
+
+def test_who_waits_no_more_leaves_no_timer():
+    async def scenario(feed):
+        with feed.watch(JOB) as watch:
+            await hear(feed, watch, 3_600)
+            timer = watch._timer
+        assert timer.cancelled()
+
+    run(scenario)
+
+
 def test_news_after_the_loop_has_closed_is_nobodys():
     feed = JobFeed()
 

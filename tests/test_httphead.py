@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from node.httphead import MAX_HEAD_BYTES, MAX_REFUSED, REFUSED_SHARE, BoundedHeadProtocol
-from node.server import RESERVED_FILES
+from node.server import RESERVED_FILES, VANISHED_MS, listen
 from tests.api_server import serve
 from tests.live import ROOT, LiveNode
 
@@ -279,6 +279,15 @@ def test_connections_fit_under_the_file_limit_which_is_raised_first(soft, hard, 
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(expected)
+
+
+def test_a_client_that_vanished_holds_its_connection_for_a_minute():
+    with listen("127.0.0.1", 0) as listening, connect(listening.getsockname()[1]):
+        listening.settimeout(20)
+        accepted, _ = listening.accept()
+        with accepted:
+            told = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+    assert told == VANISHED_MS == 60_000
 
 
 # --- the node itself --------------------------------------------------------------------------

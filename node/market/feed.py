@@ -28,30 +28,61 @@ BLOCKS = b""
 class JobWatch:
     """One who waits for news of one job. Made before the job is read, so that no news is missed."""
 
+    __slots__ = ("_ends_at", "_feed", "_has_news", "_timer", "_waiter", "wants_text")
+
     def __init__(self, feed: JobFeed, *, text: bool) -> None:
         self._feed = feed
-        self._news = asyncio.Event()
+        self._has_news = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._ends_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.wants_text = text
         """Whether text alone is news."""
 
     def wake(self) -> None:
         """Say that there is news."""
-        self._news.set()
+        self._has_news = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def wait(self, timeout_s: float) -> bool:
         """Return once there is news since the last call, or after `timeout_s`.
 
         False at the end of the node.
         """
-        if not self._news.is_set():
-            # Cheaper than a timeout, of which each event of each follower would make one.
-            timer = asyncio.get_running_loop().call_later(timeout_s, self._news.set)
+        if not self._has_news:
+            loop = asyncio.get_running_loop()
+            self._ends_at = loop.time() + timeout_s
+            # One timer lasts for many waits: each event of each follower would make one.
+            if self._timer is None or self._timer.when() > self._ends_at:
+                self._stop_timer()
+                self._timer = loop.call_at(self._ends_at, self._look)
+            self._waiter = loop.create_future()
             try:
-                await self._news.wait()
+                await self._waiter
             finally:
-                timer.cancel()
-        self._news.clear()
+                self._waiter = None
+        self._has_news = False
         return not self._feed.is_closing
+
+    def end(self) -> None:
+        """Wait no more."""
+        self._stop_timer()
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        if self._waiter is None:
+            return
+        if loop.time() >= self._ends_at:
+            self.wake()
+        else:
+            self._timer = loop.call_at(self._ends_at, self._look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 class _Text:
@@ -141,6 +172,7 @@ class JobFeed:
             yield watch
         finally:
             self.waiting -= 1
+            watch.end()
             watches.discard(watch)
             if not watches:
                 self._watches.pop(job_id, None)
