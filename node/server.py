@@ -19,7 +19,10 @@ from node.directhttp import DirectProtocol
 from node.httphead import MAX_REFUSED, REFUSED_SHARE
 from node.running import Running
 
-BACKLOG = 2048
+BACKLOG = 4096
+"""New connections that may wait to be taken; Linux allows as many if nobody told it otherwise."""
+ACCEPTS_PER_TURN = 32
+"""New connections that are taken in one turn of the event loop, which may be long."""
 OTHER_CONNECTIONS = 3096
 """Besides those of callers who wait. Above both together, new ones are answered 503."""
 MAX_OPEN_FILES = 65_536
@@ -98,6 +101,7 @@ def serve(
             log_config=None,
             server_header=False,
             **forwarding_options(trusted_proxies),
+            backlog=BACKLOG,
             limit_concurrency=max_connections,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=SHUTDOWN_S,
@@ -107,7 +111,7 @@ def serve(
         name, number = listening.getsockname()[:2]
         _calm_collector()
         ready(f"http://{f'[{name}]' if ':' in name else name}:{number}")
-        servers[0].run(sockets=[listening])
+        servers[0].run(sockets=share_listening(listening))
         if node.failure is not None:
             raise StoreError(f"the node had to stop: {node.failure}") from node.failure
 
@@ -157,6 +161,15 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER)
+
+
+def share_listening(listening: socket.socket) -> list[socket.socket]:
+    """Return ACCEPTS_PER_TURN sockets that listen in the place of one.
+
+    libuv takes one connection a turn for each socket. In a crowd the rest would wait in the kernel
+    turn after turn, and those for whom there is no room there would be lost unheard.
+    """
+    return [listening.dup() for _ in range(ACCEPTS_PER_TURN)]
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import uvloop
 
 from node.httphead import MAX_HEAD_BYTES, MAX_REFUSED, REFUSED_SHARE, BoundedHeadProtocol
-from node.server import RESERVED_FILES, VANISHED_MS, listen
+from node.server import ACCEPTS_PER_TURN, RESERVED_FILES, VANISHED_MS, listen, share_listening
 from tests.api_server import serve
 from tests.live import ROOT, LiveNode
 
@@ -288,6 +289,31 @@ def test_a_client_that_vanished_holds_its_connection_for_a_minute():
         with accepted:
             told = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
     assert told == VANISHED_MS == 60_000
+
+
+def test_a_turn_of_the_event_loop_takes_many_new_connections():
+    turns, taken = [0], []
+
+    class Taker(asyncio.Protocol):
+        def connection_made(self, transport):
+            taken.append(turns[0])
+            transport.abort()
+
+    async def take_all(sockets):
+        servers = [await asyncio.get_running_loop().create_server(Taker, sock=s) for s in sockets]
+        async with asyncio.timeout(20):
+            while len(taken) < ACCEPTS_PER_TURN:
+                turns[0] += 1
+                await asyncio.sleep(0)
+        for server in servers:
+            server.close()
+
+    with listen("127.0.0.1", 0) as listening, contextlib.ExitStack() as stack:
+        port = listening.getsockname()[1]
+        for _ in range(ACCEPTS_PER_TURN):
+            stack.enter_context(connect(port))
+        uvloop.run(take_all(share_listening(listening)))
+    assert len(set(taken)) <= 3
 
 
 # --- the node itself --------------------------------------------------------------------------
