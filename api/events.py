@@ -43,7 +43,6 @@ class EventEndpoints:
         self._mode = settings.mode
         self._places = places
         self._glance = _Glance(market)
-        self._last_token = LastToken()
 
     def paths(self) -> Mapping[str, Mapping[str, Operation]]:
         """Return the operations by path."""
@@ -56,8 +55,9 @@ class EventEndpoints:
         if position.is_end_of(job):
             return Answer(status=204)
         free = self._places.take(request.caller, request.payer)
+        last_token = self._glance.last_token
         reader = EventReader(
-            job, position, caller=request.caller, mode=self._mode, last_token=self._last_token
+            job, position, caller=request.caller, mode=self._mode, last_token=last_token
         )
         pieces = self._pieces(job.job_id, reader)
         return Stream(pieces=pieces, headers=(UNBUFFERED,), ended=free)
@@ -95,6 +95,25 @@ class EventEndpoints:
         yield from reader.read_job(progress, queue)
 
 
+class LastToken:
+    """The event of text that was made last: who follows the same job is mostly told the same."""
+
+    def __init__(self) -> None:
+        self._made: tuple[object, bytes, TextMark] | None = None
+
+    def recall(self, key: object) -> tuple[bytes, TextMark] | None:
+        """Return the event and the mark behind it, if it was made from this `key`."""
+        return self._made[1:] if self._made is not None and self._made[0] == key else None
+
+    def remember(self, key: object, event: bytes, mark: TextMark) -> None:
+        """Keep an event and the mark behind it. `key` is all of what it was made from."""
+        self._made = key, event, mark
+
+    def forget(self) -> None:
+        """Hold nobody's text any more."""
+        self._made = None
+
+
 class _Glance:
     """How far a job is, read once for all of its followers that are woken in one turn of the loop.
 
@@ -105,6 +124,8 @@ class _Glance:
     def __init__(self, market: Market) -> None:
         self._market = market
         self._known: tuple[str, Progress] | None = None
+        self.last_token = LastToken()
+        """What the followers share, as long as the progress."""
 
     def read(self, job_id: str) -> Progress:
         """Return the progress of a job. Raises MarketError JOB_NOT_FOUND."""
@@ -116,23 +137,7 @@ class _Glance:
 
     def _forget(self) -> None:
         self._known = None
-
-
-class LastToken:
-    """The event of text that was made last: who follows the same job is mostly told the same."""
-
-    def __init__(self) -> None:
-        self._key: object = None
-        self._event = b""
-        self._mark = TextMark(b"")
-
-    def recall(self, key: object) -> tuple[bytes, TextMark] | None:
-        """Return the event and the mark behind it, if it was made from this `key`."""
-        return (self._event, self._mark) if key == self._key else None
-
-    def remember(self, key: object, event: bytes, mark: TextMark) -> None:
-        """Keep an event and the mark behind it. `key` is all of what it was made from."""
-        self._key, self._event, self._mark = key, event, mark
+        self.last_token.forget()
 
 
 class EventReader:

@@ -166,6 +166,24 @@ def test_who_shares_an_event_is_told_what_it_would_be_told_alone(looks):
             assert told == list(alone[number].read_job(progress, None))
 
 
+def test_what_followers_share_is_forgotten_at_the_end_of_the_turn():
+    class OneJob:
+        def progress(self, _job_id):
+            return Progress(job=replace(PENDING, state="running", attempt=1), text="told")
+
+    async def scenario():
+        glance = events_module._Glance(OneJob())
+        progress = glance.read("job")
+        glance.last_token.remember("key", b"told", TextMark(b""))
+        assert glance.last_token.recall("key") is not None
+        assert glance.read("job") is progress
+        await asyncio.sleep(0)
+        assert glance.last_token.recall("key") is None
+        assert glance.read("job") is not progress
+
+    asyncio.run(scenario())
+
+
 def test_a_hundred_followers_at_one_place_cost_one_event(monkeypatch):
     made = []
     beyond = TextMark.beyond
