@@ -18,6 +18,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from ledger.encoding import encode
+from miner.rows import Row, WholeRow
 
 SAMPLER: Final = "aitbc-gumbel-v1"
 DOMAIN: Final = b"aitbc/gumbel/v1\n"
@@ -33,8 +34,8 @@ FEW_IDS: Final = 128
 """So many blocks of the noise cost less than all of it for a usual vocabulary."""
 DOUBT: Final = 1e-4
 """Single precision adds the weights of a vocabulary up to about 2e-5."""
-NEAR: Final = 4.0
-"""An id so far below the top, in units of noise, is drawn once in 50 times by itself."""
+NEAR: Final = 5.0
+"""An id so far below the top, in units of noise, is drawn once in 150 times by itself."""
 ROUNDING: Final = 1e-3
 """More than the bound between near and far may be off in single precision."""
 
@@ -70,23 +71,35 @@ def build_key(
 
 def gumbel_noise(key: bytes, step: int, token_ids: NDArray[np.intp]) -> NDArray[np.float64]:
     """Noise of these token ids at one step (0 is the first token of the answer)."""
+    return as_noise(draw_words(key, step, token_ids))
+
+
+def draw_words(key: bytes, step: int, token_ids: NDArray[np.intp]) -> NDArray[np.uint32]:
+    """What the noise of these token ids is made of."""
     if token_ids.size <= FEW_IDS:
         stream = _stream(key, step)
         # A block of the stream for each id: far less than all of it up to the highest.
         words = b"".join([stream.digest(length=4, seek=4 * id_) for id_ in token_ids.tolist()])
-        drawn = np.frombuffer(words, "<u4")
-    else:
-        drawn = _draw(key, step, int(token_ids.max()) + 1)[token_ids]
-    return -np.log(-np.log((drawn.astype(np.float64) + 0.5) / 2.0**32))
+        return np.frombuffer(words, "<u4")
+    return _draw_all(key, step, int(token_ids.max()) + 1)[token_ids]
 
 
-def noisy_ids(key: bytes, step: int, vocabulary: int, *, least: float) -> NDArray[np.intp]:
-    """Ids whose noise at one step may be `least` or more; perhaps some with a trifle less."""
+def as_noise(words: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Gumbel noise of words that are equally likely."""
+    return -np.log(-np.log((words.astype(np.float64) + 0.5) / 2.0**32))
+
+
+def find_noisy(
+    key: bytes, step: int, vocabulary: int, least: float
+) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
+    """Ids, rising, whose noise may be `least` or more, perhaps a trifle less, and their words."""
+    words = _draw_all(key, step, vocabulary)
     lowest = math.floor(math.exp(-math.exp(-least)) * 2.0**32) - 1
-    return np.flatnonzero(_draw(key, step, vocabulary) >= max(lowest, 0))
+    ids = np.flatnonzero(words >= max(lowest, 0))
+    return ids, words[ids]
 
 
-def _draw(key: bytes, step: int, size: int) -> NDArray[np.uint32]:
+def _draw_all(key: bytes, step: int, size: int) -> NDArray[np.uint32]:
     return np.frombuffer(_stream(key, step).digest(length=4 * size), "<u4")
 
 
@@ -114,56 +127,56 @@ def nucleus(scaled: NDArray[np.float64], top_p_micros: int) -> NDArray[np.intp]:
     return ids[: max(size, 1)]
 
 
-def choose_token(logits: NDArray[Any], *, params: SamplingParams, key: bytes, step: int) -> int:
+def choose_token(
+    logits: NDArray[Any] | Row, *, params: SamplingParams, key: bytes, step: int
+) -> int:
     """The id drawn from one row of logits."""
+    row = WholeRow(logits) if isinstance(logits, np.ndarray) else logits
     if params.temperature_micros == 0:
-        return int(logits.argmax())
+        return row.find_likeliest()
     temperature = params.temperature_micros / MICROS
     if params.top_p_micros >= MICROS:
-        ids = _possible_winners(logits, temperature, key, step)
-    else:
-        found = _quick_nucleus(logits, temperature, params.top_p_micros)
-        if found is None:
-            found = nucleus(logits.astype(np.float64) / temperature, params.top_p_micros)
-        ids = np.sort(found)
-    scores = logits[ids].astype(np.float64) / temperature + gumbel_noise(key, step, ids)
+        return find_winner(row, temperature, key, step)[0]
+    found = _quick_nucleus(row, temperature, params.top_p_micros)
+    if found is None:
+        found = nucleus(row.read_all() / temperature, params.top_p_micros)
+    ids = np.sort(found)
+    scores = row.read(ids) / temperature + gumbel_noise(key, step, ids)
     return int(ids[scores.argmax()])
 
 
-def _quick_nucleus(
-    logits: NDArray[Any], temperature: float, top_p_micros: int
-) -> NDArray[np.intp] | None:
+def _quick_nucleus(row: Row, temperature: float, top_p_micros: int) -> NDArray[np.intp] | None:
     """As `nucleus`, for a small part of its time; None where that would leave a doubt.
 
     The sum of all weights is taken in single precision. Where the nucleus ends is decided by it
     only if it would have to be wrong by far more than it can be for another end.
     """
-    top = logits.max()
-    weights = np.exp((logits - top) * np.float32(1 / temperature), dtype=np.float32)
-    wanted = float(weights.sum(dtype=np.float64)) * (top_p_micros / MICROS)
+    wanted = row.add_up(temperature) * (top_p_micros / MICROS)
     for doublings in DEPTHS:
-        ids = np.flatnonzero(logits >= top - doublings * math.log(2) * temperature)
-        if weights[ids].sum(dtype=np.float64) <= wanted * (1 + DOUBT):
+        ids = row.find_above(row.top - doublings * math.log(2) * temperature)
+        scaled = row.read(ids) / temperature
+        weights = np.exp(scaled - row.top / temperature)
+        if weights.sum() <= wanted * (1 + DOUBT):
             continue
-        scaled = logits[ids].astype(np.float64) / temperature
         order = np.argsort(-scaled, kind="stable")
-        before = np.cumsum(np.exp(scaled[order] - scaled[order[0]]))
+        before = np.cumsum(weights[order])
         size = int(np.searchsorted(before, wanted)) + 1
         is_clear = np.abs(before[max(size - 2, 0) : size] - wanted).min() > DOUBT * wanted
         return ids[order[:size]] if is_clear else None
     return None
 
 
-def _possible_winners(
-    logits: NDArray[Any], temperature: float, key: bytes, step: int
-) -> NDArray[np.intp]:
-    """Ids, rising, of which one has the largest score of the whole vocabulary.
+def find_winner(row: Row, temperature: float, key: bytes, step: int) -> tuple[int, float]:
+    """The id with the largest score of the whole vocabulary, the lowest of several, and its score.
 
     Two logarithms for each of 50,000 ids cost as much as a layer of a small model. How much noise
     an id far below the top would need to win is known from those near it, and few have so much.
     """
-    top = logits.max()
-    near = np.flatnonzero(logits >= top - NEAR * temperature)
-    best = (logits[near].astype(np.float64) / temperature + gumbel_noise(key, step, near)).max()
-    needed = float(best) - (float(top) / temperature - NEAR) - ROUNDING
-    return np.union1d(near, noisy_ids(key, step, logits.size, least=needed))
+    near = row.find_above(row.top - NEAR * temperature)
+    scores = row.read(near) / temperature + gumbel_noise(key, step, near)
+    needed = float(scores.max()) - (row.top / temperature - NEAR) - ROUNDING
+    far, words = find_noisy(key, step, row.size, needed)
+    ids = np.concatenate([near, far])
+    scores = np.concatenate([scores, row.read(far) / temperature + as_noise(words)])
+    best = scores.max()
+    return int(ids[scores == best].min()), float(best)

@@ -2,6 +2,7 @@
 
     python -m scripts.calibrate FOLDER                    everything: half an hour of one core
     python -m scripts.calibrate FOLDER --only draw        answers alone; also: audit, tables
+    python -m scripts.calibrate FOLDER --gpu              instead what a GPU answers and audits
 
 Thresholds of `ledger/replay.py` are chosen on the prompts "tuning", and the tables of
 docs/audits.md are of the prompts "report". Answers and measures are kept in the folder: a run that
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from miner.runtime import ProviderChoice
 from scripts.calibration.auditing import (
     ALTERATIONS,
     Audited,
@@ -26,7 +28,7 @@ from scripts.calibration.auditing import (
 )
 from scripts.calibration.drawing import SETS, Drawn, draw_all, read_lines
 from scripts.calibration.models import Workshop
-from scripts.calibration.providers import CHEATS, HONEST, Provider
+from scripts.calibration.providers import CHEATS, HONEST, ON_A_GPU, Provider
 from scripts.calibration.tables import print_cheats, print_costs, print_honest
 
 PARTS = ("draw", "audit", "tables")
@@ -41,11 +43,17 @@ class Pair(NamedTuple):
     model: str = "base"
     most: int = 1_000
     """Answers that are looked at."""
+    audits_on: ProviderChoice = "cpu"
+
+    @property
+    def auditor(self) -> str:
+        """The model, and where it runs if that is a GPU."""
+        return self.model if self.audits_on == "cpu" else f"{self.model} on a GPU"
 
     @property
     def name(self) -> str:
         """As a row is called."""
-        auditor = "" if self.model == "base" else f", audited by {self.model}"
+        auditor = "" if self.auditor == "base" else f", audited by {self.auditor}"
         return f"{self.provider.name}{auditor}"
 
 
@@ -54,6 +62,11 @@ HONEST_PAIRS = [
     Pair(HONEST[0], "fp32-head", 40),
     Pair(HONEST[0], "half", 40),
     Pair(HONEST[0], "float16", 20),
+]
+GPU_PAIRS = [
+    Pair(ON_A_GPU),
+    Pair(ON_A_GPU, ON_A_GPU.model, audits_on="cuda"),
+    Pair(HONEST[0], ON_A_GPU.model, audits_on="cuda"),
 ]
 CHEAT_PAIRS = [Pair(cheat) for cheat in CHEATS]
 INTEGER_PAIRS = [Pair(cheat, cheat.model, 20) for cheat in CHEATS if cheat.model == "int8-layers"]
@@ -66,7 +79,7 @@ class Calibration:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._shop = Workshop(folder)
-        self._auditors: dict[str, Auditor] = {}
+        self._auditors: dict[tuple[str, ProviderChoice], Auditor] = {}
 
     def draw(self) -> None:
         """Let everybody answer; no cheat has a part in the choice of thresholds."""
@@ -80,15 +93,36 @@ class Calibration:
             self._audit("tuning", pair, TUNED)
         for pair in [*HONEST_PAIRS, *CHEAT_PAIRS, *INTEGER_PAIRS]:
             self._audit("report", pair, pair.most)
-        drawn = read_lines(self._answers("report", HONEST[0]), Drawn)
+        self._audit_altered(CHEAT_PAIRS[0], HONEST[0])
+
+    def try_gpu(self) -> None:
+        """Let a GPU answer, and audit its answers and those of a processor; print what comes out.
+
+        What a GPU says of altered answers is of its own answers.
+        """
+        for provider in (ON_A_GPU, HONEST[0]):
+            drawn = draw_all("report", provider, self._shop, self._answers("report", provider))
+            print(f"report, {provider.name}: {len(drawn)} answers", flush=True)
+        for pair in GPU_PAIRS:
+            self._audit("report", pair, pair.most)
+        self._audit_altered(GPU_PAIRS[1], ON_A_GPU)
+        print("\nreport, honest\n")
+        print_honest(self._rows("report", GPU_PAIRS), sums_up=True)
+        print("\nreport, cheats, audited on a GPU\n")
+        altered = [GPU_PAIRS[1]._replace(provider=Provider(name=name)) for name in ALTERATIONS]
+        print_cheats(self._rows("report", altered))
+
+    def _audit_altered(self, pair: Pair, provider: Provider) -> None:
+        """Audit a provider's answers, altered, as a pair's auditor does."""
+        drawn = read_lines(self._answers("report", provider), Drawn)
         for alteration in ALTERATIONS:
-            path = self._measures("report", alteration, "base")
-            audit_altered("report", alteration, self._auditor("base"), drawn, path)
+            path = self._measures("report", pair._replace(provider=Provider(name=alteration)))
+            audit_altered("report", alteration, self._auditor(pair), drawn, path)
 
     def _audit(self, name: str, pair: Pair, most: int) -> None:
         drawn = read_lines(self._answers(name, pair.provider), Drawn)[: min(most, pair.most)]
-        path = self._measures(name, pair.provider.name, pair.model)
-        audited = audit_all(name, self._auditor(pair.model), drawn, path)
+        path = self._measures(name, pair)
+        audited = audit_all(name, self._auditor(pair), drawn, path)
         print(f"{name}, {pair.name}: {len(audited)} audits", flush=True)
 
     def print_tables(self) -> None:
@@ -108,20 +142,21 @@ class Calibration:
 
     def _rows(self, name: str, pairs: list[Pair]) -> Iterator[tuple[str, list[Audited]]]:
         for pair in pairs:
-            path = self._measures(name, pair.provider.name, pair.model)
+            path = self._measures(name, pair)
             if audited := read_lines(path, Audited):
                 yield pair.name, audited
 
-    def _auditor(self, model: str) -> Auditor:
-        if model not in self._auditors:
-            self._auditors[model] = Auditor(self._shop, model)
-        return self._auditors[model]
+    def _auditor(self, pair: Pair) -> Auditor:
+        key = (pair.model, pair.audits_on)
+        if key not in self._auditors:
+            self._auditors[key] = Auditor(self._shop, *key)
+        return self._auditors[key]
 
     def _answers(self, name: str, provider: Provider) -> Path:
         return self._folder / f"{name} {provider.name}.jsonl"
 
-    def _measures(self, name: str, provider: str, model: str) -> Path:
-        return self._folder / f"{name} {provider} by {model}.audits.jsonl"
+    def _measures(self, name: str, pair: Pair) -> Path:
+        return self._folder / f"{name} {pair.provider.name} by {pair.auditor}.audits.jsonl"
 
 
 def main() -> None:
@@ -129,9 +164,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where models, answers and measures are kept")
     parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--gpu", action="store_true", help="try a GPU instead, on one set")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     calibration = Calibration(arguments.folder)
+    if arguments.gpu:
+        calibration.try_gpu()
+        return
     parts = [arguments.only] if arguments.only else PARTS
     if "draw" in parts:
         calibration.draw()

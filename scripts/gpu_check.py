@@ -5,17 +5,17 @@
 
 The CPU is the reference for logits and greedy texts: of the embedded model in full precision, of
 another with the same files. With PyTorch in the environment a plain half-precision decoder of the
-same shape is timed beside it. `--provider cpu` tries the checks themselves, without a GPU.
+same shape is timed beside it, with onnxruntime-genai-cuda that one on the same files. `--provider
+cpu` tries the checks themselves, without a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -26,25 +26,25 @@ from numpy.typing import NDArray
 from miner.errors import MinerError
 from miner.models.embedded import default_cache, prepare_embedded_model
 from miner.models.layout import find_model
-from miner.runtime import CUDA, PREFILL_CHUNK, LlamaRuntime
-from miner.runtime.config import read_config
+from miner.runtime import CUDA, LlamaRuntime
 from miner.runtime.device import Device, ProviderChoice, choose_device
 from miner.runtime.gpu import load_nvml, read_gpu
 from miner.tokenizer import ChatTokenizer, Message
+from scripts.gpu_speed import BATCHES, time_answers, time_steps
 
 QUESTIONS: Final = (
     "What is the capital of France?",
     "Name three colours.",
     "Why is the sky blue?",
 )
-BATCHES: Final = (1, 4, 8, 16, 32)
+REPEATS: Final = 6
+REPEATED_TOKENS: Final = 96
 LOGIT_TOLERANCE: Final = 0.05
 """Of half precision on two kinds of hardware, relative to how much logits vary."""
 CLOSE_CALL: Final = 0.5
 """Two logits this near may change places by rounding."""
 SECONDS: Final = 1.0
 """Of each timing."""
-WARM_UP_RUNS: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--provider", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--gpu", type=int, default=0)
     parser.add_argument("--model", type=Path, help="half precision; by default the embedded model")
-    parser.add_argument("--slots", type=int, default=max(BATCHES))
+    parser.add_argument("--slots", type=int, default=max(BATCHES) + 1)
     parser.add_argument("--context", type=int, default=1_024)
     parser.add_argument("--tokens", type=int, default=32, help="of each greedy text")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each timing")
@@ -136,7 +136,16 @@ def check(task: Task) -> Iterator[Row]:
     yield _compare_logits(task, runtime, reference)
     yield _compare_texts(task, runtime, reference)
     yield _check_copy(runtime)
-    yield from _time_all(task, runtime)
+    yield _compare_repeats(runtime)
+    for name, detail in time_answers(runtime, task.model):
+        yield Row(name=name, holds=None, detail=detail)
+    at_work = _read_gpu(task.device)
+    if gpu and at_work:
+        used = (gpu.free_bytes - at_work.free_bytes) >> 20
+        yield Row(name="memory at work", holds=None, detail=f"{used:,} MiB")
+    # Last: what others take of the device's memory is not ours.
+    for name, detail in time_steps(runtime, task.model, task.seconds):
+        yield Row(name=name, holds=None, detail=detail)
 
 
 def _open(task: Task, provider: ProviderChoice) -> LlamaRuntime:
@@ -213,6 +222,20 @@ def _check_copy(runtime: LlamaRuntime) -> Row:
     return Row(name="slot copies", holds=holds, detail=f"logits after a copy off by {error:.4f}")
 
 
+def _compare_repeats(runtime: LlamaRuntime) -> Row:
+    """The same steps again: whether they give the same bits, which is no promise of a GPU."""
+    size = min(REPEATED_TOKENS, runtime.context - 1)
+    off = dict[int, float]()
+    for rows in (n for n in BATCHES if n <= runtime.slots):
+        for slot in range(rows):
+            runtime.prefill(range(1 + slot, size + 1), slot=slot, start=0)
+        lengths = [size - slot + 1 for slot in range(rows)]
+        steps = [runtime.step([7] * rows, lengths).copy() for _ in range(REPEATS)]
+        off[rows] = max(float(np.abs(step - steps[0]).max()) for step in steps)
+    told = ", ".join(f"{rows} rows {error:.4f}" for rows, error in off.items())
+    return Row(name="repeats", holds=None, detail=f"logits of the same step again, off by: {told}")
+
+
 def _prompt(task: Task, question: str) -> list[int]:
     tokenizer = ChatTokenizer(find_model(task.model).root)
     ids: list[int] = tokenizer.encode(tokenizer.render([Message(role="user", content=question)]))
@@ -226,50 +249,6 @@ def _greedy(runtime: LlamaRuntime, ids: list[int], tokens: int) -> list[int]:
         drawn.append(int(logits.argmax()))
         logits = runtime.step(drawn[-1:], [len(ids) + len(drawn)])[0]
     return drawn
-
-
-def _time_all(task: Task, runtime: LlamaRuntime) -> Iterator[Row]:
-    chunk = [1 + n % 100 for n in range(min(PREFILL_CHUNK, runtime.context // 2))]
-    rate = len(chunk) * _rate(lambda: runtime.prefill(chunk, slot=0, start=0), task.seconds)
-    yield Row(name="prefill", holds=None, detail=f"{rate:,.0f} tokens/s")
-    for slot in range(1, runtime.slots):
-        runtime.copy_slot(0, slot, len(chunk))
-    lengths = [len(chunk) + 1] * runtime.slots
-    torch_rates = _torch_decoder(task)
-    for batch in (n for n in BATCHES if n <= runtime.slots):
-
-        def step(rows: int = batch) -> None:
-            runtime.step([5] * rows, lengths[:rows])
-
-        detail = f"{batch * _rate(step, task.seconds):,.0f} tokens/s"
-        if torch_rates:
-            detail += f"; PyTorch in half precision {batch * torch_rates(batch):,.0f}"
-        yield Row(name=f"decode, {batch} rows", holds=None, detail=detail)
-
-
-def _rate(run: Callable[[], object], seconds: float) -> float:
-    """Runs a second."""
-    for _ in range(WARM_UP_RUNS):
-        run()
-    started, runs = time.perf_counter(), 0
-    while (taken := time.perf_counter() - started) < seconds or not runs:
-        run()
-        runs += 1
-    return runs / taken
-
-
-def _torch_decoder(task: Task) -> Callable[[int], float] | None:
-    """Steps a second of a plain decoder of the same shape in PyTorch; None without PyTorch."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return None
-    place = f"cuda:{task.device.index}" if task.device.provider == CUDA else "cpu"
-    decoder = importlib.import_module("scripts.torch_decoder")
-    config = read_config(find_model(task.model))
-    return lambda batch: _rate(
-        decoder.build(torch, find_model(task.model).root, config, batch, place), task.seconds
-    )
 
 
 def _print(rows: list[Row]) -> None:

@@ -15,7 +15,10 @@ PAST = 128
 
 
 def build(torch: Any, root: Path, config: ModelConfig, batch: int, place: str) -> Callable[[], Any]:
-    """A function that computes one step of `batch` rows and waits for its logits on the host."""
+    """A function that computes one step of `batch` rows and waits for its logits on the host.
+
+    On a GPU it is recorded and replayed, as the miner's own are.
+    """
     hidden, wide, heads = _sizes(root, config)
     size, kv_width = config.head_size, config.kv_heads * config.head_size
     half = {"dtype": torch.float16, "device": place}
@@ -38,7 +41,7 @@ def build(torch: Any, root: Path, config: ModelConfig, batch: int, place: str) -
     linear, attend = torch.nn.functional.linear, torch.nn.functional.scaled_dot_product_attention
     norm = torch.nn.functional.rms_norm
 
-    def step() -> Any:
+    def compute() -> Any:
         with torch.inference_mode():
             x = embedding[ids]
             for qkv, output, gate_up, down, past in layers:
@@ -51,9 +54,23 @@ def build(torch: Any, root: Path, config: ModelConfig, batch: int, place: str) -
                 x = x + linear(attended.reshape(batch, heads * size), output)
                 gate, up = linear(norm(x, (hidden,)), gate_up).chunk(2, dim=-1)
                 x = x + linear(torch.nn.functional.silu(gate) * up, down)
-            return linear(norm(x, (hidden,)), embedding).float().cpu()
+            return linear(norm(x, (hidden,)), embedding).float()
 
-    return step
+    if not place.startswith("cuda"):
+        return lambda: compute().cpu()
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):  # what is loaded at first need is not recorded
+        compute()
+    side.synchronize()
+    recording = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recording):
+        logits = compute()
+
+    def replay() -> Any:
+        recording.replay()
+        return logits.cpu()
+
+    return replay
 
 
 def _sizes(root: Path, config: ModelConfig) -> tuple[int, int, int]:

@@ -10,12 +10,17 @@ from types import SimpleNamespace
 import numpy as np
 from blake3 import blake3
 
+from miner.rows import WholeRow
 from miner.runtime import CPU, PREFILL_CHUNK
 from tests.tiny_model import CONTEXT, EOS, TOKENS
 
 
 class RecordingRuntime:
     provider = CPU
+    chunk = PREFILL_CHUNK
+    chunk_beside = PREFILL_CHUNK // 2
+    copied_tokens = 8
+    is_faster_with_few_rows = True
     vocabulary = len(TOKENS)
     promised_bytes = 0
     context = CONTEXT
@@ -30,7 +35,7 @@ class RecordingRuntime:
         self._logits = np.empty((slots, self.vocabulary), np.float32)
 
     def prefill(self, token_ids, *, slot, start) -> None:
-        assert 1 <= len(token_ids) <= PREFILL_CHUNK
+        assert 1 <= len(token_ids) <= self.chunk
         self.calls.append(("prefill", slot, start, len(token_ids)))
         self._write(slot, start, token_ids)
 
@@ -45,6 +50,13 @@ class RecordingRuntime:
         for row, (slot, length) in zip(logits, rows, strict=True):
             row[:] = self.logits(self.cache[slot][:length])
         return logits
+
+    def look(self, token_ids, lengths, temperatures, *, first_slot=0):
+        assert len(temperatures) == len(token_ids)
+        return [WholeRow(row) for row in self.step(token_ids, lengths, first_slot=first_slot)]
+
+    def widen(self, span, slots):
+        return span
 
     def copy_slot(self, source, target, length) -> None:
         self.calls.append(("copy", source, target, length))

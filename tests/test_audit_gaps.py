@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ledger.replay import EDGE_TIE_MICROS, NUCLEUS_MARGIN_MICROS
 from miner.audit.gaps import measure_gaps
-from miner.sampling import SamplingParams, choose_token, gumbel_noise, noisy_ids
+from miner.sampling import SamplingParams, as_noise, choose_token, find_noisy, gumbel_noise
 from tests import sampling_reference as reference
 
 KEY = bytes(range(32))
@@ -118,7 +118,8 @@ def test_a_wide_vocabulary_is_searched_whole():
 @given(least=st.floats(1.8, 25.0))
 def test_no_id_with_enough_noise_is_overlooked(least):
     noise = gumbel_noise(KEY, 3, np.arange(20_000))
-    found = noisy_ids(KEY, 3, 20_000, least=least)
+    found, words = find_noisy(KEY, 3, 20_000, least)
+    assert np.array_equal(as_noise(words), noise[found])
     assert set(np.flatnonzero(noise >= least)) <= set(found.tolist())
     assert len(found) <= (noise >= least - 1e-6).sum() + 1
 

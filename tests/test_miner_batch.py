@@ -82,8 +82,8 @@ def stage(tokenizer):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Prompts fit a small context, so pieces of them are small too."""
-    monkeypatch.setattr(batch, "PREFILL_BESIDE", 4)
-    monkeypatch.setattr(batch, "PREFILL_CHUNK", 8)
+    monkeypatch.setattr(RecordingRuntime, "chunk_beside", 4)
+    monkeypatch.setattr(RecordingRuntime, "chunk", 8)
     monkeypatch.setattr(batch, "PREFILL_LEAST", 1)
 
 
@@ -345,7 +345,7 @@ def test_runs_of_few_tokens_are_avoided(slow):
 
 
 def test_no_few_tokens_of_a_prompt_are_left_for_another_run(slow, monkeypatch):
-    monkeypatch.setattr(batch, "PREFILL_BESIDE", 24)
+    monkeypatch.setattr(slow.runtime, "chunk_beside", 24)
     submit_burst(slow, [0, 1])
     slow.hand.turn()
     slow.runtime.calls.clear()

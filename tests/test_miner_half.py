@@ -80,17 +80,20 @@ def test_the_same_model_gives_the_same_half_bytes(tiny_directory, halved, tmp_pa
         assert (again / name).read_bytes() == (tiny_directory / name).read_bytes()
 
 
+@pytest.mark.parametrize("unpack", [False, True])
 @pytest.mark.parametrize("head", ["int8", "fp32"])
 @pytest.mark.parametrize(
     "kind", [TensorKind.Q8_0, TensorKind.Q6_K, TensorKind.Q4_1, TensorKind.BF16]
 )
-def test_models_of_every_way_of_holding_weights_have_a_half_variant(tmp_path, kind, head):
+def test_models_of_every_way_of_holding_weights_have_a_half_variant(tmp_path, kind, head, unpack):
     family = Family({"": kind}, architecture="qwen2", has_biases=True)
     whole, half = tmp_path / "whole", tmp_path / "half"
     for directory in (whole, half):
         directory.mkdir()
     write_model(parse_gguf(family.gguf), whole, head=head)
-    write_half_model(whole, half)
+    write_half_model(whole, half, unpack=unpack)
+    kinds = {node.op_type for node in onnx.load(half / "model.onnx").graph.node}
+    assert ("MatMulNBits" in kinds) is (kind is not TensorKind.BF16 and not unpack)
     expected = family.reference.logits(TEXT)
     logits = LlamaRuntime(half, threads=1, context=CONTEXT).score(TEXT)
     assert np.abs(logits - expected).max() < 2e-2 * np.abs(expected).max()

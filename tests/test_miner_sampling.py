@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miner.rows import WholeRow
 from miner.sampling import (
     SAMPLER,
     SamplingParams,
@@ -85,9 +86,9 @@ def test_shortcuts_over_a_large_vocabulary_change_no_choice(
 
 def test_where_a_nucleus_ends_is_not_decided_in_single_precision_if_it_is_close():
     edge = np.zeros(10, np.float32)
-    assert _quick_nucleus(edge, 1.0, 500_000) is None
-    assert _quick_nucleus(edge, 1.0, 500_001) is None
-    assert _quick_nucleus(edge, 1.0, 550_000).tolist() == [0, 1, 2, 3, 4, 5]
+    assert _quick_nucleus(WholeRow(edge), 1.0, 500_000) is None
+    assert _quick_nucleus(WholeRow(edge), 1.0, 500_001) is None
+    assert _quick_nucleus(WholeRow(edge), 1.0, 550_000).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_noise_of_few_ids_is_that_of_all():

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner.engine.slots import MIN_SHARED, Slots, common_prefix
+from miner.engine.slots import Slots, common_prefix
+
+MIN_SHARED = 8
 
 LONG = list(range(100, 120))
 
@@ -16,7 +18,7 @@ def take(slots: Slots, prompt, owner=""):
 
 
 def test_a_newcomer_gets_a_slot_next_to_those_in_use():
-    slots = Slots(8)
+    slots = Slots(8, least_shared=MIN_SHARED)
     taken = [take(slots, [1, 2])]
     for _ in range(7):
         taken.append(take(slots, [1, 2]))
@@ -25,14 +27,14 @@ def test_a_newcomer_gets_a_slot_next_to_those_in_use():
 
 
 def test_a_hole_between_those_in_use_is_filled_first():
-    slots = Slots(8)
+    slots = Slots(8, least_shared=MIN_SHARED)
     taken = sorted(take(slots, [1, 2]) for _ in range(4))
     slots.free(taken[1])
     assert take(slots, [1, 2]) == taken[1]
 
 
 def test_the_slot_that_was_not_used_for_longest_is_taken_first():
-    slots = Slots(4)
+    slots = Slots(4, least_shared=MIN_SHARED)
     order = []
     for _ in range(8):
         order.append(take(slots, [1, 2]))
@@ -42,7 +44,7 @@ def test_the_slot_that_was_not_used_for_longest_is_taken_first():
 
 
 def test_a_conversation_goes_on_in_its_own_slot():
-    slots = Slots(4)
+    slots = Slots(4, least_shared=MIN_SHARED)
     first = take(slots, LONG)
     slots.free(first)
     lot = slots.take([*LONG, 7, 8], "")
@@ -50,7 +52,7 @@ def test_a_conversation_goes_on_in_its_own_slot():
 
 
 def test_a_long_text_is_not_overwritten_for_a_short_common_beginning():
-    slots = Slots(4)
+    slots = Slots(4, least_shared=MIN_SHARED)
     first = take(slots, LONG)
     slots.free(first)
     lot = slots.take([*LONG[:MIN_SHARED], 7, 8], "")
@@ -59,7 +61,7 @@ def test_a_long_text_is_not_overwritten_for_a_short_common_beginning():
 
 
 def test_what_another_slot_got_meanwhile_is_shared_within_one_owner():
-    slots = Slots(4)
+    slots = Slots(4, least_shared=MIN_SHARED)
     first, second = slots.take(LONG, "anna").slot, slots.take([*LONG, 1], "anna").slot
     other = slots.take(LONG, "bert").slot
     assert slots.share_more(second, [*LONG, 1]) is None
@@ -72,7 +74,7 @@ def test_what_another_slot_got_meanwhile_is_shared_within_one_owner():
 
 
 def test_a_slot_that_is_forgotten_is_not_shared():
-    slots = Slots(2)
+    slots = Slots(2, least_shared=MIN_SHARED)
     slots.forget(take(slots, LONG))
     assert slots.take(LONG, "").shared == 0
 
@@ -87,7 +89,7 @@ def test_a_common_prefix_ends_at_the_first_difference(first, second, length):
 
 @given(data=st.data())
 def test_moves_leave_no_hole_between_those_that_are_stepped(data):
-    slots, cache, busy = Slots(6), [None] * 6, {}
+    slots, cache, busy = Slots(6, least_shared=MIN_SHARED), [None] * 6, {}
     for number in range(data.draw(st.integers(1, 25))):
         if busy and (len(busy) == 6 or data.draw(st.booleans())):
             gone = data.draw(st.sampled_from(sorted(busy)))

@@ -17,12 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ledger.replay import EDGE_TIE_MICROS, NUCLEUS_MARGIN_MICROS
-from miner.sampling import MICROS, SamplingParams, gumbel_noise, noisy_ids
+from miner.rows import WholeRow
+from miner.sampling import MICROS, SamplingParams, find_winner, gumbel_noise
 
 CUTS: Final = (1e-2, 1e-4, 1e-6, 0.0)
 """Shares of the largest probability: a nucleus mostly needs nothing below the first."""
-NEAR: Final = 5.0
-"""Scores this close to the largest are searched first; of the others few have noise enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +69,12 @@ def _measure_row(
     logits: NDArray[Any], token: int, params: SamplingParams, key: bytes, step: int
 ) -> tuple[float, bool]:
     temperature = params.temperature_micros / MICROS
-    scaled = logits.astype(np.float64) / temperature
     if params.top_p_micros >= MICROS:
-        best, chosen = _best_of_all(scaled, key, step)
-        claimed = scaled[token] + gumbel_noise(key, step, np.array([token]))[0]
+        chosen, best = find_winner(WholeRow(logits), temperature, key, step)
+        noise = gumbel_noise(key, step, np.array([token]))[0]
+        claimed = float(logits[token]) / temperature + noise
         return max(0.0, float(best - claimed)) * temperature, chosen == token
+    scaled = logits.astype(np.float64) / temperature
     nuclei = _find_nuclei(scaled, params.top_p_micros, tie=EDGE_TIE_MICROS / MICROS / temperature)
     if scaled[token] < nuclei.floor:
         return np.inf, False
@@ -125,20 +125,3 @@ def _order(
         if before[-1] > wanted[-1]:
             break
     return ids, np.searchsorted(before, wanted)
-
-
-def _best_of_all(scaled: NDArray[np.float64], key: bytes, step: int) -> tuple[float, int]:
-    """The largest score with noise of the whole vocabulary, and its id.
-
-    Two logarithms for each of 50,000 ids cost as much as a layer of a small model, and all but a
-    few ids lose whatever their noise. What an id far below the top would need to win is known from
-    the ids near it, and comparing integers is cheap.
-    """
-    top = scaled.max()
-    near = np.flatnonzero(scaled >= top - NEAR)
-    scores = scaled[near] + gumbel_noise(key, step, near)
-    needed = scores.max() - (top - NEAR)
-    ids = np.concatenate([near, noisy_ids(key, step, scaled.size, least=float(needed))])
-    scores = scaled[ids] + gumbel_noise(key, step, ids)
-    best = scores.max()
-    return float(best), int(ids[scores == best].min())

@@ -15,21 +15,18 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from miner.drawing import choose_tokens
 from miner.engine.answer import FinishReason
 from miner.engine.figures import Figures
 from miner.engine.sequence import Sequence
 from miner.engine.slots import Lot, Slots
 from miner.engine.work import Errand
 from miner.errors import BusyError, OverdueError
-from miner.runtime import PREFILL_CHUNK, LlamaRuntime
+from miner.rows import Rows
+from miner.runtime import LlamaRuntime
 
 MAX_WAITING: Final = 1_024
 """Answers without a slot, and pieces of other work."""
-PREFILL_BESIDE: Final = 64
-"""Prompt tokens of a turn in which answers grow too; without any it is a whole PREFILL_CHUNK."""
 PREFILL_LEAST: Final = 16
 """Every run costs a processor as much as a dozen tokens before the first. So no fewer than these
 are begun with what is left of a turn's tokens, and no fewer are left of a prompt for a next run."""
@@ -55,7 +52,7 @@ class Batch:
         self.figures = Figures()
         self._runtime = runtime
         self._clock = clock
-        self._slots = Slots(self.size)
+        self._slots = Slots(self.size, least_shared=runtime.copied_tokens)
         self._waiting: deque[Sequence] = deque()
         self._filling: list[Sequence] = []
         self._answering: list[Sequence] = []
@@ -160,11 +157,11 @@ class Batch:
     def _prefill(self) -> None:
         """Bring prompts, but for the last token of each, into the cache."""
         until_s = self._clock() + self._burst_s()
-        left = PREFILL_BESIDE if self._answering else PREFILL_CHUNK
+        left = self._runtime.chunk_beside if self._answering else self._runtime.chunk
         while self._filling and left >= PREFILL_LEAST:
             left -= self._read_piece(self._next_to_fill(), left)
         while self._filling and self._is_read_by(self._shortest(), until_s):
-            self._read_piece(self._shortest(), PREFILL_CHUNK)
+            self._read_piece(self._shortest(), self._runtime.chunk)
 
     def _burst_s(self) -> float:
         """How long prompts may be read in this turn."""
@@ -205,7 +202,7 @@ class Batch:
         if lot is not None:
             self._copy_shared(sequence, lot)
         unread = self._unread(sequence)
-        size = most if unread > most + PREFILL_LEAST else min(unread, PREFILL_CHUNK)
+        size = most if unread > most + PREFILL_LEAST else min(unread, self._runtime.chunk)
         chunk = sequence.prompt[len(tokens) : len(tokens) + size]
         if chunk:
             self._runtime.prefill(chunk, slot=sequence.slot, start=len(tokens))
@@ -233,15 +230,18 @@ class Batch:
     def _step_together(self, sequences: list[Sequence]) -> None:
         began_s = self._clock()
         try:
-            self._fill_holes(sequences)
+            if self._runtime.is_faster_with_few_rows:
+                self._fill_holes(sequences)
             rows = {sequence.slot: sequence for sequence in sequences}
             span = range(min(rows), max(rows) + 1)
-            # A slot between them whose prompt is still being read gets a token that the next chunk
-            # of its prompt overwrites; that costs little beside the chunk.
-            logits = self._runtime.step(
-                [rows[slot].next_input if slot in rows else 0 for slot in span],
-                [len(self._slots.tokens(slot)) + 1 for slot in span],
-                first_slot=span.start,
+            # A slot among them whose prompt is still being read gets a token that the next chunk
+            # of its prompt overwrites; one that is not in use, a token behind those it keeps.
+            wide = self._runtime.widen(span, self.size)
+            looked = self._runtime.look(
+                [rows[slot].next_input if slot in rows else 0 for slot in wide],
+                [min(len(self._slots.tokens(slot)) + 1, self._runtime.context) for slot in wide],
+                [rows[slot].temperature if slot in rows else 1.0 for slot in wide],
+                first_slot=wide.start,
             )
         except Exception as error:
             for sequence in sequences:
@@ -250,7 +250,7 @@ class Batch:
         stepped_s = self._clock()
         for slot, sequence in rows.items():
             self._slots.tokens(slot).append(sequence.next_input)
-            self._draw(sequence, logits[slot - span.start])
+        self._draw({slot - wide.start: sequence for slot, sequence in rows.items()}, looked)
         self.figures.steps += 1
         self.figures.rows += len(span)
         self.figures.drawn_tokens += len(rows)
@@ -268,9 +268,20 @@ class Batch:
             self._runtime.copy_slot(source, target, length)
             self.figures.moved_tokens += length
 
-    def _draw(self, sequence: Sequence, logits: NDArray[np.float32]) -> None:
+    def _draw(self, sequences: dict[int, Sequence], rows: Rows) -> None:
+        """The next token of each, from the row of its index."""
         try:
-            sequence.draw(logits)
+            drawn = choose_tokens(rows, {at: one.draw for at, one in sequences.items()})
+        except Exception as error:
+            for sequence in sequences.values():
+                self._fail(sequence, error)
+            return
+        for at, sequence in sequences.items():
+            self._take(sequence, drawn[at])
+
+    def _take(self, sequence: Sequence, token: int | None) -> None:
+        try:
+            sequence.take(token)
         except Exception as error:
             self._fail(sequence, error)
             return

@@ -93,12 +93,12 @@ class LlamaEngine:
         return self._batch.waiting
 
     def warm_up(self) -> None:
-        """Run one token, so that a broken model shows at start and not in a job.
+        """Run a little, so that what is broken or slow at first shows at start and not in a job.
 
         Raises:
             ModelError: it failed.
         """
-        self.run(_try_one_token).result()
+        self.run(_warm_up).result()
 
     def submit(self, request: GenerationRequest, *, on_text: Callable[[str], None]) -> Generation:
         """See `Engine`.
@@ -144,7 +144,18 @@ class LlamaEngine:
         return errand.future
 
 
-def _try_one_token(runtime: LlamaRuntime, slot: int) -> Generator[None, None, None]:
+def _warm_up(runtime: LlamaRuntime, slot: int) -> Generator[None, None, None]:
+    """One token and, on a GPU, a chunk and steps of all sizes in the slots before this one.
+
+    A GPU loads what it runs when it is first needed, which takes up to half a second, and records
+    steps for the thread that takes them.
+    """
     if not np.isfinite(runtime.step([0], [1], first_slot=slot)).all():
         raise ModelError("the model computed logits that are not finite numbers")
-    yield
+    if runtime.is_faster_with_few_rows:
+        return
+    runtime.prefill([0] * min(runtime.chunk, runtime.context), slot=0, start=0)
+    for power in range(slot.bit_length() + 1):
+        yield
+        wide = runtime.widen(range(min(2**power, slot)), slot)
+        runtime.step([0] * len(wide), [1] * len(wide))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from miner.drawing import Draw
 from miner.engine.answer import Completion, FinishReason, Generation, GenerationRequest
 from miner.errors import ModelError
-from miner.sampling import build_key, choose_token
+from miner.sampling import MICROS, build_key
 from miner.tokenizer import ChatTokenizer, TextStream
 
 
@@ -56,17 +54,24 @@ class Sequence:
         """The token whose successor is drawn next."""
         return self._drawn[-1] if self._drawn else self.prompt[-1]
 
-    def draw(self, logits: NDArray[np.float32]) -> None:
-        """Take the next token from one row of logits.
+    @property
+    def temperature(self) -> float:
+        """Of its draws; 1 where the likeliest token is taken."""
+        return self.request.params.temperature_micros / MICROS or 1.0
+
+    @property
+    def draw(self) -> Draw:
+        """What decides its next token."""
+        return Draw(params=self.request.params, key=self._key, step=len(self._drawn))
+
+    def take(self, token: int | None) -> None:
+        """Go on with the next token; None: there is none, the logits being no numbers.
 
         Raises:
-            ModelError: they are not finite numbers.
+            ModelError: there is none.
         """
-        if not np.isfinite(logits).all():
+        if token is None:
             raise ModelError("the model computed logits that are not finite numbers")
-        token = choose_token(
-            logits, params=self.request.params, key=self._key, step=len(self._drawn)
-        )
         self._drawn.append(token)
         if token in self._end_tokens:
             self.finish = "stop"

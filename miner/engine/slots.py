@@ -12,10 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Final
-
-MIN_SHARED: Final = 8
-"""Tokens of a prefix that are worth a copy."""
 
 
 @dataclass(slots=True)
@@ -44,7 +40,14 @@ class Lot:
 class Slots:
     """The books of one cache; the cache itself is the runtime's."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, least_shared: int) -> None:
+        """All are free and empty.
+
+        Args:
+            number: of slots.
+            least_shared: tokens of a prefix that are worth a copy.
+        """
+        self._least_shared = least_shared
         self._slots = [_Slot() for _ in range(number)]
         self._ticks = count(1)
 
@@ -80,7 +83,7 @@ class Slots:
         held = self._slots[slot]
         source, shared = self._longest_prefix(prompt[:-1], held.owner)
         gained = shared - len(held.tokens)
-        if gained < MIN_SHARED:
+        if gained < self._least_shared:
             return None
         held.tokens[:] = prompt[:shared]
         return Lot(slot=slot, source=source, shared=shared, gained=gained)
@@ -131,7 +134,7 @@ class Slots:
             common_prefix(slot.tokens, prompt) if slot.owner == owner else 0 for slot in self._slots
         ]
         best = max(range(len(lengths)), key=lengths.__getitem__)
-        return (best, lengths[best]) if lengths[best] >= MIN_SHARED else (best, 0)
+        return (best, lengths[best]) if lengths[best] >= self._least_shared else (best, 0)
 
 
 def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

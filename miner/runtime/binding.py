@@ -9,22 +9,37 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from miner.errors import ModelError
 from miner.runtime.device import CPU, Device
 
+NOT_RECORDED: Final = -1
+"""ONNX Runtime's number for runs that are not recorded, where others are."""
+
 
 class Binding:
     """Inputs and outputs of one session."""
 
-    def __init__(self, session: Any, device: Device) -> None:
-        """Bind nothing yet."""
+    def __init__(self, session: Any, device: Device, *, recording: int | None = None) -> None:
+        """Bind nothing yet.
+
+        Args:
+            session: of the model.
+            device: that it was opened on.
+            recording: under which the first run is recorded, to be replayed by the next ones;
+                None: every run is one of its own.
+        """
         self.io = session.io_binding()
         self._session = session
+        self._options = None if device.provider == CPU else ort.RunOptions()
+        if self._options is not None:
+            number = NOT_RECORDED if recording is None else recording
+            self._options.add_run_config_entry("gpu_graph_id", str(number))
         # An input for a GPU is copied there when it is bound, and not looked at again.
         self._is_in_place = device.provider == CPU
         self._fed: dict[str, NDArray[Any]] = {}
@@ -54,6 +69,6 @@ class Binding:
             ModelError: it failed.
         """
         try:
-            self._session.run_with_iobinding(self.io)
+            self._session.run_with_iobinding(self.io, self._options)
         except Exception as error:  # the runtime raises bare Exceptions of its own
             raise ModelError(f"the model failed while running: {error}") from error

@@ -101,7 +101,10 @@ class SharedCache:
     def open(self, first_slot: int, rows: int, start: int, *, with_logits: bool) -> Binding:
         """See `Cache`. Bindings are kept: making one takes longer than a small model's step."""
         key = (first_slot, rows, with_logits)
-        binding = self._bindings.pop(key, None) or self._bind(first_slot, rows)
+        binding = self._bindings.pop(key, None)
+        if binding is None:
+            binding = Binding(self._session, self._shape.device)
+            self.bind(binding.io, first_slot, rows)
         self._bindings[key] = binding  # the last one now: the first is used least
         if len(self._bindings) > MAX_BINDINGS:
             self._bindings.pop(next(iter(self._bindings)))
@@ -119,17 +122,17 @@ class SharedCache:
             else:
                 self._copier.copy(self._place(slab, source), self._place(slab, target))
 
-    def _bind(self, first_slot: int, rows: int) -> Binding:
-        shape, binding = self._shape, Binding(self._session, self._shape.device)
+    def bind(self, io: Any, first_slot: int, rows: int) -> None:
+        """Let past and present of a binding be these slots."""
+        shape = self._shape
         sizes = (rows, *self._slab_shape[1:])
         for past, present, slab in zip(
             shape.past_names, shape.present_names, self._slabs, strict=True
         ):
             address = self._place(slab, first_slot)
             place = (shape.device.name, shape.device.index, shape.dtype, sizes, address)
-            binding.io.bind_input(past, *place)
-            binding.io.bind_output(present, *place)
-        return binding
+            io.bind_input(past, *place)
+            io.bind_output(present, *place)
 
     def _place(self, slab: Any, slot: int) -> int:
         """The address of a slot's part of a slab."""

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 CUDA: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
 ERRORS_ONLY: Final = 3
+RECORDS: Final = "enable_cuda_graph"
+"""ONNX Runtime's option."""
 INSTALL_CUDA: Final = (
     '"make setup GPU=1" installs the CUDA libraries; the driver, for CUDA 13, is the system\'s'
 )
@@ -36,6 +38,9 @@ CUDA_FAILURE: Final = re.compile(r"CUDA failure \d+: [^;]*")
 ProviderChoice = Literal["auto", "cpu", "cuda"]
 Float: TypeAlias = np.float16 | np.float32
 """What caches and logits are made of."""
+
+# Below an error it warns at every session on a GPU that nobody registered a plug-in for it.
+ort.set_default_logger_severity(ERRORS_ONLY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +57,12 @@ class Device:
         """ONNX Runtime's name of its memory."""
         return "cuda" if self.provider == CUDA else "cpu"
 
-    @property
-    def providers(self) -> list[Any]:
-        """What sessions are opened with: memory grows by need, and sums stay in full precision."""
+    def providers(self, *, records: bool = False) -> list[Any]:
+        """What sessions are opened with: memory grows by need, and sums stay in full precision.
+
+        Args:
+            records: whether runs may be recorded and replayed, on a GPU.
+        """
         if self.provider != CUDA:
             return [CPU]
         options = {
@@ -62,6 +70,7 @@ class Device:
             "arena_extend_strategy": "kSameAsRequested",
             "use_tf32": "0",
             "enable_skip_layer_norm_strict_mode": "1",
+            RECORDS: str(int(records)),
         }
         return [(CUDA, options), CPU]
 
@@ -134,5 +143,5 @@ def open_identity(device: Device, dtype: type[Float], values: int) -> Any:
     options.intra_op_num_threads = 1
     options.log_severity_level = ERRORS_ONLY
     return ort.InferenceSession(
-        model.SerializeToString(), options, providers=device.providers, enable_fallback=0
+        model.SerializeToString(), options, providers=device.providers(), enable_fallback=0
     )

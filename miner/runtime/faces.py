@@ -9,7 +9,7 @@ import numpy as np
 from miner.errors import UnsupportedModelError
 from miner.runtime.config import ModelConfig
 from miner.runtime.device import Float
-from miner.runtime.graph import FIRST_ROW
+from miner.runtime.graph import FIRST_ROW, SHARPNESS
 
 KEPT_ROWS: Final = "num_logits_to_keep"
 """An input that some exports have: for how many last tokens logits are computed; 0 for all."""
@@ -23,7 +23,7 @@ FLOATS: Final[dict[str, type[Float]]] = {
 def check_faces(config: ModelConfig, faces: dict[str, Any], outputs: dict[str, Any]) -> None:
     """Refuse a graph whose inputs and outputs are not those of the configuration."""
     needed = {config.input_ids, config.attention_mask, *config.past_names}
-    known = needed | {config.position_ids, FIRST_ROW, KEPT_ROWS}
+    known = needed | {config.position_ids, FIRST_ROW, SHARPNESS, KEPT_ROWS}
     missing = sorted(needed - faces.keys())
     missing += sorted({config.logits, *config.present_names} - outputs.keys())
     unknown = sorted(faces.keys() - known)

@@ -1,23 +1,36 @@
-"""What the runtime must know of a model's graph, and the one change that it makes to it.
+"""What the runtime must know of a model's graph, and the changes that it makes to it in memory.
 
-The change: leaving the logits unbound does not skip the nodes that compute them, and in a small
-model they are a fifth of prefill. So rows are cut away before the head's matrix product, from a
-position that an added input gives. The files stay as they are; the graph is changed in memory.
+Leaving the logits unbound does not skip the nodes that compute them, and in a small model they are
+a fifth of prefill. So rows are cut away before the head's matrix product, from a position that an
+added input gives.
+
+On a GPU a token is drawn by the host, whose time for looking at every logit is several times the
+device's for computing all of them. So the device looks first: it adds up what the probabilities are
+to be divided by, and finds the largest logit of each block of the vocabulary.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from miner.errors import UnsupportedModelError
+from miner.rows import BLOCK
 from miner.runtime.config import ModelConfig
 
 FIRST_ROW: Final = "aitbc.first_row"
 """The added input: logits are computed from this position of the run on; shape (1,)."""
+SHARPNESS: Final = "aitbc.sharpness"
+"""Added with the peaks: one by the temperature, for each row; shape (rows, 1, 1), float32."""
+PEAKS: Final = "aitbc.peaks"
+"""Added output: the largest logit of each block; shape (rows, tokens, blocks), float32."""
+TOTALS: Final = "aitbc.totals"
+"""Added output: the sum of exp(sharpness * (logit - largest)); shape (rows, tokens), float32."""
 SHARING: Final = "GroupQueryAttention"
 """The operator that writes new keys into the memory of the old ones."""
 DOMAINS: Final = {"", "ai.onnx", "com.microsoft"}
@@ -33,6 +46,8 @@ _INTEGER: Final = {
 _INTEGER_LEVEL: Final = 4
 """accuracy_level of MatMulNBits that rounds the input to 8 bits."""
 _TO_THE_END: Final = 1 << 62
+AXES_ARE_INPUTS: Final = 18
+"""The opset since which ReduceMax gets its axes as an input; ReduceSum does since 13."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +111,62 @@ def cut_before_head(model: ModelProto, logits: str) -> bool:
     model.graph.node.insert(head[0], cut)
     model.graph.input.append(helper.make_tensor_value_info(FIRST_ROW, TensorProto.INT64, [1]))
     return True
+
+
+def add_peaks(model: ModelProto, logits: str, vocabulary: int) -> None:
+    """Make a graph tell PEAKS and TOTALS of its logits too, given SHARPNESS.
+
+    Args:
+        model: the graph.
+        logits: the name of that output, of shape (rows, tokens, vocabulary).
+        vocabulary: its last size, where the graph does not say.
+    """
+    outputs = {face.name: face.type.tensor_type.shape.dim for face in model.graph.output}
+    vocabulary = outputs[logits][-1].dim_value or vocabulary
+    add = functools.partial(_add_node, model)
+    floats = add("Cast", [logits], f"{PEAKS}/floats", to=TensorProto.FLOAT)
+    filled = floats
+    if missing := -vocabulary % BLOCK:
+        fill = _add_constant(model, "fill", np.array([0, 0, 0, 0, 0, missing]))
+        lowest = _add_constant(model, "lowest", np.array(np.finfo(np.float32).min))
+        filled = add("Pad", [floats, fill, lowest], f"{PEAKS}/filled")
+    shape = _add_constant(model, "shape", np.array([0, 0, -1, BLOCK]))
+    blocks = add("Reshape", [filled, shape], f"{PEAKS}/blocks")
+    _add_largest(model, blocks, 3, PEAKS, keepdims=0)
+    top = _add_largest(model, PEAKS, 2, f"{PEAKS}/top", keepdims=1)
+    below = add("Sub", [floats, top], f"{PEAKS}/below")
+    scaled = add("Mul", [below, SHARPNESS], f"{PEAKS}/scaled")
+    weights = add("Exp", [scaled], f"{PEAKS}/weights")
+    across = _add_constant(model, "across", np.array([2]))
+    add("ReduceSum", [weights, across], TOTALS, keepdims=0)
+    face = functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT)
+    model.graph.input.append(face(SHARPNESS, shape=["rows", 1, 1]))
+    model.graph.output.append(face(PEAKS, shape=["rows", "tokens", "blocks"]))
+    model.graph.output.append(face(TOTALS, shape=["rows", "tokens"]))
+
+
+def _add_node(
+    model: ModelProto, kind: str, inputs: list[str], output: str, **attributes: Any
+) -> str:
+    model.graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
+    return output
+
+
+def _add_constant(model: ModelProto, name: str, values: NDArray[Any]) -> str:
+    tensor = numpy_helper.from_array(values, f"{PEAKS}/{name}")
+    model.graph.initializer.append(tensor)
+    return tensor.name
+
+
+def _add_largest(model: ModelProto, value: str, axis: int, output: str, *, keepdims: int) -> str:
+    if _opset(model) < AXES_ARE_INPUTS:
+        return _add_node(model, "ReduceMax", [value], output, axes=[axis], keepdims=keepdims)
+    axes = _add_constant(model, f"axis_{axis}", np.array([axis]))
+    return _add_node(model, "ReduceMax", [value, axes], output, keepdims=keepdims)
+
+
+def _opset(model: ModelProto) -> int:
+    return next(int(used.version) for used in model.opset_import if used.domain in {"", "ai.onnx"})
 
 
 def _shares(node: NodeProto, config: ModelConfig) -> bool:

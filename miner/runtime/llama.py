@@ -12,21 +12,27 @@ from numpy.typing import NDArray
 
 from miner.errors import UnsupportedModelError
 from miner.models.layout import find_model
+from miner.rows import Rows, WholeRow
 from miner.runtime.binding import Binding
 from miner.runtime.cache import Cache, CacheShape, JoinedCache, SharedCache
 from miner.runtime.config import read_config
 from miner.runtime.device import CUDA, ProviderChoice, choose_device
 from miner.runtime.faces import FLOATS, INTEGERS, KEPT_ROWS, check_faces, fixed_size
-from miner.runtime.graph import FIRST_ROW
+from miner.runtime.graph import FIRST_ROW, SHARPNESS, add_peaks
 from miner.runtime.memory import plan_memory, read_free_memory
 from miner.runtime.pages import gather_pages, join_blocks
 from miner.runtime.selftest import find_deviation
 from miner.runtime.session import ModelSource, open_session, read_source
+from miner.runtime.steps import DeviceSteps, looks_on, widen
 
 log = logging.getLogger(__name__)
 
 PREFILL_CHUNK: Final = 128
 """Tokens per prefill run: bounds its working memory and the time until a cancel is seen."""
+COPIED_TOKENS: Final = 8
+DEVICE_COPIED_TOKENS: Final = 256
+DEVICE_CHUNK: Final = 512
+"""The same on a GPU, where so many of a small model take no longer than 16."""
 
 
 class LlamaRuntime:
@@ -70,9 +76,13 @@ class LlamaRuntime:
             join_blocks()
         self._load(source, threads)
         deviation = find_deviation(self)
+        if deviation and self._steps is not None and self._steps.records:
+            log.warning("%s: steps are not recorded: %s", model, deviation)
+            self._load(read_source(self.config), threads, records=False)
+            deviation = find_deviation(self)
         if deviation and source.cuts_head:
             log.warning("%s: prefill computes the head: without it %s", model, deviation)
-            self._load(read_source(self.config, cut_head=False), threads)
+            self._load(read_source(self.config, cut_head=False), threads, records=False)
             deviation = find_deviation(self)
         if deviation:
             raise UnsupportedModelError(f"{model}: computes nonsense here: {deviation}")
@@ -110,9 +120,14 @@ class LlamaRuntime:
         log.info("memory of %s: %s", self.device, plan)
         return plan.slots
 
-    def _load(self, source: ModelSource, threads: int) -> None:
+    def _load(self, source: ModelSource, threads: int, *, records: bool = True) -> None:
         self._source = source
-        self._session = open_session(source, self.device, threads=threads)
+        looks_first = looks_on(self.device) and source.facts.shares_cache
+        if looks_first:
+            add_peaks(source.content.model, self.config.logits, self.config.vocabulary)
+        self._session = open_session(
+            source, self.device, threads=threads, records=records and looks_first
+        )
         self._faces = {face.name: face for face in self._session.get_inputs()}
         outputs = {face.name: face for face in self._session.get_outputs()}
         check_faces(self.config, self._faces, outputs)
@@ -122,6 +137,16 @@ class LlamaRuntime:
         self._cache = self._make_cache()
         scores = np.empty((self.slots, self.vocabulary), self._logits_dtype)
         self._logits = {self.slots: (scores[:, None], scores)}
+        self._steps: DeviceSteps | None = None
+        if looks_first and isinstance(self._cache, SharedCache):
+            self._steps = DeviceSteps(
+                self._session,
+                self.config,
+                self.device,
+                self._cache,
+                vocabulary=self.vocabulary,
+                context=self.context,
+            )
 
     @property
     def rounds_inputs(self) -> bool:
@@ -139,10 +164,39 @@ class LlamaRuntime:
         """Neighbouring slots that run as one batch; the rows of a larger step run one by one."""
         return self._cache.max_rows
 
+    @property
+    def chunk(self) -> int:
+        """The most tokens of a prefill: they bound its memory, and the time until it is over."""
+        return PREFILL_CHUNK if self._steps is None else DEVICE_CHUNK
+
+    @property
+    def copied_tokens(self) -> int:
+        """So many are read anew in the time that copying a slot takes."""
+        return COPIED_TOKENS if self._steps is None else DEVICE_COPIED_TOKENS
+
+    @property
+    def is_faster_with_few_rows(self) -> bool:
+        """Whether a step's time depends much on its rows, and not only on their text."""
+        return self._steps is None
+
+    @property
+    def chunk_beside(self) -> int:
+        """The same where answers wait meanwhile for their next token."""
+        return self.chunk // 2
+
+    def widen(self, span: range, slots: int) -> range:
+        """Which slots to step instead of some, so that steps have few shapes.
+
+        Args:
+            span: slots whose next tokens are wanted.
+            slots: of them, from the first on, others may be stepped beside.
+        """
+        return span if self._steps is None else widen(span, slots)
+
     def prefill(self, token_ids: Sequence[int], *, slot: int, start: int) -> None:
         """Put tokens into a slot's cache from position `start` on, for no logits.
 
-        At most PREFILL_CHUNK tokens a call.
+        At most `chunk` tokens a call.
         """
         self._run(np.array([token_ids]), slot, [start + len(token_ids)], logits=None)
 
@@ -159,9 +213,30 @@ class LlamaRuntime:
         Returns:
             Logits, shape (rows, vocabulary); the next step may overwrite them.
         """
+        if self._steps is not None:
+            self._check_places(first_slot, len(token_ids), 1, lengths)
+            rows = self._steps.run(token_ids, lengths, [1.0] * len(lengths), first_slot)
+            return self._as_scores(rows.logits)
         logits, scores = self._step_logits(len(token_ids))
         self._run(np.array(token_ids)[:, None], first_slot, lengths, logits=logits)
         return self._as_scores(scores)
+
+    def look(
+        self,
+        token_ids: Sequence[int],
+        lengths: Sequence[int],
+        temperatures: Sequence[float],
+        *,
+        first_slot: int = 0,
+    ) -> Rows:
+        """A step as `step`, for tokens to be drawn from its rows with these temperatures.
+
+        The next step may overwrite the rows.
+        """
+        if self._steps is None:
+            return [WholeRow(row) for row in self.step(token_ids, lengths, first_slot=first_slot)]
+        self._check_places(first_slot, len(token_ids), 1, lengths)
+        return self._steps.run(token_ids, lengths, temperatures, first_slot)
 
     def score(
         self, token_ids: Sequence[int], *, slot: int = 0, start: int = 0
@@ -229,8 +304,7 @@ class LlamaRuntime:
         logits: NDArray[Any] | None,
     ) -> None:
         rows, added = ids.shape
-        if max(lengths) > self.context or first_slot + rows > self.slots or min(lengths) < added:
-            raise AssertionError(f"rows {first_slot}+{rows}, lengths {lengths}: outside the cache")
+        self._check_places(first_slot, rows, added, lengths)
         together = self._cache.max_rows
         if rows <= together:
             self._run_together(ids, first_slot, lengths, logits=logits)
@@ -243,6 +317,10 @@ class LlamaRuntime:
                 lengths[part],
                 logits=None if logits is None else logits[part],
             )
+
+    def _check_places(self, first_slot: int, rows: int, added: int, lengths: Sequence[int]) -> None:
+        if max(lengths) > self.context or first_slot + rows > self.slots or min(lengths) < added:
+            raise AssertionError(f"rows {first_slot}+{rows}, lengths {lengths}: outside the cache")
 
     def _run_together(
         self,
@@ -277,6 +355,8 @@ class LlamaRuntime:
         """Logits of all rows or, since no operator should see an empty tensor, of the last."""
         if self._source.cuts_head:
             self._feed(binding, FIRST_ROW, np.array([0 if all_rows else added - 1]))
+        if SHARPNESS in self._faces:
+            binding.feed(SHARPNESS, np.ones((1, 1, 1)), np.float32)
         if KEPT_ROWS in self._faces:
             self._feed(binding, KEPT_ROWS, np.array(0 if all_rows else 1))
 

@@ -77,11 +77,14 @@ def _ways(
         return
     runtime.prefill(ids[: last - 3], slot=0, start=0)
     yield "in pieces", runtime.score(ids[last - 3 : last], start=last - 3), whole[last - 3 : last]
-    yield "token by token", runtime.step([ids[last]], [last + 1]), whole[last:]
+    # Several of a kind: on a GPU the first one is recorded, and the others are replayed.
+    for at in range(last - 2, last + 1):
+        yield "token by token", runtime.step([ids[at]], [at + 1]), whole[[at]]
     if runtime.slots > 1:
         runtime.prefill(ids[:2], slot=1, start=0)
-        rows = runtime.step([ids[last], ids[2]], [last + 1, 3])
-        yield "side by side", rows, whole[[last, 2]]
+        for at in range(2, 5):
+            rows = runtime.step([ids[last], ids[at]], [last + 1, at + 1])
+            yield "side by side", rows, whole[[last, at]]
 
 
 def _tolerance(runtime: Scorer) -> float:

@@ -13,7 +13,7 @@ from miner.errors import ModelError, NoCudaError
 from miner.models.layout import data_files
 from miner.models.onnx_file import OnnxFile, read_onnx
 from miner.runtime.config import ModelConfig
-from miner.runtime.device import CUDA, ERRORS_ONLY, Device
+from miner.runtime.device import CUDA, ERRORS_ONLY, RECORDS, Device
 from miner.runtime.graph import SHARING, GraphFacts, cut_before_head, inspect_graph
 
 log = logging.getLogger(__name__)
@@ -60,8 +60,17 @@ def read_source(config: ModelConfig, *, cut_head: bool = True) -> ModelSource:
     )
 
 
-def open_session(source: ModelSource, device: Device, *, threads: int) -> Any:
+def open_session(
+    source: ModelSource, device: Device, *, threads: int, records: bool = False
+) -> Any:
     """Load a model.
+
+    Args:
+        source: read by `read_source`.
+        device: what runs it.
+        threads: of the CPU.
+        records: whether runs shall be recorded and replayed on a GPU. `is_recording` tells whether
+            they can be: not if part of the graph runs elsewhere.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -78,14 +87,25 @@ def open_session(source: ModelSource, device: Device, *, threads: int) -> Any:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
         session = ort.InferenceSession(
-            source.content.serialize(), options, providers=device.providers, enable_fallback=0
+            source.content.serialize(),
+            options,
+            providers=device.providers(records=records),
+            enable_fallback=0,
         )
     except Exception as error:  # the runtime raises bare Exceptions of its own
+        if records:
+            log.info("%s: its steps are not recorded: %.300s", source.content.path, error)
+            return open_session(source, device, threads=threads)
         raise ModelError(f"{source.content.path}: cannot be loaded: {error}") from error
     # It would keep the graph, with the weights in it, for a reset that nobody asks for.
     session._model_bytes = None  # noqa: SLF001
     _check_assignment(source, session, device)
     return session
+
+
+def is_recording(session: Any) -> bool:
+    """Whether a session's runs can be recorded and replayed."""
+    return bool(session.get_provider_options().get(CUDA, {}).get(RECORDS) == "1")
 
 
 def _check_assignment(source: ModelSource, session: Any, device: Device) -> None:

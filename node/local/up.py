@@ -70,7 +70,7 @@ def run_up(settings: UpSettings) -> int:
 def _run(settings: UpSettings) -> int:
     data = prepare_data(settings.data)
     model = prepare_embedded_model(default_cache(os.environ), lambda line: click.echo(f"  {line}"))
-    click.echo(f"Model    {model.name} ({model.digest[:16]}…) in {model.path}")
+    click.echo(f"Model    {model.name} in {model.path.parent}")
     keys = prepare_keys(data, _read_connection(data))
     environment = {"AITBC_CONFIG": str(settings.config)} if settings.config else {}
     with child(_node_command(settings, data), environment) as node:
@@ -178,6 +178,8 @@ def show_receipt(client: RestClient, job: dict[str, Any], data: DataDirectory) -
         f"{receipt['model']} for {receipt['price']} credits, final in block "
         f"{receipt['block_height']}"
     )
+    # Which files answered: a GPU is given others than a processor.
+    click.echo(f"         model digest {receipt['model_digest']}")
     click.echo(f"         {client.url}/receipts/{receipt['receipt_id']}")
     disclosure = Disclosure(
         prompt=job["prompt"],

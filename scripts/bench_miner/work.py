@@ -89,6 +89,8 @@ class Setup:
     model: str
     """ONNX directory or GGUF file."""
     threads: int
+    provider: str = "cpu"
+    """Or "cuda"."""
 
 
 class Runner(Protocol):

@@ -13,7 +13,7 @@ import msgspec
 from ledger.replay import Measures
 from miner.audit.replay import Answer, find_end, read_limits, replay
 from miner.models.embedded import DIGEST
-from miner.runtime import LlamaRuntime
+from miner.runtime import LlamaRuntime, ProviderChoice
 from miner.tokenizer import ChatTokenizer
 from scripts.calibration.drawing import (
     CONTEXT,
@@ -47,9 +47,9 @@ class Audited(msgspec.Struct, frozen=True, kw_only=True):
 class Auditor:
     """One who has a model."""
 
-    def __init__(self, shop: Workshop, model: str) -> None:
+    def __init__(self, shop: Workshop, model: str, runs_on: ProviderChoice = "cpu") -> None:
         directory = shop.find(model)
-        self.runtime = LlamaRuntime(directory, threads=1, context=CONTEXT)
+        self.runtime = LlamaRuntime(directory, threads=1, context=CONTEXT, provider=runs_on)
         self.tokenizer = ChatTokenizer(directory)
         self._limits = read_limits(self.runtime)
 
@@ -175,7 +175,9 @@ def measure_costs(shop: Workshop) -> Costs:
     spent = []
     drawn: list[Drawn] = []
     for slots in (1, 8):
-        runtime = LlamaRuntime(shop.find("base"), threads=1, context=CONTEXT, slots=slots)
+        runtime = LlamaRuntime(
+            shop.find("base"), threads=1, context=CONTEXT, slots=slots, provider="cpu"
+        )
         began = time.process_time()
         drawn = list(draw(tasks, honest, runtime, auditor.tokenizer))
         spent.append(time.process_time() - began)

@@ -107,7 +107,11 @@ def draw_all(name: str, provider: Provider, shop: Workshop, path: Path) -> list[
     if missing:
         directory = shop.find(provider.model)
         runtime = LlamaRuntime(
-            directory, threads=provider.threads, context=CONTEXT, slots=provider.slots
+            directory,
+            threads=provider.threads,
+            context=CONTEXT,
+            slots=provider.slots,
+            provider=provider.runs_on,
         )
         with append_to(path) as file:
             for drawn in draw(missing, provider, runtime, ChatTokenizer(directory)):

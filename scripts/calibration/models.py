@@ -164,7 +164,7 @@ MAKERS: Final[Mapping[str, Callable[[Workshop, Path], None]]] = {
     "fp32-head": lambda shop, target: shop.convert(target, unchanged, "fp32"),
     "half": lambda shop, target: shop.edit(target, rounded_to(TensorProto.FLOAT16)),
     "bfloat": lambda shop, target: shop.edit(target, rounded_to(TensorProto.BFLOAT16)),
-    "float16": lambda _, target: write_half_model(base(), target),
+    "float16": lambda _, target: write_half_model(base(), target, unpack=True),
     "int8-layers": lambda shop, target: shop.edit(target, integer_layers),
     "int4": lambda shop, target: shop.convert(target, requantise),
     "29-layers": lambda shop, target: shop.convert(target, with_layers(29)),

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from miner.runtime import ProviderChoice
 from miner.sampling import MICROS, SamplingParams, choose_token
 from scripts.calibration.prompts import Prompt
 
@@ -73,6 +74,7 @@ class Provider:
     model: str = "base"
     slots: int = 16
     threads: int = 1
+    runs_on: ProviderChoice = "cpu"
     drawn: Callable[[SamplingParams], SamplingParams] = _same
     """The parameters that it really draws with."""
     choose: Choose = choose_honestly
@@ -93,6 +95,7 @@ HONEST: Final = (
     Provider(name="fp32 head", model="fp32-head", share=8, tuning_share=2),
     Provider(name="half precision", model="half", share=2, tuning_share=2),
 )
+ON_A_GPU: Final = Provider(name="GPU, batch 32", model="float16", slots=32, runs_on="cuda")
 CHEATS: Final = (
     Provider(name="bfloat16", model="bfloat", share=6),
     Provider(name="int8 layers", model="int8-layers", share=6),

@@ -35,6 +35,9 @@ class GenaiRunner:
         config = genai.Config(setup.model)
         options = {"intra_op_num_threads": setup.threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+        if setup.provider != "cpu":
+            config.clear_providers()
+            config.append_provider(setup.provider)
         self._model = genai.Model(config)
 
     def generate(self, request: Request) -> Answer:
