@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from miner.ahead import Ahead
 from miner.rows import PeakedRows, Rows
 from miner.sampling import (
     DEPTHS,
@@ -21,26 +22,25 @@ from miner.sampling import (
     MICROS,
     NEAR,
     ROUNDING,
-    SamplingParams,
+    Draw,
     as_noise,
     choose_token,
     draw_words,
-    find_noisy,
 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draw:
-    """What decides which token is drawn from a row."""
-
-    params: SamplingParams
-    key: bytes
-    """Of the answer's noise."""
-    step: int
+NOTHING_AHEAD: Final = Ahead()
 
 
-def choose_tokens(rows: Rows, draws: Mapping[int, Draw]) -> dict[int, int | None]:
-    """The ids drawn from some rows, by their index; None for a row that is not made of numbers."""
+def choose_tokens(
+    rows: Rows, draws: Mapping[int, Draw], ahead: Ahead = NOTHING_AHEAD
+) -> dict[int, int | None]:
+    """The ids drawn from some rows, by their index; None for a row that is not made of numbers.
+
+    Args:
+        rows: of a step.
+        draws: what decides, by the index of the row.
+        ahead: noise of these very draws that was looked for already.
+    """
     chosen: dict[int, int | None] = {}
     if isinstance(rows, PeakedRows):
         drawn = {
@@ -50,7 +50,7 @@ def choose_tokens(rows: Rows, draws: Mapping[int, Draw]) -> dict[int, int | None
         }
         cut = {at for at, draw in drawn.items() if draw.params.top_p_micros < MICROS}
         chosen |= _choose_from_nuclei(rows, {at: drawn[at] for at in cut})
-        chosen |= _choose_from_all(rows, {at: drawn[at] for at in drawn.keys() - cut})
+        chosen |= _choose_from_all(rows, {at: drawn[at] for at in drawn.keys() - cut}, ahead)
     for at, draw in draws.items():
         if at not in chosen:
             row = rows[at]
@@ -90,7 +90,7 @@ def _choose_from_nuclei(rows: PeakedRows, draws: Mapping[int, Draw]) -> dict[int
     return chosen
 
 
-def _choose_from_all(rows: PeakedRows, draws: Mapping[int, Draw]) -> dict[int, int]:
+def _choose_from_all(rows: PeakedRows, draws: Mapping[int, Draw], ahead: Ahead) -> dict[int, int]:
     """As `find_winner`."""
     places = np.array(list(draws), np.intp)
     if not places.size:
@@ -104,10 +104,9 @@ def _choose_from_all(rows: PeakedRows, draws: Mapping[int, Draw]) -> dict[int, i
     ]
     scores = logits / temperatures[of] + as_noise(np.concatenate(words))
     needed = np.maximum.reduceat(scores, starts) - (tops / temperatures - NEAR) - ROUNDING
-    # The noise of a whole vocabulary is looked through while it is in the processor's cache.
     others = [
-        find_noisy(draw.key, draw.step, rows.logits.shape[1], least)
-        for draw, least in zip(draws.values(), needed.tolist(), strict=True)
+        ahead.find(at, draw, rows.logits.shape[1], least)
+        for (at, draw), least in zip(draws.items(), needed.tolist(), strict=True)
     ]
     of_others = np.repeat(np.arange(places.size), [far.size for far, _ in others])
     far = np.concatenate([ids for ids, _ in others])

@@ -53,6 +53,16 @@ class SamplingParams:
     """0 to 2^53 - 1."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """What decides which token is drawn from a row of logits."""
+
+    params: SamplingParams
+    key: bytes
+    """Of the answer's noise."""
+    step: int
+
+
 def build_key(
     *, job_id: str, model_digest: str, prompt_token_ids: Sequence[int], params: SamplingParams
 ) -> bytes:
@@ -94,9 +104,13 @@ def find_noisy(
 ) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
     """Ids, rising, whose noise may be `least` or more, perhaps a trifle less, and their words."""
     words = _draw_all(key, step, vocabulary)
-    lowest = math.floor(math.exp(-math.exp(-least)) * 2.0**32) - 1
-    ids = np.flatnonzero(words >= max(lowest, 0))
+    ids = np.flatnonzero(words >= least_word(least))
     return ids, words[ids]
+
+
+def least_word(least: float) -> int:
+    """A word below all that give so much noise, or a trifle more."""
+    return max(math.floor(math.exp(-math.exp(-least)) * 2.0**32) - 1, 0)
 
 
 def _draw_all(key: bytes, step: int, size: int) -> NDArray[np.uint32]:

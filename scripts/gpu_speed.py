@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from miner.drawing import Draw, choose_tokens
+from miner.drawing import choose_tokens
 from miner.engine import GenerationRequest, InferenceThread, LlamaEngine
 from miner.models.layout import find_model
 from miner.runtime import CUDA, LlamaRuntime
 from miner.runtime.config import read_config
-from miner.sampling import MICROS, SamplingParams
+from miner.sampling import MICROS, Draw, SamplingParams
 from miner.tokenizer import ChatTokenizer, Message
 from scripts.bench_miner.work import TEMPERATURE, TOP_P, Request, Setup
 

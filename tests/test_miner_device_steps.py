@@ -152,6 +152,7 @@ def test_answers_are_those_of_ordinary_steps(
             for number in range(9)
         ]
         hand.finish()
+        engine._batch.close()
         answers.append([one.future.result(timeout=0).token_ids for one in generations])
     assert answers[0] == answers[1]
 

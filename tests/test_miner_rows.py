@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner import drawing
-from miner.drawing import Draw, choose_tokens
+from miner import ahead, drawing
+from miner.ahead import NoiseAhead
+from miner.drawing import choose_tokens
 from miner.rows import BLOCK, PeakedRows, WholeRow
-from miner.sampling import DOUBT, SamplingParams, choose_token
+from miner.sampling import DOUBT, Draw, SamplingParams, as_noise, choose_token, gumbel_noise
 
 SIZE = 5 * BLOCK + 7
 """Of a vocabulary whose last block is not full."""
@@ -59,13 +60,21 @@ def test_a_row_that_was_looked_at_reads_as_one_that_was_not(logits, depth):
     assert [row.top for row in rows[1:3]] == [rows[1].top, rows[2].top]
 
 
+@pytest.fixture(scope="module")
+def threads():
+    noise = NoiseAhead(2)
+    yield noise
+    noise.close()
+
+
 @given(
     logits=logits_of_rows,
     settings=st.lists(st.tuples(TEMPERATURES | st.just(0), TOP_PS), min_size=4, max_size=4),
     error=st.sampled_from([-0.9 * DOUBT, 0.0, 0.9 * DOUBT]),
     step=st.integers(0, 2**40),
+    loud=st.sampled_from([-2.0, 3.0, 9.0]),
 )
-def test_all_rows_together_draw_what_each_draws_alone(logits, settings, error, step):
+def test_all_rows_together_draw_what_each_draws_alone(threads, logits, settings, error, step, loud):
     temperatures = [micros / 1e6 or 1.0 for micros, _ in settings]
     draws = {
         at: Draw(
@@ -85,6 +94,10 @@ def test_all_rows_together_draw_what_each_draws_alone(logits, settings, error, s
         for at, draw in draws.items()
     }
     assert choose_tokens(look(logits, temperatures, error), draws) == expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ahead, "LOUD", loud)
+        found = threads.begin(draws, logits.shape[1])
+        assert choose_tokens(look(logits, temperatures, error), draws, found) == expected
     whole = [WholeRow(row) for row in logits.astype(np.float32)]
     assert choose_tokens(whole, draws) == expected
 
@@ -132,3 +145,27 @@ def test_a_total_of_another_temperature_is_not_to_be_had():
     row = look(make_rows(1, 4.0, np.float32), [0.7] * 4)[0]
     with pytest.raises(AssertionError, match=r"temperature 1\.0"):
         row.add_up(1.0)
+
+
+def test_noise_is_looked_for_only_where_any_id_may_be_drawn(threads, monkeypatch):
+    settings = [(0, 1_000_000), (700_000, 900_000), (700_000, 1_000_000), (1, 1_000_000)]
+    draws = {
+        at: Draw(
+            params=SamplingParams(
+                max_tokens=1, temperature_micros=temperature, top_p_micros=top_p, seed=1
+            ),
+            key=bytes([at]) * 32,
+            step=at,
+        )
+        for at, (temperature, top_p) in enumerate(settings)
+    }
+    found = threads.begin(draws, SIZE)
+    assert sorted(found.parts) == [2, 3]
+    for part, _ in found.parts.values():
+        part.result()
+    monkeypatch.setattr(ahead, "find_noisy", None)  # so what is loud is known already
+    for at in found.parts:
+        expected = gumbel_noise(draws[at].key, at, np.arange(SIZE))
+        ids, words = found.find(at, draws[at], SIZE, 4.0)
+        assert set(np.flatnonzero(expected >= 4.0)) <= set(ids.tolist())
+        assert np.array_equal(as_noise(words), expected[ids])

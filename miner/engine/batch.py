@@ -11,18 +11,19 @@ step all rows.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from miner.drawing import choose_tokens
+from miner.ahead import MAX_THREADS, NoiseAhead
+from miner.drawing import NOTHING_AHEAD, choose_tokens
 from miner.engine.answer import FinishReason
 from miner.engine.figures import Figures
 from miner.engine.sequence import Sequence
 from miner.engine.slots import Lot, Slots
 from miner.engine.work import Errand
 from miner.errors import BusyError, OverdueError
-from miner.rows import Rows
 from miner.runtime import LlamaRuntime
 
 MAX_WAITING: Final = 1_024
@@ -58,6 +59,9 @@ class Batch:
         self._answering: list[Sequence] = []
         self._errands: deque[Errand] = deque()
         self._is_oldest_next = True
+        self._noise: NoiseAhead | None = None
+        if not runtime.is_faster_with_few_rows:  # so this thread waits while a device computes
+            self._noise = NoiseAhead(min(os.cpu_count() or 1, MAX_THREADS))
 
     @property
     def is_busy(self) -> bool:
@@ -112,6 +116,12 @@ class Batch:
                 self._fail(sequence, error)
         while self._errands:
             self._errands.popleft().end()
+
+    def close(self) -> None:
+        """No turn comes any more."""
+        self.end()
+        if self._noise is not None:
+            self._noise.close()
 
     def _drain_waiting(self) -> Iterable[Sequence]:
         while self._waiting:
@@ -237,6 +247,10 @@ class Batch:
             # A slot among them whose prompt is still being read gets a token that the next chunk
             # of its prompt overwrites; one that is not in use, a token behind those it keeps.
             wide = self._runtime.widen(span, self.size)
+            draws = {slot - wide.start: sequence.draw for slot, sequence in rows.items()}
+            ahead = NOTHING_AHEAD
+            if self._noise is not None:
+                ahead = self._noise.begin(draws, self._runtime.vocabulary)
             looked = self._runtime.look(
                 [rows[slot].next_input if slot in rows else 0 for slot in wide],
                 [min(len(self._slots.tokens(slot)) + 1, self._runtime.context) for slot in wide],
@@ -250,7 +264,14 @@ class Batch:
         stepped_s = self._clock()
         for slot, sequence in rows.items():
             self._slots.tokens(slot).append(sequence.next_input)
-        self._draw({slot - wide.start: sequence for slot, sequence in rows.items()}, looked)
+        try:
+            drawn = choose_tokens(looked, draws, ahead)
+        except Exception as error:
+            for sequence in sequences:
+                self._fail(sequence, error)
+            return
+        for slot, sequence in rows.items():
+            self._take(sequence, drawn[slot - wide.start])
         self.figures.steps += 1
         self.figures.rows += len(span)
         self.figures.drawn_tokens += len(rows)
@@ -267,17 +288,6 @@ class Batch:
             length = len(self._slots.tokens(target))
             self._runtime.copy_slot(source, target, length)
             self.figures.moved_tokens += length
-
-    def _draw(self, sequences: dict[int, Sequence], rows: Rows) -> None:
-        """The next token of each, from the row of its index."""
-        try:
-            drawn = choose_tokens(rows, {at: one.draw for at, one in sequences.items()})
-        except Exception as error:
-            for sequence in sequences.values():
-                self._fail(sequence, error)
-            return
-        for at, sequence in sequences.items():
-            self._take(sequence, drawn[at])
 
     def _take(self, sequence: Sequence, token: int | None) -> None:
         try:

@@ -52,7 +52,7 @@ class InferenceThread:
             for batch in self._batches:
                 self._take_turn(batch)
         for batch in self._batches:
-            batch.end()
+            batch.close()
 
     def _wait_for_work(self) -> bool:
         """False when it is to end."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from miner.drawing import Draw
 from miner.engine.answer import Completion, FinishReason, Generation, GenerationRequest
 from miner.errors import ModelError
-from miner.sampling import MICROS, build_key
+from miner.sampling import MICROS, Draw, build_key
 from miner.tokenizer import ChatTokenizer, TextStream
 
 

@@ -30,9 +30,10 @@ log = logging.getLogger(__name__)
 PREFILL_CHUNK: Final = 128
 """Tokens per prefill run: bounds its working memory and the time until a cancel is seen."""
 COPIED_TOKENS: Final = 8
-DEVICE_COPIED_TOKENS: Final = 256
+"""So many are read anew in the time that copying a slot takes."""
 DEVICE_CHUNK: Final = 512
-"""The same on a GPU, where so many of a small model take no longer than 16."""
+DEVICE_COPIED_TOKENS: Final = 256
+"""The same on a GPU, where 512 tokens of a small model take no longer than 16."""
 
 
 class LlamaRuntime:
@@ -171,7 +172,7 @@ class LlamaRuntime:
 
     @property
     def copied_tokens(self) -> int:
-        """So many are read anew in the time that copying a slot takes."""
+        """Tokens that are not worth a copy from another slot, since reading them is as fast."""
         return COPIED_TOKENS if self._steps is None else DEVICE_COPIED_TOKENS
 
     @property
