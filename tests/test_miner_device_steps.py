@@ -22,6 +22,7 @@ from miner.runtime.steps import widen
 from miner.sampling import SamplingParams
 from miner.tokenizer import ChatTokenizer, Message
 from tests.recording_runtime import ByHand
+from tests.tiny_exports import Export, write_genai
 from tests.tiny_model import CONTEXT
 
 TEXT = [1, 60, 70, 5, 99, 1, 200, 258, 30, 4, 8, 77]
@@ -96,6 +97,31 @@ def test_a_look_tells_the_peaks_and_totals_of_its_rows(tiny_directory, as_on_a_g
         assert row.add_up(temperature) == pytest.approx(expected, rel=1e-5)
 
 
+def add_positions(model: onnx.ModelProto) -> None:
+    """Make logits depend on position ids."""
+    last = next(node for node in model.graph.node if "logits" in node.output)
+    last.output[0] = "plain"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2]), "behind"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", ["position_ids"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["floats", "behind"], ["column"]),
+            helper.make_node("Add", ["plain", "column"], ["logits"]),
+        ]
+    )
+
+
+def test_positions_are_given_to_graphs_that_ask_for_them(tiny_model, tmp_path, as_on_a_gpu):
+    export = Export(tiny_model, attention="shared")
+    directory = write_genai(export, tmp_path, change=add_positions)
+    runtime = open_runtime(directory)
+    whole = runtime.score(TEXT)
+    for slot, length in ((0, 5), (1, 9)):
+        runtime.prefill(TEXT[:length], slot=slot, start=0)
+    rows = runtime.step([TEXT[5], TEXT[9]], [6, 10])
+    assert np.abs(rows - whole[[5, 9]]).max() < 1e-3
+
+
 @pytest.mark.parametrize("opset", [17, 21])
 @pytest.mark.parametrize("vocabulary", [BLOCK, 3 * BLOCK + 1])
 def test_peaks_are_told_by_graphs_of_any_opset(opset, vocabulary):
@@ -155,6 +181,35 @@ def test_answers_are_those_of_ordinary_steps(
         engine._batch.close()
         answers.append([one.future.result(timeout=0).token_ids for one in generations])
     assert answers[0] == answers[1]
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_a_full_slot_beside_those_that_grow_is_left_in_its_place(tiny_directory):
+    """An answer that fills its slot ends; the others are stepped in a block with it."""
+    hand = ByHand()
+    engine = LlamaEngine(
+        open_runtime(tiny_directory),
+        ChatTokenizer(tiny_directory),
+        model_digest="0" * 64,
+        inference=hand,
+    )
+    generations = [
+        engine.submit(
+            GenerationRequest(
+                job_id=f"job_{letters}",
+                messages=(Message(role="user", content="q" * letters),),
+                params=SamplingParams(
+                    max_tokens=CONTEXT, temperature_micros=900_000, top_p_micros=900_000, seed=3
+                ),
+            ),
+            on_text=lambda _: None,
+        )
+        for letters in (1, 30, 10, 20)
+    ]
+    hand.finish()
+    engine._batch.close()
+    done = [generation.future.result(timeout=0) for generation in generations]
+    assert [one.prompt_tokens + len(one.token_ids) for one in done] == [CONTEXT] * 4
 
 
 # Recordings

@@ -16,7 +16,7 @@ from miner.errors import ModelFormatError, NoCudaError, SettingsError, Unsupport
 from miner.loading import load_engine
 from miner.models.digest import cached_digest, digest_model
 from miner.models.onnx_file import read_onnx
-from miner.runtime import CPU, CUDA, LlamaRuntime
+from miner.runtime import CPU, CUDA, LlamaRuntime, llama
 from miner.runtime.graph import FIRST_ROW, cut_before_head
 from miner.sampling import SamplingParams
 from miner.settings import MinerSettings
@@ -66,6 +66,13 @@ def test_every_kind_of_export_computes_what_the_reference_does(name, directory, 
     assert runtime.config.eos_token_ids == {EOS, 0}
 
 
+@pytest.fixture(params=["as on a CPU", "as on a GPU"])
+def way(request, monkeypatch):
+    """How steps are taken; the CPU computes either way."""
+    monkeypatch.setattr(llama, "looks_on", lambda _: request.param == "as on a GPU")
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", EXPORTS)
 def test_slots_of_every_kind_step_together_as_each_would_alone(name, directory, tiny_model):
     runtime = open_runtime(choice(directory, name))
@@ -81,6 +88,7 @@ def test_slots_of_every_kind_step_together_as_each_would_alone(name, directory, 
     assert np.abs(chunk - expected[3:6]).max() < bound
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("name", EXPORTS)
 def test_a_copied_slot_of_every_kind_goes_on_as_its_source_would(name, directory, tiny_model):
     runtime = open_runtime(choice(directory, name))

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner import ahead, drawing
-from miner.ahead import NoiseAhead
+from miner.ahead import Ahead, NoiseAhead
 from miner.drawing import choose_tokens
 from miner.rows import BLOCK, PeakedRows, WholeRow
-from miner.sampling import DOUBT, Draw, SamplingParams, as_noise, choose_token, gumbel_noise
+from miner.sampling import DOUBT, MICROS, Draw, SamplingParams, as_noise, choose_token, gumbel_noise
 
 SIZE = 5 * BLOCK + 7
 """Of a vocabulary whose last block is not full."""
@@ -23,7 +23,8 @@ def look(logits, temperatures, error=0.0) -> PeakedRows:
     missing = -logits.shape[1] % BLOCK
     lowest = np.finfo(np.float32).min
     filled = np.pad(floats, ((0, 0), (0, missing)), constant_values=lowest)
-    peaks = filled.reshape(len(logits), -1, BLOCK).max(axis=2)
+    # A device may find a largest among what is no number.
+    peaks = np.fmax.reduce(filled.reshape(len(logits), -1, BLOCK), axis=2)
     with np.errstate(invalid="ignore"):
         below = floats - floats.max(axis=1, keepdims=True)
         weights = np.exp(below / np.array(temperatures, np.float32)[:, None])
@@ -31,8 +32,8 @@ def look(logits, temperatures, error=0.0) -> PeakedRows:
     return PeakedRows(logits, peaks, totals, temperatures)
 
 
-def make_rows(seed, spread, dtype, rows=4):
-    logits = np.random.default_rng(seed).normal(size=(rows, SIZE)) * spread
+def make_rows(seed, spread, dtype, rows=4, size=SIZE):
+    logits = np.random.default_rng(seed).normal(size=(rows, size)) * spread
     return logits.astype(dtype)
 
 
@@ -102,6 +103,48 @@ def test_all_rows_together_draw_what_each_draws_alone(threads, logits, settings,
     assert choose_tokens(whole, draws) == expected
 
 
+@pytest.mark.parametrize("loud", [0.0, 3.0, 12.0])
+@pytest.mark.parametrize("spread", [0.1, 1.5, 4.0])
+def test_what_is_far_below_the_top_may_win_by_its_noise(threads, monkeypatch, spread, loud):
+    """In a vocabulary so large that it does."""
+    monkeypatch.setattr(ahead, "LOUD", loud)
+    logits = make_rows(5, spread, np.float16, rows=32, size=20_000)
+    temperatures = [0.3 + at / 20 for at in range(32)]
+    draws = {
+        at: Draw(
+            params=SamplingParams(
+                max_tokens=1,
+                temperature_micros=round(temperature * MICROS),
+                top_p_micros=MICROS,
+                seed=at,
+            ),
+            key=bytes([at]) * 32,
+            step=at,
+        )
+        for at, temperature in enumerate(temperatures)
+    }
+    found = threads.begin(draws, logits.shape[1])
+    drawn = choose_tokens(look(logits, temperatures), draws, found)
+    for at, draw in draws.items():
+        noise = gumbel_noise(draw.key, at, np.arange(logits.shape[1]))
+        scores = logits[at].astype(np.float64) / temperatures[at] + noise
+        assert drawn[at] == scores.argmax()
+
+
+@pytest.mark.parametrize("top_p_micros", [500_000, 1_000_000])
+def test_of_equal_scores_the_lowest_id_wins(monkeypatch, top_p_micros):
+    monkeypatch.setattr(drawing, "draw_words", lambda _key, _step, ids: np.full(ids.size, 7, "<u4"))
+    row = np.full((1, SIZE), -9, np.float32)
+    row[0, [5, 77, 300]] = 3
+    params = SamplingParams(
+        max_tokens=1, temperature_micros=1_000_000, top_p_micros=top_p_micros, seed=1
+    )
+    nothing = Ahead()
+    monkeypatch.setattr(Ahead, "find", lambda *_: (np.empty(0, np.intp), np.empty(0, "<u4")))
+    draws = {0: Draw(params=params, key=bytes(32), step=0)}
+    assert choose_tokens(look(row, [1.0]), draws, nothing) == {0: 5}
+
+
 def test_an_unclear_edge_is_left_to_the_careful_way(monkeypatch):
     """Equal logits: the nucleus ends exactly at the tenth, if the sum is not a trifle off."""
     params = SamplingParams(
@@ -167,5 +210,6 @@ def test_noise_is_looked_for_only_where_any_id_may_be_drawn(threads, monkeypatch
     for at in found.parts:
         expected = gumbel_noise(draws[at].key, at, np.arange(SIZE))
         ids, words = found.find(at, draws[at], SIZE, 4.0)
-        assert set(np.flatnonzero(expected >= 4.0)) <= set(ids.tolist())
+        loud = set(np.flatnonzero(expected >= 4.0).tolist())
+        assert loud <= set(ids.tolist()) <= set(np.flatnonzero(expected >= 3.999).tolist())
         assert np.array_equal(as_noise(words), expected[ids])

@@ -245,7 +245,8 @@ class Batch:
             rows = {sequence.slot: sequence for sequence in sequences}
             span = range(min(rows), max(rows) + 1)
             # A slot among them whose prompt is still being read gets a token that the next chunk
-            # of its prompt overwrites; one that is not in use, a token behind those it keeps.
+            # of its prompt overwrites; one that is not in use, a token behind those it keeps. There
+            # is room for it: the last token of an answer was never put into the cache.
             wide = self._runtime.widen(span, self.size)
             draws = {slot - wide.start: sequence.draw for slot, sequence in rows.items()}
             ahead = NOTHING_AHEAD
@@ -253,7 +254,7 @@ class Batch:
                 ahead = self._noise.begin(draws, self._runtime.vocabulary)
             looked = self._runtime.look(
                 [rows[slot].next_input if slot in rows else 0 for slot in wide],
-                [min(len(self._slots.tokens(slot)) + 1, self._runtime.context) for slot in wide],
+                [len(self._slots.tokens(slot)) + 1 for slot in wide],
                 [rows[slot].temperature if slot in rows else 1.0 for slot in wide],
                 first_slot=wide.start,
             )
