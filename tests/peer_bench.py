@@ -75,9 +75,16 @@ class Bench:
 
     def said(self) -> list[tuple[str, int]]:
         """What the node has voted, from its votes.db."""
+        return self._read_votes("kind, view")
+
+    def said_of_blocks(self) -> list[tuple[str, str | None]]:
+        """What the node has voted about which block, from its votes.db."""
+        return self._read_votes("kind, lower(hex(block_hash))")
+
+    def _read_votes(self, columns: str) -> list[tuple]:
         reader = open_reader(self.network.directories[0].votes)
         try:
-            return [tuple(row) for row in reader.execute("SELECT kind, view FROM vote")]
+            return [tuple(row) for row in reader.execute(f"SELECT {columns} FROM vote")]
         finally:
             reader.close()
 
