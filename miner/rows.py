@@ -8,7 +8,7 @@ there are some. Both give the same ids and logits; the total may differ in its l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, Protocol, TypeAlias, overload
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,11 @@ class Row(Protocol):
         """Logits of all ids."""
 
 
-Rows: TypeAlias = Sequence[Row]
-"""Of one step."""
+class Rows(Protocol):
+    """Those of one step."""
+
+    def __getitem__(self, index: int, /) -> Row:
+        """One of them."""
 
 
 class WholeRow:
@@ -86,7 +89,7 @@ class WholeRow:
         return self._logits.astype(np.float64)
 
 
-class PeakedRows(Sequence[Row]):
+class PeakedRows:
     """Rows that a device has looked at."""
 
     def __init__(
@@ -112,18 +115,8 @@ class PeakedRows(Sequence[Row]):
         # What is no number makes the sum none.
         self.are_finite = np.isfinite(self.tops) & np.isfinite(self.totals)
 
-    def __len__(self) -> int:
-        """How many rows there are."""
-        return len(self.logits)
-
-    @overload
-    def __getitem__(self, index: int) -> PeakedRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> PeakedRow | list[Row]:
-        """One row, or some."""
-        if isinstance(index, slice):
-            return [self[at] for at in range(len(self))[index]]
+    def __getitem__(self, index: int, /) -> PeakedRow:
+        """See `Rows`."""
         return PeakedRow(self, index)
 
     def find_above(

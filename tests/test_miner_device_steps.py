@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from miner.engine import GenerationRequest, InferenceThread, LlamaEngine
+from miner.engine import Generation, GenerationRequest, InferenceThread, LlamaEngine
 from miner.errors import ModelError, UnsupportedModelError
 from miner.models.layout import find_model
 from miner.rows import BLOCK
@@ -36,6 +36,17 @@ def as_on_a_gpu(monkeypatch):
 
 def open_runtime(directory, **options) -> LlamaRuntime:
     return LlamaRuntime(directory, **{"threads": 1, "context": CONTEXT, "slots": 5} | options)
+
+
+def submit(engine: LlamaEngine, prompt: str, **params: int) -> Generation:
+    return engine.submit(
+        GenerationRequest(
+            job_id=f"job_{len(prompt)}",
+            messages=(Message(role="user", content=prompt),),
+            params=SamplingParams(seed=3, **params),
+        ),
+        on_text=lambda _: None,
+    )
 
 
 # Shapes
@@ -162,18 +173,12 @@ def test_answers_are_those_of_ordinary_steps(
             open_runtime(tiny_directory), tokenizer, model_digest="0" * 64, inference=hand
         )
         generations = [
-            engine.submit(
-                GenerationRequest(
-                    job_id=f"job_{number}",
-                    messages=(Message(role="user", content="ab" * number),),
-                    params=SamplingParams(
-                        max_tokens=9 + number,
-                        temperature_micros=temperature_micros,
-                        top_p_micros=top_p_micros,
-                        seed=number,
-                    ),
-                ),
-                on_text=lambda _: None,
+            submit(
+                engine,
+                "ab" * number,
+                max_tokens=9 + number,
+                temperature_micros=temperature_micros,
+                top_p_micros=top_p_micros,
             )
             for number in range(9)
         ]
@@ -194,15 +199,12 @@ def test_a_full_slot_beside_those_that_grow_is_left_in_its_place(tiny_directory)
         inference=hand,
     )
     generations = [
-        engine.submit(
-            GenerationRequest(
-                job_id=f"job_{letters}",
-                messages=(Message(role="user", content="q" * letters),),
-                params=SamplingParams(
-                    max_tokens=CONTEXT, temperature_micros=900_000, top_p_micros=900_000, seed=3
-                ),
-            ),
-            on_text=lambda _: None,
+        submit(
+            engine,
+            "q" * letters,
+            max_tokens=CONTEXT,
+            temperature_micros=900_000,
+            top_p_micros=900_000,
         )
         for letters in (1, 30, 10, 20)
     ]

@@ -58,7 +58,6 @@ def test_a_row_that_was_looked_at_reads_as_one_that_was_not(logits, depth):
         assert peaked.read(ids).tolist() == whole.read(ids).tolist()
         assert peaked.read_all().tolist() == whole.read_all().tolist()
         assert peaked.add_up(1.0) == pytest.approx(whole.add_up(1.0), rel=2e-5)
-    assert [row.top for row in rows[1:3]] == [rows[1].top, rows[2].top]
 
 
 @pytest.fixture(scope="module")

@@ -171,6 +171,11 @@ class LlamaRuntime:
         return PREFILL_CHUNK if self._steps is None else DEVICE_CHUNK
 
     @property
+    def chunk_beside(self) -> int:
+        """The same where answers wait meanwhile for their next token."""
+        return self.chunk // 2
+
+    @property
     def copied_tokens(self) -> int:
         """Tokens that are not worth a copy from another slot, since reading them is as fast."""
         return COPIED_TOKENS if self._steps is None else DEVICE_COPIED_TOKENS
@@ -179,11 +184,6 @@ class LlamaRuntime:
     def is_faster_with_few_rows(self) -> bool:
         """Whether a step's time depends much on its rows, and not only on their text."""
         return self._steps is None
-
-    @property
-    def chunk_beside(self) -> int:
-        """The same where answers wait meanwhile for their next token."""
-        return self.chunk // 2
 
     def widen(self, span: range, slots: int) -> range:
         """Which slots to step instead of some, so that steps have few shapes.

@@ -94,7 +94,7 @@ def open_session(
         )
     except Exception as error:  # the runtime raises bare Exceptions of its own
         if records:
-            log.info("%s: its steps are not recorded: %.300s", source.content.path, error)
+            log.warning("%s: its steps are not recorded: %.300s", source.content.path, error)
             return open_session(source, device, threads=threads)
         raise ModelError(f"{source.content.path}: cannot be loaded: {error}") from error
     # It would keep the graph, with the weights in it, for a reset that nobody asks for.
