@@ -1,10 +1,11 @@
 """What every slot of the cache holds, who gets which slot, and which prefixes are shared.
 
 One step of a batch takes neighbouring slots, so the slots in use are kept a run without holes: a
-new answer gets a slot inside the run or next to it, and `fill_holes` moves the answer at an end of
-the run into a hole that nobody filled. The run may lie anywhere. A slot that is not in use keeps
-its tokens, and who begins with the same tokens has them copied instead of computed. Of the slots
-that may be taken, the one goes first that has not been used for longest.
+new answer gets a slot inside the run or next to it, and `fill_holes`, which is called where rows
+cost time, moves the answer at an end of the run into a hole that nobody filled. The run may lie
+anywhere. A slot that is not in use keeps its tokens, and who begins with the same tokens has them
+copied instead of computed. Of the slots that may be taken, the one goes first that has not been
+used for longest.
 """
 
 from __future__ import annotations

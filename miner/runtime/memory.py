@@ -21,7 +21,7 @@ CPU_WORKING_BYTES: Final = 256 * MIB
 CUDA_WORKING_BYTES: Final = 1_280 * MIB
 """CUDA's own context and libraries, recorded steps, and what operators need while they run.
 
-On an H100 at work with the embedded model it was 990 MiB, of which recordings are 1.3 each.
+On an H100 at work with the embedded model it was 990 MiB; each recorded step takes 1.3 of them.
 """
 CPU_COPIES: Final = 2.0
 CUDA_COPIES: Final = 1.1
