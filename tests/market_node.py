@@ -5,14 +5,17 @@ when they want, and reopen its files as a restart would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from msgspec import structs
 
 from ledger.block import hash_genesis
+from ledger.errors import MarketError
 from ledger.jobs import (
     Caller,
     Claim,
@@ -225,3 +228,20 @@ def sign_report(claim: Claim, key: KeyPair, *, now_ms: int, **report: Any) -> Re
         claim.job, draft, terms=claim.terms, now_ms=now_ms, max_run_ms=SETTINGS.execution_timeout_ms
     )
     return structs.replace(draft, signature=sign_payload(payload, key, "provider"))
+
+
+@contextlib.contextmanager
+def two_miners(root, open_store) -> Iterator[MarketNode]:
+    """A node with miners m1 and m2."""
+    node = MarketNode(root, open_store=open_store)
+    node.register()
+    node.register("m2")
+    try:
+        yield node
+    finally:
+        node.close()
+
+
+def refused(code: str):
+    """Expect the market to refuse with this code."""
+    return pytest.raises(MarketError, check=lambda error: error.code == code)

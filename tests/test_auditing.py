@@ -25,7 +25,7 @@ from ledger.store.chain import ChainStore
 from ledger.transaction import Signature, sign_payload
 from node.market import audits as module
 from tests.builders import build_key
-from tests.market_node import MINER, SETTINGS, MarketNode, sign_report
+from tests.market_node import MINER, SETTINGS, MarketNode, refused, sign_report
 
 TOKEN_IDS = (17206, 1116, 0, 2**32 - 1)
 PRODUCER, AUDITOR, SECOND = (build_key(name) for name in ("miner", "auditor", "second auditor"))
@@ -117,10 +117,6 @@ def node(tmp_path):
     node.enlist()
     yield node
     node.close()
-
-
-def refused(code: str):
-    return pytest.raises(MarketError, check=lambda error: error.code == code)
 
 
 # --- from the draw to the chain -----------------------------------------------------------------
